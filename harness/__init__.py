@@ -1,0 +1,1 @@
+"""The harness: builds, flashes, measures, stores and reports. State lives here only where there is a cable."""
