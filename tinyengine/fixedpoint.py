@@ -70,7 +70,8 @@ def saturating_rounding_doubling_high_multiply(
     nudge = np.where(product >= 0, 1 << 30, 1 - (1 << 30))
     total = product + nudge
     high = np.where(total >= 0, total >> 31, -((-total) >> 31))
-    return np.where((a == INT32_MIN) & (b == INT32_MIN), INT32_MAX, high)
+    saturated: NDArray[np.int64] = np.where((a == INT32_MIN) & (b == INT32_MIN), np.int64(INT32_MAX), high)
+    return saturated
 
 
 def rounding_divide_by_power_of_two(x: NDArray[np.int64], exponent: NDArray[np.int64]) -> NDArray[np.int64]:

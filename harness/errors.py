@@ -1,0 +1,131 @@
+"""Every way a measurement can fail, one class each, with data and what would have worked.
+
+`outcome` is the fault class stored with the attempt; the command line prints the message as one line and exits
+with `exit_code`. Anything that is not a HarnessError or TinyEngineError is our bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How an attempt ended; `ok` implies that the output was bit-exact."""
+
+    OK = "ok"
+    MISMATCH = "mismatch"
+    ARENA_OVERFLOW = "arena_overflow"
+    FLASH_OVERFLOW = "flash_overflow"
+    UNSUPPORTED_OP = "unsupported_op"
+    MODEL_FORMAT = "model_format"
+    BUILD_FAILED = "build_failed"
+    FLASH_FAILED = "flash_failed"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    INTERRUPTED = "interrupted"
+
+
+class HarnessError(Exception):
+    """Root of the harness's user-facing errors."""
+
+    outcome: Outcome | None = None
+    exit_code = 1
+
+
+class ConfigError(HarnessError):
+    """boards.yaml, a chip folder or an option is wrong: file, line, field, and what would be right."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, file: str, line: int | None = None, field: str | None = None) -> None:
+        where = file if line is None else f"{file}:{line}"
+        super().__init__(f"{where}: {f'{field}: ' if field else ''}{what}")
+        self.what, self.file, self.line, self.field = what, file, line, field
+
+
+class MissingTool(HarnessError):
+    """A program this machine lacks, and the command that installs it."""
+
+    exit_code = 3
+
+    def __init__(self, tool: str, install: str) -> None:
+        super().__init__(f"{tool} is not installed; install it with: {install}")
+        self.tool, self.install = tool, install
+
+
+class ArenaOverflow(HarnessError):
+    """Static RAM, arena and stack do not fit the chip's SRAM. Raised before anything is flashed."""
+
+    outcome = Outcome.ARENA_OVERFLOW
+
+    def __init__(self, needed_bytes: int, limit_bytes: int, what: str) -> None:
+        super().__init__(f"{what} needs {needed_bytes:,} B of SRAM, the chip has {limit_bytes:,} B")
+        self.needed_bytes, self.limit_bytes = needed_bytes, limit_bytes
+
+
+class FlashOverflow(HarnessError):
+    """The image does not fit the chip's flash. Raised before anything is flashed."""
+
+    outcome = Outcome.FLASH_OVERFLOW
+
+    def __init__(self, needed_bytes: int, limit_bytes: int, what: str) -> None:
+        super().__init__(f"{what} needs {needed_bytes:,} B of flash, the chip has {limit_bytes:,} B")
+        self.needed_bytes, self.limit_bytes = needed_bytes, limit_bytes
+
+
+class BuildFailed(HarnessError):
+    """The compiler refused the generated sources: our bug, or a toolchain that is too old."""
+
+    outcome = Outcome.BUILD_FAILED
+
+    def __init__(self, what: str, log: str) -> None:
+        first = next((line for line in log.splitlines() if "error" in line), log.strip()[:200])
+        super().__init__(f"{what}: {first}")
+        self.log = log
+
+
+class FlashFailed(HarnessError):
+    """The probe could not connect, erase, program or verify."""
+
+    outcome = Outcome.FLASH_FAILED
+
+    def __init__(self, board: str, stage: str, reason: str, advice: str) -> None:
+        super().__init__(f"{board}: {stage}: {reason}; {advice}")
+        self.board, self.stage, self.reason, self.advice = board, stage, reason, advice
+
+
+class BoardTimeout(HarnessError):
+    """A deadline passed: which stage, which limit."""
+
+    outcome = Outcome.TIMEOUT
+
+    def __init__(self, board: str, stage: str, timeout_s: float, advice: str) -> None:
+        super().__init__(f"{board}: {stage} gave no answer within {timeout_s:g} s; {advice}")
+        self.board, self.stage, self.timeout_s, self.advice = board, stage, timeout_s, advice
+
+
+class BoardCrash(HarnessError):
+    """The firmware sent a crash record, or rebooted in the middle of a job."""
+
+    outcome = Outcome.CRASH
+
+    def __init__(self, board: str, stage: str, record: str) -> None:
+        super().__init__(f"{board}: {stage}: {record}")
+        self.board, self.stage, self.record = board, stage, record
+
+
+class WrongImage(HarnessError):
+    """The board answers, but not with the image that was flashed or not in the state that was configured."""
+
+    outcome = Outcome.CRASH
+
+    def __init__(self, board: str, what: str, expected: str, got: str) -> None:
+        super().__init__(f"{board}: {what}: expected {expected}, the board says {got}")
+        self.board, self.what, self.expected, self.got = board, what, expected, got
+
+
+class Interrupted(HarnessError):
+    """The user stopped the run (Ctrl-C or SIGTERM)."""
+
+    outcome = Outcome.INTERRUPTED
+    exit_code = 130
