@@ -62,9 +62,7 @@ def wrap_int32(value: NDArray[np.int64]) -> NDArray[np.int64]:
     return ((value + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
-def saturating_rounding_doubling_high_multiply(
-    a: NDArray[np.int64], b: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def saturating_rounding_doubling_high_multiply(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
     """gemmlowp's SRDHM: (2ab + 2^31, halves away from zero) / 2^32, truncated; INT32_MIN squared saturates."""
     product = a * b
     nudge = np.where(product >= 0, 1 << 30, 1 - (1 << 30))
@@ -79,7 +77,8 @@ def rounding_divide_by_power_of_two(x: NDArray[np.int64], exponent: NDArray[np.i
     mask = (np.int64(1) << exponent) - 1
     remainder = x & mask
     threshold = (mask >> 1) + (x < 0)
-    return (x >> exponent) + (remainder > threshold)
+    quotient: NDArray[np.int64] = (x >> exponent) + (remainder > threshold)
+    return quotient
 
 
 def requantize(
