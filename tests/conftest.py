@@ -1,0 +1,54 @@
+"""What every test may ask for: the shared data beside the checkout, and the switch that rewrites golden files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SHARED = CHECKOUT.parent / "shared"
+_SHARED_ABSENT = "SHARED DATA ABSENT: this test needs the folder 'shared' beside the checkout"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        default=False,
+        help="rewrite the committed golden files from what the code produces now, instead of comparing",
+    )
+
+
+@pytest.fixture(scope="session")
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether this run rewrites golden files."""
+    return bool(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the source tree."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder `shared` beside the checkout (models, data sets, SVD files); skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(_SHARED_ABSENT)
+    return SHARED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A skip for want of data must not look like a pass: one red line with the number of them."""
+    skipped: Iterable[object] = terminalreporter.stats.get("skipped", ())
+    without_data = sum(_SHARED_ABSENT in str(getattr(report, "longrepr", "")) for report in skipped)
+    if without_data:
+        terminalreporter.write_line(
+            f"{without_data} tests were SKIPPED because the folder '{SHARED.name}' is not beside the checkout "
+            f"({SHARED}); what they check was not checked",
+            red=True,
+            bold=True,
+        )
