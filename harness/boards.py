@@ -1,0 +1,340 @@
+"""boards.yaml as values: which boards exist, how each is reached and how it is wired.
+
+A board is keyed by its probe's serial number, never by a port name that moves when a cable does. Chip facts
+(memories, clocks, flash) are not here but in the chip's folder; opening a probe is not here either.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from harness.errors import ConfigError
+
+DEFAULT_BAUD = 921_600
+FILE_LIMIT_BYTES = 1 << 20
+NODE_LIMIT = 10_000
+"""A YAML alias can repeat a subtree for ever in a few bytes; a rack of this size does not exist."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UartPins:
+    """The UART the firmware speaks on, e.g. ``USART3``, ``PD8``, ``PD9``."""
+
+    instance: str
+    tx: str
+    rx: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSource:
+    """What feeds the PLL. `hse_hz` None: the internal oscillator (HSI)."""
+
+    hse_hz: int | None = None
+    bypass: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeConfig:
+    """How the debug port is reached. For a simulated board `unique_id` is the board's name."""
+
+    kind: Literal["pyocd"]
+    unique_id: str
+    frequency_hz: int = 4_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkConfig:
+    """How the UART is reached. `port` None: a simulated board's pty, or the probe's own serial port."""
+
+    kind: Literal["serial"]
+    port: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """One board of the rack.
+
+    Args:
+        name: what the command line, the store and the report call it.
+        chip: folder under ``firmware/chips``.
+        simulated: a virtual STM32; its figures are modelled and never mixed with silicon's.
+    """
+
+    name: str
+    chip: str
+    simulated: bool
+    probe: ProbeConfig
+    link: LinkConfig
+    uart: UartPins
+    clock_source: ClockSource = ClockSource()
+    baud: int = DEFAULT_BAUD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boards:
+    """All boards known here. `own` are those of the user's file; all of them when there is none."""
+
+    all: tuple[Board, ...]
+    own: tuple[Board, ...]
+    file: Path
+
+    def select(self, names: Iterable[str] | None) -> tuple[Board, ...]:
+        """Boards by name, in the order asked for; None means the user's own.
+
+        Raises:
+            ConfigError: a name that does not exist.
+        """
+        if names is None:
+            return self.own
+        known = {board.name: board for board in self.all}
+        chosen: dict[str, Board] = {}
+        for name in names:
+            if name not in known:
+                there = ", ".join(known) or "none"
+                raise ConfigError(f"no board {name!r}; there are {there}", file=str(self.file))
+            chosen[name] = known[name]
+        return tuple(chosen.values())
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Uart(_Entry):
+    """UART instance and its pins."""
+
+    instance: str = Field(pattern=r"^(LP)?US?ART\d{1,2}$", examples=["USART3"])
+    tx: str = Field(pattern=r"^P[A-K]\d{1,2}$", examples=["PD8"])
+    rx: str = Field(pattern=r"^P[A-K]\d{1,2}$", examples=["PD9"])
+
+
+class _Hse(_Entry):
+    """External clock: its frequency, and whether it is a clock signal (bypass) rather than a crystal."""
+
+    hse_hz: int = Field(ge=1_000_000, le=50_000_000)
+    bypass: bool = False
+
+
+class _Probe(_Entry):
+    """Debug probe, by serial number."""
+
+    kind: Literal["pyocd"] = "pyocd"
+    unique_id: str = Field(min_length=1, max_length=128)
+    frequency_hz: int = Field(default=4_000_000, ge=100_000, le=50_000_000)
+
+
+class _Link(_Entry):
+    """Serial link; without `port` the one that belongs to the probe's USB device."""
+
+    kind: Literal["serial"] = "serial"
+    port: str | None = Field(default=None, min_length=1)
+
+    @field_validator("port")
+    @classmethod
+    def _stable(cls, port: str | None) -> str | None:
+        if port is not None and re.fullmatch(r"/dev/tty(ACM|USB)\d+", port):
+            raise ValueError(f"{port} moves when cables do; use a path under /dev/serial/by-id")
+        return port
+
+
+class _Preset(_Entry):
+    """What all boards of one make share."""
+
+    chip: str = Field(pattern=r"^[a-z0-9]+$")
+    uart: _Uart
+    clock_source: Literal["hsi"] | _Hse = "hsi"
+
+
+class _Board(_Entry):
+    """One board: either a preset or a chip, plus the probe of a real board."""
+
+    preset: str | None = None
+    chip: str | None = Field(default=None, pattern=r"^[a-z0-9]+$")
+    simulated: bool = False
+    probe: _Probe | None = None
+    link: _Link = _Link()
+    uart: _Uart | None = None
+    clock_source: Literal["hsi"] | _Hse | None = None
+    baud: int = Field(default=DEFAULT_BAUD, ge=9_600, le=6_000_000)
+
+
+class BoardsFile(_Entry):
+    """The whole of boards.yaml."""
+
+    boards: dict[str, _Board] = Field(default_factory=dict)
+    presets: dict[str, _Preset] = Field(default_factory=dict)
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+_SIMULATED_UART = _Uart(instance="USART3", tx="PD8", rx="PD9")
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of boards.yaml, for editors and for people."""
+    schema = BoardsFile.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "tinyrack boards.yaml"
+    return schema
+
+
+def builtin_file() -> Path:
+    """The boards.yaml that comes with tinyrack: beside the package in a checkout, inside it when installed."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_data" / "boards.yaml"
+    return installed if installed.is_file() else package.parent / "boards.yaml"
+
+
+def user_file(environ: Mapping[str, str], cwd: Path) -> Path | None:
+    """The user's boards.yaml: ``TINYRACK_BOARDS``, ``./boards.yaml``, then the XDG configuration folder."""
+    if named := environ.get("TINYRACK_BOARDS"):
+        return Path(named)
+    config = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".config")
+    candidates = (cwd / "boards.yaml", config / "tinyrack" / "boards.yaml")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def load_boards(file: Path | None = None) -> Boards:
+    """All boards: tinyrack's own, plus those of the user's file, which win where names meet.
+
+    Args:
+        file: the user's file; None looks where `user_file` says.
+
+    Raises:
+        ConfigError: file, line and field of the first thing that is wrong.
+    """
+    own = file if file is not None else user_file(os.environ, Path.cwd())
+    builtin = builtin_file()
+    base, base_lines = _read(builtin)
+    built = _resolve(base, base_lines, builtin, base.presets)
+    if own is None or (own.exists() and own.samefile(builtin)):
+        return Boards(all=built, own=built, file=builtin)
+    entries, lines = _read(own)
+    mine = _resolve(entries, lines, own, {**base.presets, **entries.presets})
+    names = {board.name for board in mine}
+    return Boards(all=(*mine, *(b for b in built if b.name not in names)), own=mine or built, file=own)
+
+
+_Lines = dict[tuple[str, ...], int]
+
+
+def _read(file: Path) -> tuple[BoardsFile, _Lines]:
+    """The validated file and the line of every field."""
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(FILE_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", file=str(file)) from error
+    if len(raw) > FILE_LIMIT_BYTES:
+        raise ConfigError("is larger than 1 MB", file=str(file))
+    try:
+        text = raw.decode("utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines = dict(_walk(node, (), str(file), iter(range(NODE_LIMIT)))) if node is not None else {}
+        data = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise ConfigError("is not UTF-8 text", file=str(file)) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise ConfigError(
+            error.problem or "is not YAML", file=str(file), line=mark.line + 1 if mark else None
+        ) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"is not YAML: {str(error).splitlines()[0]}", file=str(file)) from error
+    try:
+        return BoardsFile.model_validate(data if data is not None else {}), lines
+    except ValidationError as error:
+        first = max(error.errors(include_url=False), key=lambda e: len(e["loc"]))
+        loc = tuple(str(part) for part in first["loc"])
+        raise _at(file, lines, loc, _plain(first["type"], first["msg"])) from error
+
+
+def _walk(
+    node: yaml.Node, path: tuple[str, ...], file: str, budget: Iterator[int]
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    """(path, line) of every node; refuses repeated keys, which YAML loaders silently overwrite."""
+    if next(budget, None) is None:
+        raise ConfigError(f"has more than {NODE_LIMIT:,} entries", file=file)
+    yield path, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
+            if name in seen:
+                field = ".".join((*path, name))
+                raise ConfigError("appears twice", file=file, line=key.start_mark.line + 1, field=field)
+            seen.add(name)
+            yield from _walk(value, (*path, name), file, budget)
+            yield (*path, name), key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _walk(value, (*path, str(index)), file, budget)
+
+
+def _plain(kind: str, message: str) -> str:
+    """pydantic's message in the words of the file."""
+    if kind == "extra_forbidden":
+        return "is not a known field"
+    return message.removeprefix("Value error, ")
+
+
+def _at(file: Path, lines: _Lines, path: tuple[str, ...], what: str) -> ConfigError:
+    """An error at `path`, less the parts the file does not have (pydantic names union members)."""
+    known: tuple[str, ...] = ()
+    for part in path:
+        if (*known, part) in lines:
+            known = (*known, part)
+    return ConfigError(what, file=str(file), line=lines.get(known), field=".".join(known) or None)
+
+
+def _resolve(entries: BoardsFile, lines: _Lines, file: Path, presets: Mapping[str, _Preset]) -> tuple[Board, ...]:
+    boards: list[Board] = []
+    probes: dict[str, str] = {}
+    for name, entry in entries.boards.items():
+        at = ("boards", name)
+        if not _NAME.fullmatch(name):
+            raise _at(file, lines, at, "a board's name is lower-case letters, digits, '-', '_' and '.'")
+        preset = None
+        if entry.preset is not None:
+            preset = presets.get(entry.preset)
+            if preset is None:
+                there = ", ".join(presets)
+                raise _at(file, lines, (*at, "preset"), f"no preset {entry.preset!r}; there are {there}")
+        chip = entry.chip or (preset.chip if preset else None)
+        if chip is None:
+            raise _at(file, lines, at, "needs `chip` or `preset`")
+        uart = entry.uart or (preset.uart if preset else None) or (_SIMULATED_UART if entry.simulated else None)
+        if uart is None:
+            raise _at(file, lines, at, "needs `uart: {instance, tx, rx}` or a `preset`")
+        if entry.probe is None and not entry.simulated:
+            raise _at(file, lines, at, "needs `probe: {kind: pyocd, unique_id: ...}`; `pyocd list` prints the ids")
+        if entry.simulated and entry.probe is not None and entry.probe.unique_id != name:
+            raise _at(file, lines, (*at, "probe"), "a simulated board's probe has the board's name; leave it out")
+        probe = entry.probe or _Probe(unique_id=name)
+        if probe.unique_id in probes:
+            other = probes[probe.unique_id]
+            raise _at(file, lines, (*at, "probe", "unique_id"), f"board {other!r} has the same probe")
+        probes[probe.unique_id] = name
+        clock = entry.clock_source or (preset.clock_source if preset else "hsi")
+        boards.append(
+            Board(
+                name=name,
+                chip=chip,
+                simulated=entry.simulated,
+                probe=ProbeConfig(kind=probe.kind, unique_id=probe.unique_id, frequency_hz=probe.frequency_hz),
+                link=LinkConfig(kind=entry.link.kind, port=entry.link.port),
+                uart=UartPins(instance=uart.instance, tx=uart.tx, rx=uart.rx),
+                clock_source=ClockSource()
+                if clock == "hsi"
+                else ClockSource(hse_hz=clock.hse_hz, bypass=clock.bypass),
+                baud=entry.baud,
+            )
+        )
+    return tuple(boards)
