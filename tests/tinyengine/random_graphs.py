@@ -1,4 +1,4 @@
-"""Random well-formed networks for tests: a seed becomes a Graph, with every operator and odd shapes and parameters.
+"""Random well-formed networks for tests: a seed becomes a Graph, with every operator and odd shapes and scales.
 
 The importer's promise is kept here as well: no int32 accumulator can overflow, weights are symmetric, pooling and
 concatenation keep their quantization. It is not a place for checks.
