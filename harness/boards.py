@@ -16,21 +16,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from harness import paths
+from harness.chips import UartPins, chip_names, load_chip
 from harness.errors import ConfigError
 
 DEFAULT_BAUD = 921_600
 FILE_LIMIT_BYTES = 1 << 20
 NODE_LIMIT = 10_000
 """A YAML alias can repeat a subtree for ever in a few bytes; a rack of this size does not exist."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UartPins:
-    """The UART the firmware speaks on, e.g. ``USART3``, ``PD8``, ``PD9``."""
-
-    instance: str
-    tx: str
-    rx: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +101,6 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class _Uart(_Entry):
-    """UART instance and its pins."""
-
-    instance: str = Field(pattern=r"^(LP)?US?ART\d{1,2}$", examples=["USART3"])
-    tx: str = Field(pattern=r"^P[A-K]\d{1,2}$", examples=["PD8"])
-    rx: str = Field(pattern=r"^P[A-K]\d{1,2}$", examples=["PD9"])
-
-
 class _Hse(_Entry):
     """External clock: its frequency, and whether it is a clock signal (bypass) rather than a crystal."""
 
@@ -149,7 +134,7 @@ class _Preset(_Entry):
     """What all boards of one make share."""
 
     chip: str = Field(pattern=r"^[a-z0-9]+$")
-    uart: _Uart
+    uart: UartPins
     clock_source: Literal["hsi"] | _Hse = "hsi"
 
 
@@ -161,7 +146,7 @@ class _Board(_Entry):
     simulated: bool = False
     probe: _Probe | None = None
     link: _Link = _Link()
-    uart: _Uart | None = None
+    uart: UartPins | None = None
     clock_source: Literal["hsi"] | _Hse | None = None
     baud: int = Field(default=DEFAULT_BAUD, ge=9_600, le=6_000_000)
 
@@ -174,7 +159,6 @@ class BoardsFile(_Entry):
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
-_SIMULATED_UART = _Uart(instance="USART3", tx="PD8", rx="PD9")
 
 
 def json_schema() -> dict[str, Any]:
@@ -183,13 +167,6 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "tinyrack boards.yaml"
     return schema
-
-
-def builtin_file() -> Path:
-    """The boards.yaml that comes with tinyrack: beside the package in a checkout, inside it when installed."""
-    package = Path(__file__).resolve().parent
-    installed = package / "_data" / "boards.yaml"
-    return installed if installed.is_file() else package.parent / "boards.yaml"
 
 
 def user_file(environ: Mapping[str, str], cwd: Path) -> Path | None:
@@ -211,7 +188,7 @@ def load_boards(file: Path | None = None) -> Boards:
         ConfigError: file, line and field of the first thing that is wrong.
     """
     own = file if file is not None else user_file(os.environ, Path.cwd())
-    builtin = builtin_file()
+    builtin = paths.default_boards_file()
     base, base_lines = _read(builtin)
     built = _resolve(base, base_lines, builtin, base.presets)
     if own is None or (own.exists() and own.samefile(builtin)):
@@ -310,7 +287,12 @@ def _resolve(entries: BoardsFile, lines: _Lines, file: Path, presets: Mapping[st
         chip = entry.chip or (preset.chip if preset else None)
         if chip is None:
             raise _at(file, lines, at, "needs `chip` or `preset`")
-        uart = entry.uart or (preset.uart if preset else None) or (_SIMULATED_UART if entry.simulated else None)
+        if chip not in chip_names():
+            there = ", ".join(chip_names())
+            raise _at(file, lines, (*at, "chip"), f"no chip {chip!r}; there are {there}")
+        uart = (
+            entry.uart or (preset.uart if preset else None) or (load_chip(chip).uart if entry.simulated else None)
+        )
         if uart is None:
             raise _at(file, lines, at, "needs `uart: {instance, tx, rx}` or a `preset`")
         if entry.probe is None and not entry.simulated:
@@ -330,7 +312,7 @@ def _resolve(entries: BoardsFile, lines: _Lines, file: Path, presets: Mapping[st
                 simulated=entry.simulated,
                 probe=ProbeConfig(kind=probe.kind, unique_id=probe.unique_id, frequency_hz=probe.frequency_hz),
                 link=LinkConfig(kind=entry.link.kind, port=entry.link.port),
-                uart=UartPins(instance=uart.instance, tx=uart.tx, rx=uart.rx),
+                uart=uart,
                 clock_source=ClockSource()
                 if clock == "hsi"
                 else ClockSource(hse_hz=clock.hse_hz, bypass=clock.bypass),

@@ -8,7 +8,8 @@ import jsonschema
 import pytest
 import yaml
 
-from harness import boards
+from harness import boards, paths
+from harness.chips import UartPins
 from harness.errors import ConfigError
 
 REAL = """boards:
@@ -26,18 +27,18 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_committed_file_holds_the_four_simulated_boards() -> None:
-    found = boards.load_boards(boards.builtin_file())
+    found = boards.load_boards(paths.default_boards_file())
     assert [b.name for b in found.all] == ["f412-sim", "f746-sim", "f765-sim", "h743-sim"]
     assert all(b.simulated and b.probe.unique_id == b.name and b.baud == 921_600 for b in found.all)
     assert found.own == found.all
 
 
 def test_the_committed_file_satisfies_the_exported_schema() -> None:
-    jsonschema.validate(yaml.safe_load(boards.builtin_file().read_text()), boards.json_schema())
+    jsonschema.validate(yaml.safe_load(paths.default_boards_file().read_text()), boards.json_schema())
 
 
 def test_the_commented_real_board_is_valid_once_uncommented(tmp_path: Path) -> None:
-    lines = boards.builtin_file().read_text().splitlines()
+    lines = paths.default_boards_file().read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if "# my-nucleo:" in line)
     block = [line.replace("  # ", "  ", 1) for line in lines[start:] if line.startswith("  # ")]
     found = boards.load_boards(write(tmp_path, "boards:\n" + "\n".join(block)))
@@ -46,7 +47,7 @@ def test_the_commented_real_board_is_valid_once_uncommented(tmp_path: Path) -> N
 
 
 def test_every_preset_makes_a_board(tmp_path: Path) -> None:
-    presets = yaml.safe_load(boards.builtin_file().read_text())["presets"]
+    presets = yaml.safe_load(paths.default_boards_file().read_text())["presets"]
     assert set(presets) == {"nucleo-f412zg", "nucleo-f746zg", "32f746g-disco", "nucleo-f767zi", "nucleo-h743zi"}
     text = "boards:\n" + "\n".join(
         f"  b{i}: {{preset: {p}, probe: {{unique_id: id{i}}}}}" for i, p in enumerate(presets)
@@ -57,7 +58,7 @@ def test_every_preset_makes_a_board(tmp_path: Path) -> None:
 def test_a_users_file_keeps_presets_and_simulated_boards(tmp_path: Path) -> None:
     found = boards.load_boards(write(tmp_path, REAL))
     assert [b.name for b in found.own] == ["bench-1"]
-    assert found.own[0].uart == boards.UartPins(instance="USART3", tx="PD8", rx="PD9")
+    assert found.own[0].uart == UartPins(instance="USART3", tx="PD8", rx="PD9")
     assert [b.name for b in found.select(["f746-sim", "bench-1"])] == ["f746-sim", "bench-1"]
     assert found.select(None) == found.own
 
@@ -66,7 +67,8 @@ def test_a_users_file_keeps_presets_and_simulated_boards(tmp_path: Path) -> None
     ("text", "line", "words"),
     [
         (
-            "boards:\n  a: {chip: x, simulated: true}\n  b:\n    chip: x\n    simulated: true\n    bauds: 9\n",
+            "boards:\n  a: {chip: stm32f746, simulated: true}\n"
+            "  b:\n    chip: stm32f746\n    simulated: true\n    bauds: 9\n",
             6,
             ["boards.b.bauds", "not a known field"],
         ),
@@ -82,9 +84,14 @@ def test_a_users_file_keeps_presets_and_simulated_boards(tmp_path: Path) -> None
             ["boards.a.preset", "no preset 'nucleo'", "nucleo-f746zg"],
         ),
         ("boards:\n  a:\n    preset: nucleo-f746zg\n", 2, ["boards.a", "needs `probe"]),
+        (
+            "boards:\n  a: {chip: stm32f7, simulated: true}\n",
+            2,
+            ["boards.a.chip", "no chip 'stm32f7'", "stm32f746"],
+        ),
         ("boards:\n  a: {simulated: true}\n", 2, ["needs `chip` or `preset`"]),
         (
-            "boards:\n  a: {chip: x, simulated: true}\n  a: {chip: y, simulated: true}\n",
+            "boards:\n  a: {chip: stm32f746, simulated: true}\n  a: {chip: stm32f746, simulated: true}\n",
             3,
             ["boards.a", "appears twice"],
         ),
@@ -101,11 +108,11 @@ def test_a_users_file_keeps_presets_and_simulated_boards(tmp_path: Path) -> None
             ["'a' has the same probe"],
         ),
         (
-            "boards:\n  a:\n    chip: x\n    simulated: true\n    clock_source:\n      hse_hz: 5\n",
+            "boards:\n  a:\n    chip: stm32f746\n    simulated: true\n    clock_source:\n      hse_hz: 5\n",
             6,
             ["clock_source", "hse_hz"],
         ),
-        ("boards:\n  'A B': {chip: x, simulated: true}\n", 2, ["lower-case"]),
+        ("boards:\n  'A B': {chip: stm32f746, simulated: true}\n", 2, ["lower-case"]),
         ("boards: [1\n", 2, []),
         ("- 1\n", 1, []),
     ],
@@ -139,7 +146,7 @@ def test_hostile_yaml_is_one_clear_line(tmp_path: Path, text: str) -> None:
 
 def test_an_unknown_board_is_named_with_those_that_exist() -> None:
     with pytest.raises(ConfigError, match="no board 'f7'; there are f412-sim"):
-        boards.load_boards(boards.builtin_file()).select(["f7"])
+        boards.load_boards(paths.default_boards_file()).select(["f7"])
 
 
 def test_a_missing_file_is_a_clear_error(tmp_path: Path) -> None:

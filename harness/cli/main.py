@@ -1,0 +1,83 @@
+"""`tinyrack`: the entry point that turns our errors into one line and an exit code.
+
+Exit codes: 0 every row ok, 1 some row not ok, 2 bad usage or configuration, 3 a missing tool, 130 interrupted.
+Anything that is not one of our errors is our bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import typer
+
+from harness import __version__
+from harness.cli import bench, boards, compile_model, doctor, report, sim
+from harness.errors import HarnessError, Interrupted
+from tinyengine.errors import TinyEngineError
+
+app = typer.Typer(
+    name="tinyrack",
+    help="Compile int8 networks to C, measure them on Cortex-M boards, real or simulated, and report the figures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("boards")(boards.command)
+app.command("bench")(bench.command)
+app.command("report")(report.command)
+app.command("compile")(compile_model.command)
+app.command("doctor")(doctor.command)
+app.add_typer(sim.app, name="sim")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tinyrack {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version_wanted: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and stop."
+    ),
+) -> None:
+    pass
+
+
+def with_json_values(arguments: Sequence[str]) -> list[str]:
+    """`--json` may stand alone (standard output) or be followed by a file name; the parser wants the value there."""
+    out: list[str] = []
+    for index, argument in enumerate(arguments):
+        if argument == "--":
+            return [*out, *arguments[index:]]
+        out.append(argument)
+        if argument == "--json":
+            follower = arguments[index + 1] if index + 1 < len(arguments) else None
+            if follower is None or (follower.startswith("-") and follower != "-"):
+                out.append("-")
+    return out
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(f"stopped by {signal.Signals(number).name}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; ends with `SystemExit`."""
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(args=with_json_values(given), prog_name="tinyrack")
+    except (HarnessError, TinyEngineError) as error:
+        print(f"tinyrack: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code if isinstance(error, HarnessError) else 1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Where output goes: documents to a file or standard output, tables to people, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from harness.errors import ConfigError
+
+JsonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="[FILE|-]",
+        help="Write JSON to FILE; `-` or nothing after it means standard output, which then carries nothing else.",
+    ),
+]
+
+
+def write_json(document: Mapping[str, Any], target: str) -> None:
+    """Writes `document` to the file `target`, whole or not at all, or to standard output for `-`.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    if target == "-":
+        # JSON is UTF-8 whatever the locale says.
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8"))
+        sys.stdout.flush()
+        return
+    check_json_target(target)
+    path = Path(target)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ConfigError(f"cannot be written: {error.strerror}", file=target, field="--json") from error
+
+
+def check_json_target(target: str) -> None:
+    """Refuses a target that is surely meant as something else, before anything is measured.
+
+    Raises:
+        ConfigError: a model (as in `--json model.tflite`), or a folder that does not exist.
+    """
+    if target == "-":
+        return
+    if target.startswith("zoo:") or target.endswith(".tflite"):
+        raise ConfigError("is a model; for standard output write `--json -`", file=target, field="--json")
+    if not Path(target).absolute().parent.is_dir():
+        raise ConfigError("its folder does not exist", file=target, field="--json")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that never breaks on a narrow or dumb terminal: 100 columns where there is none."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 140, highlight=False, soft_wrap=False)

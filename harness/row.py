@@ -1,0 +1,203 @@
+"""One measurement as a value: the keys of `--json`, stored as they are shown.
+
+A row says how an attempt ended, what was measured and which digests it hangs on. What is not known is None,
+never 0. Later versions add fields with a default and rename none, so rows of older files stay loadable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from harness.errors import Outcome
+
+BENCH_SCHEMA = "tinyrack.bench/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRow:
+    """One layer; `cycles` from the run with layer hooks (None where it was not made)."""
+
+    index: int
+    name: str
+    op: str
+    kernel: str
+    macs: int
+    cycles: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferRow:
+    """One buffer of the memory plan: bytes `offset_bytes`.. from step `first` to step `last`, both inclusive."""
+
+    label: str
+    kind: str
+    offset_bytes: int
+    size_bytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryMap:
+    """The arena over time, as planned."""
+
+    steps: tuple[str, ...]
+    buffers: tuple[BufferRow, ...]
+    lower_bound_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkStats:
+    """What the serial line needed: frames, requests sent again, bytes that were no frame."""
+
+    frames: int
+    resends: int
+    garbage_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readback:
+    """The chip's state as the firmware read it from the registers before measuring."""
+
+    cpuid: int
+    device_id: int
+    revision_id: int
+    wait_states: int
+    icache: bool
+    dcache: bool
+    prefetch: bool
+    art: bool
+    fpu: bool
+    reset_cause: int | None
+    nonce: int
+    boot: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flashing:
+    """What the probe did."""
+
+    probe: str
+    programmed_bytes: int
+    verified: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTime:
+    """Wall time of one stage of the job."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One attempt of one model on one board.
+
+    Args:
+        outcome: how it ended; `ok` implies `bit_exact`.
+        error: one line, None when ok.
+        timing_model, memory_model: name and version behind modelled cycles; None on silicon.
+        cycles: median of `cycles_samples`, which come from runs without layer hooks.
+        macs: of the nominal model; `macs_executed` counts what the compiled code computes.
+        sram_bytes: static RAM + arena once + stack mark.
+        flash_bytes: the whole image; `model_flash_bytes` weights, tables, kernels and inference runtime.
+        fault: whose fault a failure is: model, toolchain, board, link, result or user.
+        advice: what to do about it.
+        retries: attempts of the same job before this one, each a stored row of its own.
+        warnings: what a reader must know about an otherwise good row.
+        started: UTC, ISO 8601.
+    """
+
+    model: str
+    model_sha256: str
+    board: str
+    chip: str
+    core: str | None = None
+    clock_hz: int | None = None
+    simulated: bool
+    timing_model: str | None = None
+    memory_model: str | None = None
+    requant: str
+    outcome: Outcome
+    error: str | None = None
+    cycles: int | None = None
+    cycles_samples: tuple[int, ...] | None = None
+    instructions: int | None = None
+    latency_ms: float | None = None
+    latency_ms_216mhz: float | None = None
+    macs: int | None = None
+    macs_executed: int | None = None
+    arena_planned_bytes: int | None = None
+    arena_measured_bytes: int | None = None
+    stack_bytes: int | None = None
+    sram_bytes: int | None = None
+    flash_bytes: int | None = None
+    model_flash_bytes: int | None = None
+    text_bytes: int | None = None
+    rodata_bytes: int | None = None
+    bit_exact: bool | None = None
+    input_sha256: str | None = None
+    output_sha256: str | None = None
+    sources_digest: str | None = None
+    elf_sha256: str | None = None
+    toolchain: str | None = None
+    layers: tuple[LayerRow, ...] | None = None
+    session: str | None = None
+    attempt: int | None = None
+    fault: str | None = None
+    advice: str | None = None
+    retries: int = 0
+    warnings: tuple[str, ...] = ()
+    started: str | None = None
+    seconds: float | None = None
+    stages: tuple[StageTime, ...] = ()
+    repetitions: int | None = None
+    warmups: int | None = None
+    float_io: bool | None = None
+    static_ram_bytes: int | None = None
+    stack_inference_bytes: int | None = None
+    weights_bytes: int | None = None
+    build_digest: str | None = None
+    baud: int | None = None
+    link: LinkStats | None = None
+    flash: Flashing | None = None
+    readback: Readback | None = None
+    memory: MemoryMap | None = None
+    tinyrack: str | None = None
+
+
+CONTRACT_KEYS = tuple(Row.__dataclass_fields__)[: tuple(Row.__dataclass_fields__).index("layers") + 1]
+"""The keys every consumer may rely on, in their order."""
+
+_ADAPTER: TypeAdapter[Row] = TypeAdapter(Row)
+
+
+def to_json(row: Row) -> dict[str, Any]:
+    """The row as JSON values, at the edge of the program only."""
+    document: dict[str, Any] = _ADAPTER.dump_python(row, mode="json")
+    return document
+
+
+def from_json(document: Mapping[str, Any]) -> Row:
+    """A stored row, of this version or an older one; keys of a newer version are left out.
+
+    Raises:
+        pydantic.ValidationError: not a row.
+    """
+    return _ADAPTER.validate_python({k: v for k, v in document.items() if k in Row.__dataclass_fields__})
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of one row."""
+    return _ADAPTER.json_schema()
+
+
+def bench_document(rows: tuple[Row, ...]) -> dict[str, Any]:
+    """What `tinyrack bench --json` writes."""
+    return {"schema": BENCH_SCHEMA, "rows": [to_json(row) for row in rows]}

@@ -1,0 +1,368 @@
+"""Where measurements stay: SQLite (write-ahead log) in a results folder, or PostgreSQL by URL, one schema.
+
+Attempts are only ever added: a failed one is a row too, and nothing is corrected afterwards. This is the only
+module that writes to results/. It knows rows and sessions, not boards or models.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.dialects.postgresql import JSONB
+
+from harness import row as rows
+from harness.errors import ConfigError
+from harness.row import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+DATABASE = "tinyrack.sqlite"
+_WAIT_FOR_WRITER_S = 30
+_JSON = sa.JSON().with_variant(JSONB(), "postgresql")
+
+
+class _Base(orm.DeclarativeBase):
+    pass
+
+
+class _Info(_Base):
+    __tablename__ = "tinyrack_info"
+    key: orm.Mapped[str] = orm.mapped_column(sa.String(64), primary_key=True)
+    value: orm.Mapped[str] = orm.mapped_column(sa.Text)
+
+
+class _Session(_Base):
+    __tablename__ = "sessions"
+    id: orm.Mapped[str] = orm.mapped_column(sa.String(64), primary_key=True)
+    request_digest: orm.Mapped[str] = orm.mapped_column(sa.String(64), index=True)
+    started: orm.Mapped[str] = orm.mapped_column(sa.String(40))
+    finished: orm.Mapped[str | None] = orm.mapped_column(sa.String(40))
+    host: orm.Mapped[str] = orm.mapped_column(sa.String(255))
+    process: orm.Mapped[str] = orm.mapped_column(sa.String(64))
+    request: orm.Mapped[dict[str, Any]] = orm.mapped_column(_JSON)
+
+
+class _Attempt(_Base):
+    __tablename__ = "attempts"
+    id: orm.Mapped[int] = orm.mapped_column(sa.Integer, primary_key=True, autoincrement=True)
+    session_id: orm.Mapped[str] = orm.mapped_column(sa.ForeignKey("sessions.id"), index=True)
+    model: orm.Mapped[str] = orm.mapped_column(sa.Text, index=True)
+    model_sha256: orm.Mapped[str] = orm.mapped_column(sa.String(64))
+    board: orm.Mapped[str] = orm.mapped_column(sa.String(64), index=True)
+    simulated: orm.Mapped[bool] = orm.mapped_column(sa.Boolean)
+    requant: orm.Mapped[str] = orm.mapped_column(sa.String(16))
+    outcome: orm.Mapped[str] = orm.mapped_column(sa.String(32))
+    cycles: orm.Mapped[int | None] = orm.mapped_column(sa.BigInteger)
+    latency_ms: orm.Mapped[float | None] = orm.mapped_column(sa.Float)
+    sram_bytes: orm.Mapped[int | None] = orm.mapped_column(sa.BigInteger)
+    flash_bytes: orm.Mapped[int | None] = orm.mapped_column(sa.BigInteger)
+    started: orm.Mapped[str | None] = orm.mapped_column(sa.String(40))
+    row: orm.Mapped[dict[str, Any]] = orm.mapped_column(_JSON)
+
+
+_APPEND_ONLY = tuple(
+    f"CREATE TRIGGER attempts_no_{verb.lower()} BEFORE {verb} ON attempts "
+    "BEGIN SELECT RAISE(ABORT, 'attempts are append-only'); END"
+    for verb in ("UPDATE", "DELETE")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSession:
+    """One call of `tinyrack bench`: what was asked, when, and the last attempt of each job done so far."""
+
+    id: str
+    request_digest: str
+    request: dict[str, Any]
+    started: str
+    finished: str | None
+    rows: tuple[Row, ...]
+    resumed: bool = False
+
+
+def utc(now_s: float) -> str:
+    """Seconds since the epoch as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(now_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Store:
+    """An open store. Safe to use from several threads; close it, or use it in a `with`."""
+
+    def __init__(self, engine: sa.Engine, *, where: str, now: Callable[[], float]) -> None:
+        self._engine = engine
+        self._now = now
+        self._lock = threading.Lock()
+        self.where = where
+
+    @classmethod
+    def open(cls, results: str, *, now: Callable[[], float], create: bool = True) -> Self:
+        """Opens the store in the folder `results`, or at a database URL.
+
+        Args:
+            results: a folder, or ``postgresql://...`` / ``sqlite:///...``.
+            now: seconds since the epoch.
+            create: make folder and tables when they are absent.
+
+        Raises:
+            ConfigError: it does not exist, cannot be opened, or was written by a newer version.
+        """
+        if "://" in results:
+            url = _url(results)
+            where = url.render_as_string(hide_password=True)
+        else:
+            folder = Path(results)
+            if create:
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise ConfigError(f"cannot be created: {error.strerror}", file=results) from error
+            elif not (folder / DATABASE).is_file():
+                raise ConfigError("holds no results yet; `tinyrack bench MODEL` makes some", file=results)
+            url = sa.URL.create("sqlite", database=str(folder / DATABASE))
+            where = str(folder / DATABASE)
+        try:
+            engine = sa.create_engine(url)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"needs a database driver: pip install 'tinyrack[postgres]' ({error.name})", file=where
+            ) from error
+        if engine.dialect.name == "sqlite":
+            sa.event.listen(engine, "connect", _configure_sqlite)
+        store = cls(engine, where=where, now=now)
+        try:
+            store._prepare()
+        except (sa.exc.DBAPIError, ConfigError) as error:
+            engine.dispose()
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"cannot be used as a results store: {error.orig}", file=where) from error
+        return store
+
+    def _prepare(self) -> None:
+        inspector = sa.inspect(self._engine)
+        if inspector.has_table(_Info.__tablename__):
+            with orm.Session(self._engine) as session:
+                info = session.get(_Info, "schema_version")
+            found = int(info.value) if info else 0
+            if found > SCHEMA_VERSION:
+                raise ConfigError(
+                    f"was written by a newer tinyrack: schema {found}, this one reads {SCHEMA_VERSION}; upgrade",
+                    file=self.where,
+                )
+            return
+        with self._engine.begin() as connection:
+            # Two processes may create the same file at once: the tables tell who was first.
+            if connection.dialect.name == "sqlite":
+                connection.execute(sa.text("BEGIN IMMEDIATE"))
+            if sa.inspect(connection).has_table(_Info.__tablename__):
+                return
+            _Base.metadata.create_all(connection)
+            if connection.dialect.name == "sqlite":
+                for trigger in _APPEND_ONLY:
+                    connection.execute(sa.text(trigger))
+            connection.execute(sa.insert(_Info).values(key="schema_version", value=str(SCHEMA_VERSION)))
+
+    def begin_session(
+        self,
+        *,
+        request: dict[str, Any],
+        request_digest: str,
+        fresh: bool,
+        alive: Callable[[str, str], bool] | None = None,
+    ) -> StoredSession:
+        """The unfinished session with the same request, if its process is gone; else a new one.
+
+        Args:
+            fresh: never resume.
+            alive: (host, process) -> whether that process may still be writing.
+        """
+        is_alive = alive or owner_alive
+        with self._lock, orm.Session(self._engine) as session, session.begin():
+            if not fresh:
+                query = (
+                    sa.select(_Session)
+                    .where(_Session.request_digest == request_digest, _Session.finished.is_(None))
+                    .order_by(_Session.started.desc())
+                )
+                for found in session.scalars(query):
+                    if not is_alive(found.host, found.process):
+                        found.host, found.process = socket.gethostname(), own_process()
+                        return replace(self._load(session, found), resumed=True)
+            started = utc(self._now())
+            stamp = started[:19].replace("-", "").replace(":", "")
+            base = f"{stamp}-{request_digest[:6]}"
+            taken = set(session.scalars(sa.select(_Session.id).where(_Session.id.startswith(base))))
+            name = next(n for n in (base, *(f"{base}-{i}" for i in range(2, 10_000))) if n not in taken)
+            made = _Session(
+                id=name,
+                request_digest=request_digest,
+                request=request,
+                started=started,
+                finished=None,
+                host=socket.gethostname(),
+                process=own_process(),
+            )
+            session.add(made)
+            return StoredSession(
+                id=name, request_digest=request_digest, request=request, started=started, finished=None, rows=()
+            )
+
+    def append(self, session_id: str, row: Row) -> Row:
+        """Adds one attempt, on disk when this returns; the row comes back with its session and attempt number."""
+        with self._lock, orm.Session(self._engine) as session, session.begin():
+            made = _Attempt(
+                session_id=session_id,
+                model=row.model,
+                model_sha256=row.model_sha256,
+                board=row.board,
+                simulated=row.simulated,
+                requant=row.requant,
+                outcome=row.outcome.value,
+                cycles=row.cycles,
+                latency_ms=row.latency_ms,
+                sram_bytes=row.sram_bytes,
+                flash_bytes=row.flash_bytes,
+                started=row.started,
+                row=rows.to_json(replace(row, session=session_id)),
+            )
+            session.add(made)
+            session.flush()
+            return replace(row, session=session_id, attempt=made.id)
+
+    def finish_session(self, session_id: str) -> None:
+        """Marks a session as complete: a later call with the same request measures anew."""
+        with self._lock, orm.Session(self._engine) as session, session.begin():
+            found = session.get(_Session, session_id)
+            if found is None:
+                raise KeyError(session_id)
+            found.finished = utc(self._now())
+
+    def release_session(self, session_id: str) -> None:
+        """Leaves a session unfinished but free to be resumed at once."""
+        with self._lock, orm.Session(self._engine) as session, session.begin():
+            found = session.get(_Session, session_id)
+            if found is None:
+                raise KeyError(session_id)
+            found.process = ""
+
+    def sessions(self) -> tuple[StoredSession, ...]:
+        """All sessions, newest first."""
+        with orm.Session(self._engine) as session:
+            found = session.scalars(sa.select(_Session).order_by(_Session.started.desc(), _Session.id.desc()))
+            return tuple(self._load(session, each) for each in found)
+
+    def attempts(self) -> tuple[Row, ...]:
+        """Every attempt ever made, oldest first."""
+        with orm.Session(self._engine) as session:
+            return tuple(_row(each) for each in session.scalars(sa.select(_Attempt).order_by(_Attempt.id)))
+
+    def frame(self) -> pd.DataFrame:
+        """All attempts as a table, one column a scalar key, for pandas users."""
+        import pandas as pd
+
+        documents = [rows.to_json(row) for row in self.attempts()]
+        return pd.DataFrame([{k: v for k, v in d.items() if not isinstance(v, dict | list)} for d in documents])
+
+    def _load(self, session: orm.Session, found: _Session) -> StoredSession:
+        attempts = session.scalars(
+            sa.select(_Attempt).where(_Attempt.session_id == found.id).order_by(_Attempt.id)
+        )
+        return StoredSession(
+            id=found.id,
+            request_digest=found.request_digest,
+            request=found.request,
+            started=found.started,
+            finished=found.finished,
+            rows=latest(tuple(_row(each) for each in attempts)),
+        )
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def latest(attempts: Sequence[Row]) -> tuple[Row, ...]:
+    """The last attempt of each (model, board, requantization), in order of first appearance."""
+    last: dict[tuple[str, str, str, str], Row] = {}
+    for row in attempts:
+        last[row.model, row.model_sha256, row.board, row.requant] = row
+    return tuple(last.values())
+
+
+def own_process() -> str:
+    """This process, as `owner_alive` will find it: a process id alone is soon someone else's."""
+    return f"{os.getpid()}:{_start_ticks(os.getpid()) or ''}"
+
+
+def owner_alive(host: str, process: str) -> bool:
+    """Whether the process that opened a session still runs. Those of other hosts count as alive."""
+    if not process:
+        return False
+    if host != socket.gethostname():
+        return True
+    pid, _, ticks = process.partition(":")
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    now = _start_ticks(int(pid))
+    return not ticks or now is None or now == ticks
+
+
+def _start_ticks(pid: int) -> str | None:
+    """Start time of a process in kernel ticks; None where there is no /proc."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    # A zombie keeps its entry but writes nothing any more.
+    return "zombie" if fields[0] == "Z" else fields[19]
+
+
+def _row(attempt: _Attempt) -> Row:
+    return replace(rows.from_json(attempt.row), attempt=attempt.id)
+
+
+def _url(text: str) -> sa.URL:
+    try:
+        url = sa.make_url(text)
+    except sa.exc.ArgumentError as error:
+        raise ConfigError("is not a database URL", file=text.rpartition("@")[2]) from error
+    if url.drivername == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ConfigError(
+            "only sqlite and postgresql are supported", file=url.render_as_string(hide_password=True)
+        )
+    return url
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_WAIT_FOR_WRITER_S * 1000}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
