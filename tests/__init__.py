@@ -1,0 +1,1 @@
+"""Tests. Run them with `make test`."""
