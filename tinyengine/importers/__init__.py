@@ -1,0 +1,1 @@
+"""File formats in, `tinyengine.ir.Graph` out. Every quirk of a format ends here."""
