@@ -1,0 +1,307 @@
+"""The timing library: built on first use with the host's C compiler, bound through ctypes, attached to Unicorn.
+
+What it is not: a model. Rules, constants and their sources are in `harness/sim/timing/`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+
+from harness import paths
+from harness.errors import MissingTool
+
+TIMING_MODEL = "tr-cortexm/1"
+"""Name and version, stored with each row. The version rises with every change that can move a cycle count of any
+program (a rule, a constant, the engine's pinned version); rows of different versions are never compared."""
+
+_SOURCES = Path(__file__).resolve().parent / "timing"
+_FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=default", "-Wall", "-Wextra", "-Werror")
+_COMPILE_TIMEOUT_S = 120.0
+_UNLIMITED = 1 << 62
+_REGIONS_MAX = 12
+
+CoreName = Literal["cortex-m4", "cortex-m7"]
+
+
+class RegionKind(IntEnum):
+    """How a range of addresses answers; the values are those of `tr_region_kind` in timing.h."""
+
+    ZERO_WAIT = 0
+    FLASH_ART = 1
+    FLASH_L1 = 2
+    RAM_L1 = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """A range of addresses and what stands in front of it. Ranges not listed answer without wait."""
+
+    base: int
+    bytes: int
+    kind: RegionKind
+    first_word_cycles: int = 0
+    line_cycles: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryModel:
+    """The memory system of a chip as the timing model sees it.
+
+    Args:
+        kind: `ideal` is zero wait states everywhere; `chip` follows the regions, wait states and caches.
+        icache_bytes, dcache_bytes: sizes when switched on; for an F4 the lines of its flash accelerator.
+    """
+
+    kind: Literal["ideal", "chip"]
+    regions: tuple[Region, ...] = ()
+    wait_states: int = 0
+    icache_bytes: int = 0
+    icache_ways: int = 2
+    icache_line_bytes: int = 32
+    dcache_bytes: int = 0
+    dcache_ways: int = 4
+    dcache_line_bytes: int = 32
+
+
+IDEAL = MemoryModel(kind="ideal")
+
+
+class _CRegion(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_uint32) for name in ("base", "bytes", "kind", "first_word_cycles", "line_cycles")
+    ]
+
+
+class _CMemory(ctypes.Structure):
+    _fields_ = [
+        ("enabled", ctypes.c_uint32),
+        ("region_count", ctypes.c_uint32),
+        ("regions", _CRegion * _REGIONS_MAX),
+        *(
+            (name, ctypes.c_uint32)
+            for name in (
+                "wait_states", "prefetch", "icache_bytes", "icache_ways", "icache_line_bytes", "dcache_bytes",
+                "dcache_ways", "dcache_line_bytes",
+            )
+        ),
+    ]  # fmt: skip
+
+
+class _CCounters(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "cycles", "instructions", "blocks", "fetch_stall_cycles", "data_stall_cycles", "icache_misses",
+            "dcache_misses", "mispredicted", "nodes", "states",
+        )
+    ]  # fmt: skip
+
+
+class _CFunctions(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("hook_add", "hook_del", "emu_stop", "mem_read", "reg_read")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """Where modelled cycles went. `nodes` and `states` are sizes of the model's memo, not of the program."""
+
+    cycles: int
+    instructions: int
+    blocks: int
+    fetch_stall_cycles: int
+    data_stall_cycles: int
+    icache_misses: int
+    dcache_misses: int
+    mispredicted: int
+    nodes: int
+    states: int
+
+
+def _compiler() -> str:
+    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise MissingTool("a C compiler for this computer", "apt install gcc libc6-dev")
+
+
+def library_path() -> Path:
+    """The built library, made when it is not there yet; one per content of the sources, compiler and machine.
+
+    Raises:
+        MissingTool: no C compiler on this machine.
+    """
+    sources = sorted(_SOURCES.glob("*.[ch]"))
+    digest = hashlib.sha256(repr((_FLAGS, sys.platform, os.uname().machine)).encode())
+    for source in sources:
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    target = paths.cache_dir() / "native" / f"tr_timing-{digest.hexdigest()[:20]}.so"
+    if target.exists():
+        return target
+    compiler = _compiler()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(target.with_suffix(".lock"), timeout=_COMPILE_TIMEOUT_S + 10):
+        if target.exists():
+            return target
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            built = Path(scratch) / "library.so"
+            command = [compiler, *_FLAGS, "-o", str(built), *(str(s) for s in sources if s.suffix == ".c")]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S, check=False)
+            if done.returncode != 0:
+                raise RuntimeError(f"the timing library does not compile with {compiler}:\n{done.stderr}")
+            built.replace(target)
+    return target
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(library_path()))
+    u32, u64, pointer, core = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p
+    signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "tr_unicorn_attach": (pointer, (ctypes.c_int, pointer, ctypes.POINTER(_CFunctions), pointer)),
+        "tr_unicorn_detach": (None, (pointer, ctypes.c_int)),
+        "tr_unicorn_core": (core, (pointer,)),
+        "tr_unicorn_begin_slice": (None, (pointer, u64)),
+        "tr_unicorn_exhausted": (u32, (pointer,)),
+        "tr_core_cycles": (u64, (core,)),
+        "tr_core_instructions": (u64, (core,)),
+        "tr_core_invalidate": (None, (core,)),
+        "tr_core_reset": (None, (core,)),
+        "tr_core_set_memory": (None, (core, ctypes.POINTER(_CMemory))),
+        "tr_core_counters": (None, (core, ctypes.POINTER(_CCounters))),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def _unicorn_functions() -> _CFunctions:
+    from unicorn.unicorn_py3.unicorn import uclib
+
+    return _CFunctions(
+        *(
+            ctypes.cast(getattr(uclib, f"uc_{name}"), ctypes.c_void_p).value
+            for name, _ in _CFunctions._fields_  # type: ignore[misc]
+        )
+    )
+
+
+class NativeCore:
+    """Counts the modelled cycles of one emulated core through a C hook on its basic blocks.
+
+    Args:
+        uc: a `unicorn.Uc`; its memory may be mapped later.
+        core: which pipeline.
+        memory: see `set_memory`.
+
+    Raises:
+        MissingTool: the library is not built yet and there is no C compiler.
+    """
+
+    def __init__(self, uc: Any, *, core: CoreName, memory: MemoryModel = IDEAL) -> None:
+        from unicorn import arm_const
+
+        self._library = _library()
+        self._uc = uc  # the engine must outlive the hook
+        numbers = [getattr(arm_const, f"UC_ARM_REG_R{n}") for n in range(13)]
+        numbers += [arm_const.UC_ARM_REG_SP, arm_const.UC_ARM_REG_LR, arm_const.UC_ARM_REG_PC]
+        self._functions = _unicorn_functions()
+        kind = {"cortex-m4": 4, "cortex-m7": 7}[core]
+        self._handle = self._library.tr_unicorn_attach(
+            kind, uc._uch, ctypes.byref(self._functions), (ctypes.c_int * 16)(*numbers)
+        )
+        if not self._handle:
+            raise RuntimeError("Unicorn refused the block hook")
+        self._core = self._library.tr_unicorn_core(self._handle)
+        self._memory = memory
+        self._wait_states = memory.wait_states
+        self._icache_on = self._dcache_on = self._prefetch_on = True
+        self._apply_memory()
+
+    @property
+    def cycles(self) -> int:
+        """Modelled cycles of every block that has started so far; 64 bits, never set back."""
+        return int(self._library.tr_core_cycles(self._core))
+
+    @property
+    def instructions(self) -> int:
+        """Instructions of every block that has started so far, those skipped by a condition included."""
+        return int(self._library.tr_core_instructions(self._core))
+
+    @property
+    def budget_exhausted(self) -> bool:
+        """The present slice was stopped because its next block would exceed the budget."""
+        return bool(self._library.tr_unicorn_exhausted(self._handle))
+
+    @property
+    def counters(self) -> Counters:
+        """Everything counted so far."""
+        raw = _CCounters()
+        self._library.tr_core_counters(self._core, ctypes.byref(raw))
+        return Counters(**{name: int(getattr(raw, name)) for name, _ in _CCounters._fields_})  # type: ignore[misc]
+
+    @property
+    def memory(self) -> MemoryModel:
+        """The memory system set last."""
+        return self._memory
+
+    def begin_slice(self, budget_instructions: int = _UNLIMITED) -> None:
+        """Allows that many instructions; the block that would exceed it is neither counted nor executed."""
+        self._library.tr_unicorn_begin_slice(self._handle, min(budget_instructions, _UNLIMITED))
+
+    def invalidate(self) -> None:
+        """Code may have changed behind the translator's back. Figures of unchanged code do not change."""
+        self._library.tr_core_invalidate(self._core)
+
+    def reset(self) -> None:
+        """Pipeline, branch predictor and caches as after a reset of the core. The counters run on."""
+        self._library.tr_core_reset(self._core)
+
+    def set_memory(self, memory: MemoryModel) -> None:
+        """Exchanges the memory system; caches start empty."""
+        self._memory, self._wait_states = memory, memory.wait_states
+        self._apply_memory()
+
+    def set_wait_states(self, wait_states: int) -> None:
+        """Follows FLASH_ACR.LATENCY."""
+        if wait_states != self._wait_states:
+            self._wait_states = wait_states
+            self._apply_memory()
+
+    def set_caches(self, instruction: bool, data: bool, *, prefetch: bool = True) -> None:
+        """Follows SCB_CCR.IC and DC (M7), or FLASH_ACR.ICEN, DCEN and PRFTEN (F4)."""
+        if (instruction, data, prefetch) != (self._icache_on, self._dcache_on, self._prefetch_on):
+            self._icache_on, self._dcache_on, self._prefetch_on = instruction, data, prefetch
+            self._apply_memory()
+
+    def stop(self) -> None:
+        """Takes the hook out. The counters can no longer be read."""
+        if self._handle:
+            self._library.tr_unicorn_detach(self._handle, 1)
+            self._handle = self._core = None
+
+    def _apply_memory(self) -> None:
+        memory = self._memory
+        raw = _CMemory(enabled=int(memory.kind == "chip"), region_count=len(memory.regions))
+        for slot, region in zip(raw.regions, memory.regions, strict=False):
+            slot.base, slot.bytes, slot.kind = region.base, region.bytes, int(region.kind)
+            slot.first_word_cycles, slot.line_cycles = region.first_word_cycles, region.line_cycles
+        raw.wait_states, raw.prefetch = self._wait_states, int(self._prefetch_on)
+        raw.icache_bytes = memory.icache_bytes if self._icache_on else 0
+        raw.icache_ways, raw.icache_line_bytes = memory.icache_ways, memory.icache_line_bytes
+        raw.dcache_bytes = memory.dcache_bytes if self._dcache_on else 0
+        raw.dcache_ways, raw.dcache_line_bytes = memory.dcache_ways, memory.dcache_line_bytes
+        self._library.tr_core_set_memory(self._core, ctypes.byref(raw))

@@ -1,0 +1,90 @@
+/* One Thumb instruction as the timing rules see it: class, registers by role, size. No semantics. */
+#ifndef TINYRACK_INSN_H
+#define TINYRACK_INSN_H
+
+#include <stdint.h>
+
+typedef enum {
+    TR_OP_ALU = 0,  /* add, subtract, logic, move, compare */
+    TR_OP_SHIFT,    /* a shift or rotate on its own */
+    TR_OP_BITFIELD, /* bit field, extend, reverse, saturate, parallel arithmetic, select, pack */
+    TR_OP_MUL,      /* 32 x 32 -> 32, with or without accumulate */
+    TR_OP_LMUL,     /* 32 x 32 -> 64, with or without accumulate */
+    TR_OP_MAC16,    /* 16-bit and dual 16-bit multiplies, with or without accumulate */
+    TR_OP_DIV,
+    TR_OP_LOAD,
+    TR_OP_STORE,
+    TR_OP_LOAD_DUAL,
+    TR_OP_STORE_DUAL,
+    TR_OP_LOAD_MULTI,
+    TR_OP_STORE_MULTI,
+    TR_OP_PRELOAD,
+    TR_OP_BRANCH,          /* direct; conditional or not */
+    TR_OP_BRANCH_INDIRECT, /* BX, BLX, MOV PC, ADD PC */
+    TR_OP_TABLE_BRANCH,
+    TR_OP_IT,
+    TR_OP_NOP,
+    TR_OP_SYSTEM,  /* MRS, MSR, CPS, SVC, hints that wait */
+    TR_OP_BARRIER, /* DSB, DMB, ISB */
+    TR_OP_FADD,    /* add, subtract, min, max */
+    TR_OP_FMUL,
+    TR_OP_FMAC,
+    TR_OP_FDIV,
+    TR_OP_FSQRT,
+    TR_OP_FMOVE,    /* register moves, absolute, negate, immediate, select */
+    TR_OP_FCONVERT, /* conversions and rounding */
+    TR_OP_FCOMPARE,
+    TR_OP_FCORE,   /* between core and FP registers, VMRS, VMSR */
+    TR_OP_UNKNOWN, /* costs one cycle and is counted */
+    TR_OP_COUNT
+} tr_op;
+
+enum {
+    TR_FLAGS = 1u << 16, /* condition flags, as a bit of the register masks */
+    TR_GE = 1u << 17,    /* the GE flags of parallel arithmetic */
+    TR_REGISTERS = 18,
+};
+
+enum {
+    TR_SHIFTED_REGISTER = 1u << 0, /* second operand goes through the shifter */
+    TR_SHIFTED_CONSTANT = 1u << 1, /* immediate that is a rotated byte */
+    TR_WRITEBACK = 1u << 2,
+    TR_REGISTER_OFFSET = 1u << 3,
+    TR_LITERAL = 1u << 4,     /* address relative to pc */
+    TR_CONDITIONAL = 1u << 5, /* in an IT block, or a conditional branch */
+    TR_ENDS_FLOW = 1u << 6,   /* may write pc */
+    TR_CALL = 1u << 7,
+    TR_RETURN = 1u << 8, /* BX LR or a load of pc from the stack */
+    TR_DOUBLE = 1u << 9, /* double-precision FP */
+    TR_UNSIGNED_DIV = 1u << 10,
+    TR_ACCUMULATES = 1u << 11,
+    TR_SIGN_EXTENDS = 1u << 12,
+    TR_COMPARE_BRANCH = 1u << 13, /* CBZ, CBNZ */
+    TR_MOVE_IMMEDIATE = 1u << 14, /* MOVW, MOVT, MOV #imm */
+};
+
+typedef struct {
+    uint32_t pc;
+    uint32_t reads, writes; /* r0..r15, TR_FLAGS, TR_GE */
+    uint32_t address;       /* registers that form an address */
+    uint32_t shifted;       /* registers that go through the shifter */
+    uint32_t accumulator;
+    uint32_t data; /* registers whose value is stored */
+    uint32_t fp_reads, fp_writes, fp_accumulator;
+    uint32_t target; /* of a direct branch */
+    int32_t offset;  /* of a load or store with an immediate */
+    uint16_t traits;
+    uint8_t op;
+    uint8_t size;         /* 2 or 4 */
+    uint8_t access_bytes; /* of one element */
+    uint8_t count;        /* registers a multiple or dual access moves */
+    uint8_t base;         /* base register of an access, 0xff none */
+    uint8_t dividend, divisor;
+} tr_insn;
+
+/* Decodes the instruction at `pc`. `it` is the state of the IT block, carried from call to call; 0 outside one. */
+void tr_decode(tr_insn *insn, uint32_t pc, uint16_t first, uint16_t second, uint8_t *it);
+
+static inline int tr_is_wide(uint16_t first) { return first >= 0xe800u; }
+
+#endif

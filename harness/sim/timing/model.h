@@ -1,0 +1,61 @@
+/* What the parts of the timing library share: blocks, pipeline states, the two cores' rules, the memory system. */
+#ifndef TINYRACK_MODEL_H
+#define TINYRACK_MODEL_H
+
+#include "insn.h"
+#include "timing.h"
+
+#include <stddef.h>
+
+/* Everything a core's pipeline remembers from one instruction to the next, in a canonical form: two pipelines that
+ * will behave alike are equal bytes. Relative to the present cycle, so that loops reach a fixed point. */
+typedef struct {
+    union {
+        struct {
+            uint32_t produced;   /* registers written by a data-processing instruction just before */
+            uint32_t loaded;     /* registers written by a load just before that can be followed in its shadow */
+            uint32_t fp_late;    /* FP registers whose value comes one cycle late */
+            uint8_t load_open;   /* the instruction before was such a load */
+            uint8_t chain_base;  /* its base, if it wrote that back; else 0xff */
+            uint8_t narrow;      /* the instruction before was a 16-bit one: an IT behind it is folded */
+            uint8_t started;     /* 0 just after reset */
+        } m4;
+        struct {
+            uint8_t ready[TR_REGISTERS]; /* cycles until a late consumer in execute may use the register */
+            uint8_t early[TR_REGISTERS]; /* extra delay for shifters, multipliers, addresses */
+            uint8_t fp_ready[32];
+            uint8_t unit_busy[4];
+            uint8_t slot_open;
+            uint8_t older[11]; /* what the open slot holds */
+        } m7;
+        uint8_t bytes[96];
+    } u;
+} tr_pipe;
+
+enum { TR_BLOCK_LINES_MAX = 64 };
+
+typedef struct tr_block {
+    struct tr_block *next; /* in its hash chain */
+    uint32_t pc, bytes;
+    uint32_t count;
+    uint32_t divides; /* number of divide instructions whose operands are still the block's inputs */
+    tr_insn *insns;
+} tr_block;
+
+typedef struct {
+    /* Issues the whole block from `pipe`; returns the cycles it takes and leaves the pipe as it is at its end. */
+    uint32_t (*run)(const tr_block *block, tr_pipe *pipe);
+    /* Goes from the end of a block to `target` after a jump; returns the cycles beyond the branch's own. */
+    uint32_t (*jump)(const tr_insn *last, tr_pipe *pipe, const tr_insn *target, int mispredicted);
+    /* Goes on past a conditional branch that was not taken. */
+    uint32_t (*fall)(const tr_insn *last, tr_pipe *pipe, int mispredicted);
+    void (*reset)(tr_pipe *pipe);
+    uint32_t (*divide_cycles)(int is_unsigned, uint32_t dividend, uint32_t divisor);
+    uint32_t divide_mean_cycles;
+    int predicts;
+} tr_model;
+
+extern const tr_model tr_model_m4;
+extern const tr_model tr_model_m7;
+
+#endif

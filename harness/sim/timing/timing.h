@@ -1,0 +1,100 @@
+/* Cycle model of Cortex-M4 and Cortex-M7 cores, for any engine that executes Thumb-2 basic blocks.
+ *
+ * An engine tells the model which block of instructions starts to execute; the model answers in modelled cycles.
+ * It knows nothing of the engine: code bytes and register values come through `tr_host`. No state is global, no
+ * call allocates without bound, and equal sequences of calls give equal cycles on every machine.
+ */
+#ifndef TINYRACK_TIMING_H
+#define TINYRACK_TIMING_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { TR_CORTEX_M4 = 4, TR_CORTEX_M7 = 7 } tr_core_kind;
+
+/* What the model asks of the engine. */
+typedef struct {
+    void *context;
+    /* Copies `bytes` of guest memory; 0 when all could be read. */
+    int (*fetch)(void *context, uint32_t address, void *destination, uint32_t bytes);
+    /* Value of r0..r15 at the entry of the block being announced. */
+    uint32_t (*read_register)(void *context, unsigned number);
+} tr_host;
+
+/* How a range of addresses answers. Ranges that are not listed answer without wait. */
+typedef enum {
+    TR_ZERO_WAIT = 0, /* tightly coupled memory, or SRAM that keeps up with the core */
+    TR_FLASH_ART = 1, /* flash behind ST's accelerator: wait states on a miss */
+    TR_FLASH_L1 = 2,  /* flash on the AXI bus behind the core's L1 caches */
+    TR_RAM_L1 = 3,    /* RAM on the AXI or AHB bus behind the core's L1 caches */
+} tr_region_kind;
+
+typedef struct {
+    uint32_t base;
+    uint32_t bytes;
+    uint32_t kind;             /* tr_region_kind */
+    uint32_t first_word_cycles; /* beyond a zero-wait access, till the first beat of a line has come */
+    uint32_t line_cycles;       /* beyond a zero-wait access, till the whole line has come */
+} tr_region;
+
+enum { TR_REGIONS_MAX = 12 };
+
+typedef struct {
+    uint32_t enabled; /* 0: every access takes zero wait states */
+    uint32_t region_count;
+    tr_region regions[TR_REGIONS_MAX];
+    uint32_t wait_states;      /* of the flash, as programmed */
+    uint32_t prefetch;         /* of the flash interface */
+    uint32_t icache_bytes, icache_ways, icache_line_bytes; /* 0 bytes: none or switched off */
+    uint32_t dcache_bytes, dcache_ways, dcache_line_bytes;
+} tr_memory;
+
+typedef struct tr_core tr_core;
+
+tr_core *tr_core_new(tr_core_kind kind, const tr_host *host);
+void tr_core_free(tr_core *core);
+
+/* Sets the memory system; its caches start empty. */
+void tr_core_set_memory(tr_core *core, const tr_memory *memory);
+/* Pipeline, predictor and caches as after reset. The counters run on. */
+void tr_core_reset(tr_core *core);
+/* Code may have changed: decode it again. Neither the counters nor the machine's state are touched. */
+void tr_core_invalidate(tr_core *core);
+/* A block at `pc` was translated anew by the engine: forget what was known when its bytes differ. */
+void tr_core_retranslated(tr_core *core, uint32_t pc, uint32_t bytes);
+
+/* Announces a block. 1: the budget does not cover it, it was not counted and must not execute now; else 0. */
+int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes);
+/* Announces a data access; only those in ranges for which tr_core_wants() is true change anything. */
+void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes);
+void tr_core_write(tr_core *core, uint32_t address, uint32_t bytes);
+
+/* Instructions that may still be counted before tr_core_block answers 1. At most 2^62. */
+void tr_core_set_budget(tr_core *core, uint64_t instructions);
+
+uint64_t tr_core_cycles(const tr_core *core);
+uint64_t tr_core_instructions(const tr_core *core);
+
+/* Where modelled cycles went, for reports. */
+typedef struct {
+    uint64_t cycles;
+    uint64_t instructions;
+    uint64_t blocks;
+    uint64_t fetch_stall_cycles;
+    uint64_t data_stall_cycles;
+    uint64_t icache_misses;
+    uint64_t dcache_misses;
+    uint64_t mispredicted;
+    uint64_t nodes;  /* memoized (block, pipeline state) pairs now held */
+    uint64_t states; /* distinct pipeline states now held */
+} tr_counters;
+
+void tr_core_counters(const tr_core *core, tr_counters *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

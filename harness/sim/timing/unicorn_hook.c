@@ -1,0 +1,81 @@
+/* Lets a Unicorn engine announce its blocks to a core of the timing model.
+ *
+ * Unicorn's functions are found in the library the Python package has loaded already, so nothing of Unicorn is
+ * needed to build this file: the few declarations below are ours, of Unicorn's documented C interface.
+ */
+#include "timing.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+
+typedef struct {
+    int (*hook_add)(void *engine, size_t *hook, int type, void *callback, void *context, uint64_t begin, uint64_t end, ...);
+    int (*hook_del)(void *engine, size_t hook);
+    int (*emu_stop)(void *engine);
+    int (*mem_read)(void *engine, uint64_t address, void *bytes, uint64_t size);
+    int (*reg_read)(void *engine, int number, void *value);
+} tr_unicorn_functions;
+
+enum { HOOK_BLOCK = 1 << 3, HOOK_MEM_READ = 1 << 10, HOOK_MEM_WRITE = 1 << 11 };
+
+typedef struct {
+    tr_core *core;
+    void *engine;
+    tr_unicorn_functions unicorn;
+    int register_ids[16];
+    size_t hook;
+    uint32_t exhausted;
+} tr_unicorn;
+
+static int fetch(void *context, uint32_t address, void *destination, uint32_t bytes) {
+    tr_unicorn *self = context;
+    return self->unicorn.mem_read(self->engine, address, destination, bytes);
+}
+
+static uint32_t read_register(void *context, unsigned number) {
+    tr_unicorn *self = context;
+    uint32_t value = 0;
+    self->unicorn.reg_read(self->engine, self->register_ids[number & 15u], &value);
+    return value;
+}
+
+static void on_block(void *engine, uint64_t address, uint32_t bytes, void *context) {
+    tr_unicorn *self = context;
+    if (tr_core_block(self->core, (uint32_t)address, bytes)) {
+        self->exhausted = 1;
+        self->unicorn.emu_stop(engine);
+    }
+}
+
+tr_unicorn *tr_unicorn_attach(int kind, void *engine, const tr_unicorn_functions *functions, const int *register_ids) {
+    tr_unicorn *self = calloc(1, sizeof *self);
+    if (self == NULL) return NULL;
+    self->engine = engine;
+    self->unicorn = *functions;
+    for (unsigned n = 0; n < 16; n++) self->register_ids[n] = register_ids[n];
+    const tr_host host = {.context = self, .fetch = fetch, .read_register = read_register};
+    self->core = tr_core_new((tr_core_kind)kind, &host);
+    if (self->core == NULL ||
+        functions->hook_add(engine, &self->hook, HOOK_BLOCK, (void *)on_block, self, 1, 0) != 0) {
+        tr_core_free(self->core);
+        free(self);
+        return NULL;
+    }
+    return self;
+}
+
+void tr_unicorn_detach(tr_unicorn *self, int engine_lives) {
+    if (self == NULL) return;
+    if (engine_lives) self->unicorn.hook_del(self->engine, self->hook);
+    tr_core_free(self->core);
+    free(self);
+}
+
+tr_core *tr_unicorn_core(tr_unicorn *self) { return self->core; }
+
+void tr_unicorn_begin_slice(tr_unicorn *self, uint64_t instructions) {
+    self->exhausted = 0;
+    tr_core_set_budget(self->core, instructions);
+}
+
+uint32_t tr_unicorn_exhausted(const tr_unicorn *self) { return self->exhausted; }
