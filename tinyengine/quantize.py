@@ -28,6 +28,7 @@ RANGE_BITS = 16
 """Significant bits kept of an observed extreme. Double-precision sums differ in their last bits between machines'
 linear algebra libraries; ranges, and so the integer network, do not."""
 
+_SMALLEST_SCALE = float(np.finfo(np.float32).smallest_normal)
 _PROBABILITY = ir.QuantParams(scales=(1 / 256,), zero_points=(-128,))
 _SHARES_SCALE = (
     fl.FloatAveragePool2D,
@@ -67,11 +68,14 @@ def quantize(net: fl.FloatNet, calibration: Sequence[NDArray[np.floating]]) -> i
 
 
 def activation_params(observed: Range) -> ir.QuantParams:
-    """Asymmetric int8 parameters that hold `observed`; 0 is represented exactly."""
+    """Asymmetric int8 parameters that hold `observed`; 0 is represented exactly.
+
+    A value that is always 0, or as good as that, has scale 1.
+    """
     low, high = min(observed.low, 0.0), max(observed.high, 0.0)
-    if low == high:
-        return ir.QuantParams(scales=(1.0,), zero_points=(0,))
     scale = float(np.float32((high - low) / 255))
+    if scale < _SMALLEST_SCALE:
+        return ir.QuantParams(scales=(1.0,), zero_points=(0,))
     zero_point = min(127, max(-128, round(-128 - low / scale)))
     return ir.QuantParams(scales=(scale,), zero_points=(zero_point,))
 

@@ -151,4 +151,5 @@ def _normal(key: str, shape: tuple[int, ...], *, gain: float | None = None) -> F
 
 def _rounded(values: Floats) -> Floats:
     fraction, exponent = np.frexp(values)
-    return np.ldexp(np.rint(np.ldexp(fraction, STATISTIC_BITS)), exponent - STATISTIC_BITS)
+    kept = np.rint(np.ldexp(fraction, STATISTIC_BITS))
+    return np.asarray(np.ldexp(kept, exponent - STATISTIC_BITS), dtype=np.float64)
