@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -30,3 +31,14 @@ def cache_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME", "")
     # XDG: a relative value is to be ignored.
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "tinyrack"
+
+
+def runtime_dir() -> Path:
+    """Sockets, ptys and locks of running boards; `TINYRACK_RUNTIME_DIR` wins, then XDG_RUNTIME_DIR, then temp."""
+    if override := os.environ.get("TINYRACK_RUNTIME_DIR"):
+        return Path(override)
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if Path(base).is_absolute():
+        return Path(base) / "tinyrack"
+    owner = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir()) / f"tinyrack-{owner}"

@@ -50,7 +50,7 @@ def _root(
 
 
 def with_json_values(arguments: Sequence[str]) -> list[str]:
-    """`--json` may stand alone (standard output) or be followed by a file name; the parser wants the value there."""
+    """`--json` may stand alone (standard output) or before a file name; the parser wants a value there."""
     out: list[str] = []
     for index, argument in enumerate(arguments):
         if argument == "--":

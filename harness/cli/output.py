@@ -1,4 +1,4 @@
-"""Where output goes: documents to a file or standard output, tables to people, everything else to standard error."""
+"""Where output goes: documents to a file or standard output, tables to people, the rest to standard error."""
 
 from __future__ import annotations
 

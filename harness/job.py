@@ -1,0 +1,196 @@
+"""One model made ready to be measured anywhere: graph, generated C, input and the output it must give.
+
+Pure but for reading nothing: what a board does with it is the runner's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tinyengine.compile import Compiled, CompileOptions, compile_graph
+
+from harness.boards import Board
+from harness.errors import ConfigError
+from harness.models import ModelSource
+from tinyengine import reference
+from tinyengine.fixedpoint import Requant
+from tinyengine.ir import DType, Graph, Quantize, Tensor
+
+Values = NDArray[Any]
+DEFAULT_SEED = 0
+MAX_REPETITIONS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """What is measured and how often.
+
+    Args:
+        float_io: keep float32 boundaries on the device instead of converting on the host.
+        layers: make the separate run with per-layer cycles.
+    """
+
+    repetitions: int = 5
+    warmups: int = 1
+    requant: Requant = Requant.EXACT
+    float_io: bool = False
+    layers: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedModel:
+    """A compiled model with one input and the reference's output for it.
+
+    `input_blob` and `expected_blob` are what goes over the wire: all inputs (outputs) in a row, C order,
+    little-endian.
+    """
+
+    source: ModelSource
+    graph: Graph
+    compiled: Compiled
+    inputs: tuple[Values, ...]
+    expected: tuple[Values, ...]
+
+    @property
+    def input_blob(self) -> bytes:
+        return to_blob(self.inputs)
+
+    @property
+    def expected_blob(self) -> bytes:
+        return to_blob(self.expected)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """One prepared model on one board."""
+
+    board: Board
+    model: PreparedModel
+    options: JobOptions
+
+
+def prepare(source: ModelSource, options: JobOptions, given: Values | None = None) -> PreparedModel:
+    """Imports, compiles and computes the expected output.
+
+    Args:
+        given: the input, of one input's shape; None draws uniform int8 from ``numpy.random.default_rng(0)``.
+
+    Raises:
+        TinyEngineError: the model's fault. ConfigError: `given` does not fit the model.
+    """
+    graph = source.graph(float_io=options.float_io)
+    inputs = default_inputs(graph) if given is None else (fit_input(graph, given, where=source.name),)
+    expected = reference.run(graph, inputs, requant=options.requant)
+    compiled = compile_graph(graph, CompileOptions(requant=options.requant))
+    return PreparedModel(source=source, graph=graph, compiled=compiled, inputs=inputs, expected=tuple(expected))
+
+
+def default_inputs(graph: Graph) -> tuple[Values, ...]:
+    """Uniform int8 over the whole range, from seed 0; a float input gets the reals those integers stand for."""
+    rng = np.random.default_rng(DEFAULT_SEED)
+    drawn: list[Values] = []
+    for tensor_id in graph.inputs:
+        tensor = graph.tensors[tensor_id]
+        integers = rng.integers(-128, 128, size=tensor.shape, dtype=np.int8)
+        if tensor.dtype is DType.FLOAT32:
+            quantized = _quantized_form(graph, tensor_id)
+            drawn.append(_dequantize(integers, quantized))
+        else:
+            drawn.append(integers.astype(tensor.dtype.value))
+    return tuple(drawn)
+
+
+def fit_input(graph: Graph, given: Values, *, where: str) -> Values:
+    """`given` in the shape and type of the model's only input; floats are quantized for an int8 input.
+
+    Raises:
+        ConfigError: another shape or type, not finite, or the model has several inputs.
+    """
+    if len(graph.inputs) != 1:
+        raise ConfigError(
+            f"has {len(graph.inputs)} inputs, one array cannot feed them", file=where, field="--input"
+        )
+    tensor = graph.tensors[graph.inputs[0]]
+    if tensor.shape not in (given.shape, (1, *given.shape)):
+        raise ConfigError(
+            f"needs an input of shape {tensor.shape}, not {given.shape}", file=where, field="--input"
+        )
+    shaped = given.reshape(tensor.shape)
+    if shaped.dtype == np.dtype(tensor.dtype.value):
+        return np.ascontiguousarray(shaped)
+    if shaped.dtype.kind == "f" and np.isfinite(shaped).all():
+        reals = shaped.astype(np.float32)
+        if tensor.dtype is DType.FLOAT32:
+            return np.ascontiguousarray(reals)
+        if tensor.dtype is DType.INT8 and tensor.quant is not None:
+            return np.ascontiguousarray(reference.quantize_float(reals, tensor.quant))
+    raise ConfigError(
+        f"needs finite float32 or {tensor.dtype.value} values, not {given.dtype}", file=where, field="--input"
+    )
+
+
+def read_input(file: Path) -> Values:
+    """An array from a .npy file; pickles are refused.
+
+    Raises:
+        ConfigError: not such a file.
+    """
+    try:
+        loaded = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror or error}", file=str(file), field="--input") from error
+    except (ValueError, EOFError) as error:
+        raise ConfigError("is not a .npy file of numbers", file=str(file), field="--input") from error
+    if not isinstance(loaded, np.ndarray):
+        raise ConfigError(
+            "is an .npz archive; one array in a .npy file is needed", file=str(file), field="--input"
+        )
+    return cast(Values, loaded)
+
+
+def to_blob(arrays: Sequence[Values]) -> bytes:
+    """All arrays one after the other, C order, little-endian."""
+    return b"".join(a.astype(a.dtype.newbyteorder("<"), copy=False).tobytes() for a in arrays)
+
+
+def from_blob(blob: bytes, graph: Graph) -> tuple[Values, ...]:
+    """The graph's outputs from the bytes the board sent.
+
+    Raises:
+        ValueError: another number of bytes than the outputs have.
+    """
+    tensors = [graph.tensors[i] for i in graph.outputs]
+    if len(blob) != sum(t.size_bytes for t in tensors):
+        raise ValueError(f"{len(blob)} B are not the outputs' {sum(t.size_bytes for t in tensors)} B")
+    out: list[Values] = []
+    at = 0
+    for tensor in tensors:
+        part = blob[at : at + tensor.size_bytes]
+        out.append(np.frombuffer(part, np.dtype(tensor.dtype.value).newbyteorder("<")).reshape(tensor.shape))
+        at += tensor.size_bytes
+    return tuple(out)
+
+
+def sha256(blob: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(blob).hexdigest()
+
+
+def _quantized_form(graph: Graph, tensor_id: int) -> Tensor:
+    """The int8 tensor a float input is quantized to, if it is; else the input itself."""
+    for node in graph.consumers(tensor_id):
+        if isinstance(node.op, Quantize):
+            return graph.tensors[node.outputs[0]]
+    return graph.tensors[tensor_id]
+
+
+def _dequantize(integers: Values, like: Tensor) -> Values:
+    if like.quant is None:
+        return (integers.astype(np.float32) / np.float32(128)).astype(np.float32)
+    return reference.dequantize(integers, like.quant)
