@@ -1,8 +1,8 @@
 """Figures: measured numbers with a unit and a target, written to results/figures.json.
 
 A module of this package defines figures with the decorator `figure`, or as lists of `Figure`. The runner measures
-those asked for, one after the other, and writes the file after each, so that a run that was stopped goes on where it
-was: what was measured at this very state of the sources is not measured again.
+those asked for, one after the other, and writes the file after each, so that a run that was stopped goes on where
+it was: what was measured at this very state of the sources is not measured again.
 """
 
 from __future__ import annotations
