@@ -1,7 +1,11 @@
-"""Integer requantization, stated once: multipliers, shifts and the two rounding modes.
+"""Requantization, stated once: multipliers, shifts, and the arithmetic of the two rounding modes.
 
 `exact` rounds twice, as gemmlowp, TFLite Micro and CMSIS-NN do: a rounding doubling high multiply, then a
-rounding right shift. `single` rounds once: round-half-up of acc * multiplier / 2^(31 - shift).
+rounding right shift (`requantize`). `single` rounds once. XNNPACK, its oracle, does so in float32: the accumulator
+and the scale are float32, their product is rounded to the nearest integer, ties to even (`requantize_float`); on
+Cortex-M that is VCVT, VMUL and a rounding VCVTR. `requantize_once` is the
+integer form with one rounding; it equals the float form for every accumulator a channel can reach only where
+lowering.conv_single_multipliers says so.
 The fixed-point exp, reciprocal and logistic follow gemmlowp's fixedpoint.h (Jacob and Warden, 2015).
 It is not the place for the meaning of operators: that is reference.py.
 """
@@ -89,38 +93,58 @@ def rounding_divide_by_power_of_two(
 
 
 def requantize(
-    acc: NDArray[np.int64],
-    multiplier: NDArray[np.int64] | int,
-    shift: NDArray[np.int64] | int,
-    mode: Requant,
+    acc: NDArray[np.int64], multiplier: NDArray[np.int64] | int, shift: NDArray[np.int64] | int
 ) -> NDArray[np.int64]:
-    """Scales int32 accumulators by Q31 multipliers; the zero point is added by the caller.
+    """Two roundings: int32 accumulators scaled by Q31 multipliers; the zero point is added by the caller.
+
+    TFLite's MultiplyByQuantizedMultiplier in its double-rounding form. A left shift is done first, modulo 2^32.
 
     Args:
         acc: any shape, values in int32.
         multiplier, shift: broadcast against `acc` (the last axis for per-channel).
-        mode: rounding.
 
     Returns:
         int64 array of `acc`'s shape with int32 values.
     """
     m = np.asarray(multiplier, dtype=np.int64)
     s = np.asarray(shift, dtype=np.int64)
-    if mode is Requant.EXACT:
-        if (s > 0).any():
-            acc = wrap_int32(acc << np.maximum(s, 0))
-        return rounding_divide_by_power_of_two(
-            saturating_rounding_doubling_high_multiply(acc, m), np.maximum(-s, 0)
-        )
-    total_shift = 31 - s
-    rounding = np.int64(1) << (total_shift - 1)
-    scaled: NDArray[np.int64] = np.clip((acc * m + rounding) >> total_shift, INT32_MIN, INT32_MAX)
-    return scaled
+    if (s > 0).any():
+        acc = wrap_int32(acc << np.maximum(s, 0))
+    return rounding_divide_by_power_of_two(saturating_rounding_doubling_high_multiply(acc, m), np.maximum(-s, 0))
+
+
+def requantize_once(
+    acc: NDArray[np.int64], multiplier: NDArray[np.int64] | int, shift: NDArray[np.int64] | int
+) -> NDArray[np.int64]:
+    """One rounding in integers: floor(acc * multiplier / 2^(31 - shift) + 1/2), saturated to int32."""
+    total_shift = 31 - np.asarray(shift, dtype=np.int64)
+    product = acc * np.asarray(multiplier, dtype=np.int64)
+    scaled: NDArray[np.int64] = (product + (np.int64(1) << (total_shift - 1))) >> total_shift
+    return np.clip(scaled, np.int64(INT32_MIN), np.int64(INT32_MAX))
+
+
+def requantize_float(
+    acc: NDArray[np.int64], scale: NDArray[np.float32] | float, offset: float = 0.0
+) -> NDArray[np.int64]:
+    """One rounding in float32: rint(float32(acc) * scale + offset), ties to even; |result| saturates at 2^22.
+
+    Each operation rounds to float32 by itself (no fused multiply-add: C needs -ffp-contract=off, which -std=c11
+    implies). In C, after a clamp of the product to the output's range, adding 12582912.0f (1.5 * 2^23) and
+    subtracting 0x4B400000 from the sum's bits rounds to nearest even without libm.
+
+    Args:
+        acc: any shape, values in int32.
+        scale: float32 values, broadcast against `acc` (the last axis for per-channel).
+        offset: a float32 added before rounding (MEAN's zero point); 0 adds nothing.
+    """
+    product = acc.astype(np.float32) * np.asarray(scale, dtype=np.float32)
+    limit = np.float32(1 << 22)
+    return np.rint(np.clip(product + np.float32(offset), -limit, limit)).astype(np.int64)
 
 
 def multiply_by_quantized_multiplier(x: NDArray[np.int64], m: Multiplier) -> NDArray[np.int64]:
-    """TFLite's MultiplyByQuantizedMultiplier in its double-rounding form: `requantize` in exact mode."""
-    return requantize(x, m.multiplier, m.shift, Requant.EXACT)
+    """`requantize` with one multiplier."""
+    return requantize(x, m.multiplier, m.shift)
 
 
 def _rescale_up(x: NDArray[np.int64], bits: int) -> NDArray[np.int64]:

@@ -1,9 +1,11 @@
 """Constants an operator's integer arithmetic needs, derived once from scales: reference.py and codegen share them.
 
+Two families: plain names are `exact` mode's; names with `single` are XNNPACK's, for Requant.SINGLE. A `single`
+function that answers None says that XNNPACK does not take this node either: it keeps exact arithmetic.
 Every function is pure, takes `(graph, node)` and repeats the derivation of TensorFlow Lite Micro exactly,
 including where it computes in float32 and where in double: a last bit of a multiplier is visible in outputs.
-Names in brackets are TFLM's files (tensorflow/lite/...), studied for the facts. It is not the place for loops
-over tensors (reference.py) nor for C (codegen.py).
+Names in brackets are TFLM's files (tensorflow/lite/...) or XNNPACK's (src/...), studied for the facts. It is not
+the place for loops over tensors (reference.py) nor for C (codegen.py).
 """
 
 from __future__ import annotations
@@ -243,3 +245,125 @@ def logistic_table(graph: Graph, node: Node) -> tuple[int, ...]:
     y = np.clip(rounding_divide_by_power_of_two(q0, np.int64(23)) - 128, -128, 127)
     y = np.where(inside, y, np.where(x < 0, -128, 127))
     return tuple(int(v) for v in y)
+
+
+# --- single rounding: XNNPACK's constants ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddSingleParameters:
+    """ADD: clamp(zo + ((bias + a * multiplier_a + b * multiplier_b) >> shift)), an arithmetic shift, all in int32.
+
+    `bias` holds the rounding half and both input zero points.
+    """
+
+    bias: int
+    multiplier_a: int
+    multiplier_b: int
+    shift: int
+    zero_point_out: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanSingleParameters:
+    """MEAN: clamp8(rint(float32(sum(q)) * scale + offset)), both roundings to float32; rint ties to even."""
+
+    count: int
+    scale: float
+    offset: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeSingleParameters:
+    """int8 -> int8 QUANTIZE: clamp8(zo + (((q - zi) * multiplier + 128) >> 8)), 8 fraction bits."""
+
+    zero_point_in: int
+    zero_point_out: int
+    multiplier: int
+
+
+def conv_single_scales(graph: Graph, node: Node) -> tuple[float, ...] | None:
+    """Float32 scales, one an output channel, for CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED.
+
+    (scale_in * scale_weights) / scale_out, each step in float32 [src/operators/convolution-nhwc.c]; used as
+    clamp(zo + fixedpoint.requantize_float(acc, scale)). None at 256 and over, which XNNPACK refuses.
+    """
+    weights = input_tensor(graph, node, 1)
+    out = output_tensor(graph, node)
+    scale_in = np.float32(quant_params(input_tensor(graph, node)).scale)
+    scales = scale_in * np.array(quant_params(weights).scales, dtype=np.float32)
+    scales = np.broadcast_to(scales / np.float32(quant_params(out).scale), (out.shape[-1],))
+    if (scales >= 256.0).any():
+        return None
+    return tuple(float(s) for s in scales)
+
+
+def add_single_parameters(graph: Graph, node: Node) -> AddSingleParameters | None:
+    """Multipliers of 21 bits at a common shift [src/microparams-init.c].
+
+    None where scale_in / scale_out leaves [2^-10, 2^8) for an operand.
+    """
+    quant = [quant_params(input_tensor(graph, node, i)) for i in range(2)]
+    out = quant_params(output_tensor(graph, node))
+    ratios = [float(np.float32(q.scale) / np.float32(out.scale)) for q in quant]
+    if not all(2.0**-10 <= r < 2.0**8 for r in ratios):
+        return None
+    shift = 20 - (math.frexp(max(ratios))[1] - 1)
+    multiplier_a, multiplier_b = (round(r * 2.0**shift) for r in ratios)
+    return AddSingleParameters(
+        bias=(1 << (shift - 1)) - multiplier_a * quant[0].zero_point - multiplier_b * quant[1].zero_point,
+        multiplier_a=multiplier_a,
+        multiplier_b=multiplier_b,
+        shift=shift,
+        zero_point_out=out.zero_point,
+    )
+
+
+def mul_single_scale(graph: Graph, node: Node) -> float | None:
+    """(scale_a * scale_b) / scale_out in float32; None outside [2^-16, 2^8) [src/microparams-init.c].
+
+    Used as clamp(zo + fixedpoint.requantize_float((a - za) * (b - zb), scale)).
+    """
+    a, b = (np.float32(quant_params(input_tensor(graph, node, i)).scale) for i in range(2))
+    scale = float((a * b) / np.float32(quant_params(output_tensor(graph, node)).scale))
+    return scale if 2.0**-16 <= scale < 2.0**8 else None
+
+
+def mean_single_parameters(graph: Graph, node: Node) -> MeanSingleParameters:
+    """(scale_in / scale_out) * (1 / count) in float32; the input's zero point is part of `offset`.
+
+    [src/operators/reduce-nd.c, src/reference/unary-elementwise.cc]
+    """
+    if not isinstance(node.op, Mean):
+        raise TypeError(f"not a MEAN: {node.op!r}")
+    tensor = input_tensor(graph, node)
+    quant_in, quant_out = quant_params(tensor), quant_params(output_tensor(graph, node))
+    count = math.prod(tensor.shape[a] for a in node.op.axes)
+    scale = (np.float32(quant_in.scale) / np.float32(quant_out.scale)) * (np.float32(1.0) / np.float32(count))
+    offset = np.float32(quant_out.zero_point) - np.float32(count * quant_in.zero_point) * scale
+    return MeanSingleParameters(count=count, scale=float(scale), offset=float(offset))
+
+
+def quantize_single_parameters(graph: Graph, node: Node) -> QuantizeSingleParameters | None:
+    """round(256 * scale_in / scale_out), ties to even; None outside [2^-8, 2^7] [src/microparams-init.c]."""
+    quant_in, quant_out = quant_params(input_tensor(graph, node)), quant_params(output_tensor(graph, node))
+    ratio = float(np.float32(quant_in.scale) / np.float32(quant_out.scale))
+    if not 2.0**-8 <= ratio <= 2.0**7:
+        return None
+    return QuantizeSingleParameters(
+        zero_point_in=quant_in.zero_point, zero_point_out=quant_out.zero_point, multiplier=round(256.0 * ratio)
+    )
+
+
+def logistic_single_table(graph: Graph, node: Node) -> tuple[int, ...]:
+    """LOGISTIC as its 256 outputs for q = -128..127: the real function in double, then float32, ties to even.
+
+    [src/reference/unary-elementwise.cc]
+    """
+    quant_in, quant_out = quant_params(input_tensor(graph, node)), quant_params(output_tensor(graph, node))
+    x = (np.arange(-128, 128, dtype=np.float32) - np.float32(quant_in.zero_point)) * np.float32(quant_in.scale)
+    exponential = np.exp(np.clip(x.astype(np.float64), -100.0, 100.0))
+    y = (exponential / (1.0 + exponential)).astype(np.float32)
+    inverse = np.float32(1.0) / np.float32(quant_out.scale)
+    q = np.rint(np.clip(y * inverse + np.float32(quant_out.zero_point), -128, 127))
+    return tuple(int(v) for v in q)

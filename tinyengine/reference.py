@@ -1,7 +1,9 @@
 """NumPy interpreter of the graph: the judge of every kernel and of the generated C.
 
-`exact` is bit-exact with TensorFlow Lite Micro's portable kernels (oracle: the tflite-micro wheel). Each
-operator names the TFLM file whose arithmetic it states; constants come from lowering.py, rounding from
+`exact` is bit-exact with TensorFlow Lite Micro's portable kernels (oracle: the tflite-micro wheel). `single` is
+bit-exact with XNNPACK as LiteRT runs it (oracle: ai-edge-litert's default delegate) in the operators of
+SINGLE_ROUNDING_OPS; the others keep exact arithmetic, see SINGLE_EXCEPTIONS. Each operator names the TFLM file
+whose arithmetic it states; constants come from lowering.py, rounding from
 fixedpoint.py. It is not fast by cleverness: convolutions are matrix products of integers held in floating
 point, which are exact because every partial sum is bounded. It knows no memory plan and no C.
 """
@@ -49,6 +51,18 @@ from tinyengine.ir import (
 
 Values: TypeAlias = NDArray[Any]
 """An activation with a leading axis of independent samples: (samples, *tensor.shape)."""
+
+SINGLE_ROUNDING_OPS: frozenset[type[Op]] = frozenset(
+    {Conv2D, DepthwiseConv2D, FullyConnected, Add, Mul, Mean, Logistic, Quantize}
+)
+"""Operators whose arithmetic differs in `single` mode, and is then XNNPACK's."""
+
+SINGLE_EXCEPTIONS: dict[type[Op], str] = {
+    AveragePool2D: "XNNPACK's delegate does not take int8; LiteRT's own kernel computes as exact does",
+    Softmax: "XNNPACK's delegate does not take int8; LiteRT's own float kernel is not any device's arithmetic",
+    Relu: "XNNPACK's delegate does not take a stand-alone int8 RELU; LiteRT's own kernel computes as exact does",
+}
+"""Operators with arithmetic that keep `exact` in `single` mode, and why. The rest only move data."""
 
 
 def run(
@@ -133,6 +147,10 @@ class _Call:
     requant: Requant
 
     @property
+    def single(self) -> bool:
+        return self.requant is Requant.SINGLE
+
+    @property
     def out(self) -> Tensor:
         return lowering.output_tensor(self.graph, self.node)
 
@@ -207,10 +225,13 @@ def _accumulate(x: NDArray[Any], weights: NDArray[Any], bias: NDArray[np.int64] 
 
 def _scale(call: _Call, acc: NDArray[np.int64], clamp: Clamp) -> NDArray[np.int64]:
     """Accumulators with channels last to the output's domain."""
+    zero_point = call.quant_out.zero_point
+    if call.single and (scales := lowering.conv_single_scales(call.graph, call.node)) is not None:
+        return _clamp(fixedpoint.requantize_float(acc, np.array(scales, dtype=np.float32)) + zero_point, clamp)
     multipliers = lowering.conv_multipliers(call.graph, call.node)
     m = np.array([c.multiplier for c in multipliers], dtype=np.int64)
     s = np.array([c.shift for c in multipliers], dtype=np.int64)
-    return _clamp(fixedpoint.requantize(acc, m, s, call.requant) + call.quant_out.zero_point, clamp)
+    return _clamp(fixedpoint.requantize(acc, m, s) + zero_point, clamp)
 
 
 def _bias(call: _Call) -> NDArray[np.int64] | None:
@@ -279,12 +300,15 @@ def _aligned(x: Values, rank: int) -> NDArray[np.int64]:
 @_evaluate.register
 def _add(op: Add, call: _Call) -> Values:
     """Two operands on one scale, added, rescaled [kernels/internal/reference/integer_ops/add.h]."""
-    p = lowering.add_parameters(call.graph, call.node)
     rank = len(call.out.shape)
-    a = (_aligned(call.x[0], rank) - p.zero_point_a) << p.left_shift
-    b = (_aligned(call.x[1], rank) - p.zero_point_b) << p.left_shift
-    total = _requantize(a, p.multiplier_a, call) + _requantize(b, p.multiplier_b, call)
-    return _clamp(_requantize(total, p.multiplier_out, call) + p.zero_point_out, op.clamp)
+    a, b = _aligned(call.x[0], rank), _aligned(call.x[1], rank)
+    if call.single and (once := lowering.add_single_parameters(call.graph, call.node)) is not None:
+        total = (once.bias + a * once.multiplier_a + b * once.multiplier_b) >> once.shift
+        return _clamp(total + once.zero_point_out, op.clamp)
+    p = lowering.add_parameters(call.graph, call.node)
+    a, b = (a - p.zero_point_a) << p.left_shift, (b - p.zero_point_b) << p.left_shift
+    total = _rescale(a, p.multiplier_a) + _rescale(b, p.multiplier_b)
+    return _clamp(_rescale(total, p.multiplier_out) + p.zero_point_out, op.clamp)
 
 
 @_evaluate.register
@@ -293,16 +317,17 @@ def _mul(op: Mul, call: _Call) -> Values:
     p = lowering.mul_parameters(call.graph, call.node)
     rank = len(call.out.shape)
     product = (_aligned(call.x[0], rank) - p.zero_point_a) * (_aligned(call.x[1], rank) - p.zero_point_b)
-    return _clamp(_requantize(product, p.multiplier, call) + p.zero_point_out, op.clamp)
+    if call.single and (scale := lowering.mul_single_scale(call.graph, call.node)) is not None:
+        return _clamp(fixedpoint.requantize_float(product, scale) + p.zero_point_out, op.clamp)
+    return _clamp(_rescale(product, p.multiplier) + p.zero_point_out, op.clamp)
 
 
-def _requantize(acc: NDArray[np.int64], m: Multiplier, call: _Call) -> NDArray[np.int64]:
-    return fixedpoint.requantize(acc, m.multiplier, m.shift, call.requant)
+def _rescale(acc: NDArray[np.int64], m: Multiplier) -> NDArray[np.int64]:
+    return fixedpoint.requantize(acc, m.multiplier, m.shift)
 
 
-def _rescale(p: lowering.RescaleParameters, call: _Call, clamp: Clamp) -> NDArray[np.int64]:
-    difference = call.x[0].astype(np.int64) - p.zero_point_in
-    return _clamp(_requantize(difference, p.multiplier, call) + p.zero_point_out, clamp)
+def _convert(p: lowering.RescaleParameters, x: Values, clamp: Clamp) -> NDArray[np.int64]:
+    return _clamp(_rescale(x.astype(np.int64) - p.zero_point_in, p.multiplier) + p.zero_point_out, clamp)
 
 
 @_evaluate.register
@@ -310,23 +335,33 @@ def _relu(op: Relu, call: _Call) -> Values:
     """A clamp, after a rescale where the source operator has one [micro/kernels/activations.h]."""
     if not op.rescale:
         return _clamp(call.x[0].astype(np.int64), op.clamp)
-    return _rescale(lowering.relu_parameters(call.graph, call.node), call, op.clamp)
+    return _convert(lowering.relu_parameters(call.graph, call.node), call.x[0], op.clamp)
 
 
 @_evaluate.register
 def _quantize(_op: Quantize, call: _Call) -> Values:
     """float32 -> int8 by `quantize_float`; int8 -> int8 rescaled [kernels/internal/reference/requantize.h]."""
-    if lowering.input_tensor(call.graph, call.node).dtype is DType.INT8:
-        return _rescale(lowering.quantize_parameters(call.graph, call.node), call, Clamp())
-    return quantize_float(call.x[0], call.quant_out)
+    if lowering.input_tensor(call.graph, call.node).dtype is DType.FLOAT32:
+        return quantize_float(call.x[0], call.quant_out, call.requant)
+    if call.single and (once := lowering.quantize_single_parameters(call.graph, call.node)) is not None:
+        difference = call.x[0].astype(np.int64) - once.zero_point_in
+        return _clamp(((difference * once.multiplier + 128) >> 8) + once.zero_point_out, Clamp())
+    return _convert(lowering.quantize_parameters(call.graph, call.node), call.x[0], Clamp())
 
 
-def quantize_float(x: NDArray[Any], quant: QuantParams) -> NDArray[np.int8]:
+def quantize_float(x: NDArray[Any], quant: QuantParams, requant: Requant = Requant.EXACT) -> NDArray[np.int8]:
     """float32 values as int8, the way QUANTIZE does it; also the host's half of a boundary operator.
 
     x / scale in float32, halves away from zero, saturated [kernels/internal/reference/quantize.h]. TFLM is
     undefined for NaN and quotients past int32: here NaN becomes the zero point and the rest saturates.
+    `single`: x * (1 / scale) in float32, ties to even [XNNPACK src/f32-qs8-vcvt].
     """
+    if requant is Requant.SINGLE:
+        inverse = np.float32(1.0) / np.float32(quant.scale)
+        with np.errstate(over="ignore", invalid="ignore"):
+            ratio32 = np.nan_to_num(x.astype(np.float32) * inverse, nan=0.0)
+        nearest = np.rint(np.clip(ratio32, np.float32(-1024), np.float32(1024))).astype(np.int64)
+        return np.asarray(np.clip(nearest + quant.zero_point, -128, 127), dtype=np.int8)
     with np.errstate(over="ignore", invalid="ignore"):
         ratio = (x.astype(np.float32) / np.float32(quant.scale)).astype(np.float64)
     ratio = np.clip(np.nan_to_num(ratio, nan=0.0), -1e9, 1e9)
@@ -348,7 +383,8 @@ def _dequantize(_op: Dequantize, call: _Call) -> Values:
 @_evaluate.register
 def _logistic(_op: Logistic, call: _Call) -> Values:
     """A table of 256 entries; see lowering.logistic_table."""
-    table = np.array(lowering.logistic_table(call.graph, call.node), dtype=np.int64)
+    entries = lowering.logistic_single_table if call.single else lowering.logistic_table
+    table = np.array(entries(call.graph, call.node), dtype=np.int64)
     return table[call.x[0].astype(np.int64) + 128]
 
 
@@ -399,10 +435,13 @@ def _max_pool(op: MaxPool2D, call: _Call) -> Values:
 @_evaluate.register
 def _mean(op: Mean, call: _Call) -> Values:
     """sum(q) - count * zi, rescaled with 1/count in the multiplier [kernels/internal/reference/reduce.h]."""
-    p = lowering.mean_parameters(call.graph, call.node)
     axes = tuple(a + 1 for a in op.axes)
-    total = call.x[0].astype(np.int64).sum(axis=axes, keepdims=op.keep_dims) - p.count * p.zero_point_in
-    return _clamp(_requantize(total, p.multiplier, call) + p.zero_point_out, Clamp())
+    total = call.x[0].astype(np.int64).sum(axis=axes, keepdims=op.keep_dims)
+    if call.single:
+        once = lowering.mean_single_parameters(call.graph, call.node)
+        return _clamp(fixedpoint.requantize_float(total, once.scale, once.offset), Clamp())
+    p = lowering.mean_parameters(call.graph, call.node)
+    return _clamp(_rescale(total - p.count * p.zero_point_in, p.multiplier) + p.zero_point_out, Clamp())
 
 
 # --- data movement --------------------------------------------------------------------------------------------
