@@ -1,4 +1,4 @@
-"""Build hook: a wheel carries firmware/ and boards.yaml inside the package; an editable install uses the checkout's.
+"""Build hook: a wheel carries firmware/ and boards.yaml in the package; editable installs use the checkout's.
 
 Forced inclusion in pyproject.toml would copy them into editable installs too, where they would grow stale.
 """
