@@ -80,9 +80,7 @@ IDEAL = MemoryModel(kind="ideal")
 
 
 class _CRegion(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_uint32) for name in ("base", "bytes", "kind", "first_word_cycles", "line_cycles")
-    ]
+    _fields_ = [(name, ctypes.c_uint32) for name in ("base", "bytes", "kind", "first_word_cycles", "line_cycles")]
 
 
 class _CMemory(ctypes.Structure):
@@ -100,18 +98,19 @@ class _CMemory(ctypes.Structure):
     ]  # fmt: skip
 
 
+_COUNTERS = (
+    "cycles", "instructions", "blocks", "fetch_stall_cycles", "data_stall_cycles", "icache_misses",
+    "dcache_misses", "mispredicted", "nodes", "states",
+)  # fmt: skip
+_FUNCTIONS = ("hook_add", "hook_del", "emu_stop", "mem_read", "reg_read")
+
+
 class _CCounters(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in (
-            "cycles", "instructions", "blocks", "fetch_stall_cycles", "data_stall_cycles", "icache_misses",
-            "dcache_misses", "mispredicted", "nodes", "states",
-        )
-    ]  # fmt: skip
+    _fields_ = [(name, ctypes.c_uint64) for name in _COUNTERS]
 
 
 class _CFunctions(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("hook_add", "hook_del", "emu_stop", "mem_read", "reg_read")]
+    _fields_ = [(name, ctypes.c_void_p) for name in _FUNCTIONS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,12 +190,7 @@ def _library() -> ctypes.CDLL:
 def _unicorn_functions() -> _CFunctions:
     from unicorn.unicorn_py3.unicorn import uclib
 
-    return _CFunctions(
-        *(
-            ctypes.cast(getattr(uclib, f"uc_{name}"), ctypes.c_void_p).value
-            for name, _ in _CFunctions._fields_  # type: ignore[misc]
-        )
-    )
+    return _CFunctions(*(ctypes.cast(getattr(uclib, f"uc_{name}"), ctypes.c_void_p).value for name in _FUNCTIONS))
 
 
 class NativeCore:
@@ -251,7 +245,7 @@ class NativeCore:
         """Everything counted so far."""
         raw = _CCounters()
         self._library.tr_core_counters(self._core, ctypes.byref(raw))
-        return Counters(**{name: int(getattr(raw, name)) for name, _ in _CCounters._fields_})  # type: ignore[misc]
+        return Counters(**{name: int(getattr(raw, name)) for name in _COUNTERS})
 
     @property
     def memory(self) -> MemoryModel:

@@ -56,11 +56,11 @@ static void store_from(tr_insn *i, uint32_t rt) {
     i->data |= R(rt);
 }
 
-static void register_offset(tr_insn *i, uint32_t rm, uint32_t shift) {
+/* The address generator has its own shifter of 0..3: a scaled index is no shifted operand. */
+static void register_offset(tr_insn *i, uint32_t rm) {
     i->reads |= R(rm);
     i->address |= R(rm);
     i->traits |= TR_REGISTER_OFFSET;
-    if (shift) i->shifted |= 0; /* the address generator has its own shifter of 0..3 */
 }
 
 static void writeback(tr_insn *i) {
@@ -91,20 +91,21 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
     case 0: case 1: case 2: { /* LSL, LSR, ASR #imm; MOVS */
         const uint32_t type = w >> 11, amount = FIELD(w, 10, 6);
         i->op = (type == 0 && amount == 0) ? TR_OP_ALU : TR_OP_SHIFT;
+        i->traits |= TR_SIMPLE;
         i->reads |= R(mid);
-        if (i->op == TR_OP_SHIFT) i->shifted |= R(mid);
         i->writes |= R(low);
         flags_if(i, sets || i->op == TR_OP_ALU);
         return;
     }
     case 3: /* ADD, SUB of three low registers or imm3 */
+        i->traits |= TR_SIMPLE;
         i->reads |= R(mid);
         if (!BIT(w, 10)) i->reads |= R(high);
         i->writes |= R(low);
         flags_if(i, sets);
         return;
     case 4: /* MOV #imm8 */
-        i->traits |= TR_MOVE_IMMEDIATE;
+        i->traits |= TR_SIMPLE;
         i->writes |= R(r8);
         flags_if(i, sets);
         return;
@@ -113,6 +114,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
         flags_if(i, 1);
         return;
     case 6: case 7: /* ADD, SUB #imm8 */
+        i->traits |= TR_SIMPLE;
         i->reads |= R(r8);
         i->writes |= R(r8);
         flags_if(i, sets);
@@ -122,6 +124,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
             const uint32_t rd = low | (BIT(w, 7) << 3), rm = FIELD(w, 6, 3);
             switch (FIELD(w, 9, 8)) {
             case 0:
+                i->traits |= TR_SIMPLE;
                 i->reads |= R(rd) | R(rm);
                 i->writes |= R(rd);
                 writes_pc_like_branch(i, rd);
@@ -131,6 +134,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
                 flags_if(i, 1);
                 return;
             case 2:
+                i->traits |= TR_SIMPLE;
                 i->reads |= R(rm);
                 i->writes |= R(rd);
                 writes_pc_like_branch(i, rd);
@@ -154,8 +158,8 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
             switch (op) {
             case 2: case 3: case 4: case 7: /* shifts by register */
                 i->op = TR_OP_SHIFT;
+                i->traits |= TR_SIMPLE;
                 i->reads |= R(low) | R(mid);
-                i->shifted |= R(low) | R(mid);
                 i->writes |= R(low);
                 break;
             case 5: case 6: /* ADC, SBC */
@@ -192,7 +196,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
         static const uint8_t bytes[8] = {4, 2, 1, 1, 4, 2, 1, 2};
         const uint32_t op = FIELD(w, 11, 9);
         access(i, op >= 3 ? TR_OP_LOAD : TR_OP_STORE, mid, bytes[op]);
-        register_offset(i, high, 0);
+        register_offset(i, high);
         if (op >= 3) load_into(i, low);
         else store_from(i, low);
         if (op == 3 || op == 7) i->traits |= TR_SIGN_EXTENDS;
@@ -213,15 +217,18 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
         else store_from(i, r8);
         return;
     case 20: /* ADR */
+        i->traits |= TR_SIMPLE;
         i->writes |= R(r8);
         return;
     case 21: /* ADD rd, sp, #imm */
+        i->traits |= TR_SIMPLE;
         i->reads |= R(13);
         i->writes |= R(r8);
         return;
     case 22: case 23: /* miscellaneous */
         switch (FIELD(w, 11, 8)) {
         case 0:
+            i->traits |= TR_SIMPLE;
             i->reads |= R(13);
             i->writes |= R(13);
             return;
@@ -235,6 +242,10 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
             i->op = TR_OP_BITFIELD;
             i->reads |= R(mid);
             i->writes |= R(low);
+            if (FIELD(w, 11, 8) == 10) {
+                i->traits |= TR_EARLY_SHIFTER | TR_REVERSE;
+                i->shifted |= R(mid);
+            }
             return;
         case 4: case 5:
             multiple(i, 0, 13, FIELD(w, 7, 0) | BIT(w, 8) << 14, 1);
@@ -287,7 +298,10 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
 
 /* Rotated-byte immediates use the shifter's place; plain bytes and the three repeated patterns do not. */
 static void modified_immediate(tr_insn *i, uint32_t w1, uint32_t w2) {
-    if (BIT(w1, 10) || BIT(w2, 14)) i->traits |= TR_SHIFTED_CONSTANT;
+    if (BIT(w1, 10) || BIT(w2, 14)) {
+        i->traits |= TR_SHIFTED_CONSTANT;
+        i->traits &= ~(uint32_t)TR_SIMPLE;
+    }
 }
 
 /* The sixteen opcodes that the immediate and the shifted-register forms share. */
@@ -301,7 +315,7 @@ static void data_processing(tr_insn *i, uint32_t op, uint32_t sets, uint32_t rn,
     }
     i->writes |= R(rd);
     flags_if(i, sets);
-    if (!reads_rn && op == 2) i->traits |= TR_MOVE_IMMEDIATE;
+    if ((!reads_rn && op == 2) || op == 8 || op == 13) i->traits |= TR_SIMPLE;
 }
 
 static void decode_branch_or_system(tr_insn *i, uint32_t w1, uint32_t w2) {
@@ -358,28 +372,40 @@ static void decode_immediates(tr_insn *i, uint32_t w1, uint32_t w2) {
     }
     switch (FIELD(w1, 8, 4)) {
     case 0: case 10: /* ADDW, SUBW, ADR */
+        i->traits |= TR_SIMPLE;
         if (rn != 15) i->reads |= R(rn);
         i->writes |= R(rd);
         return;
     case 4:
-        i->traits |= TR_MOVE_IMMEDIATE;
+        i->traits |= TR_SIMPLE;
         i->writes |= R(rd);
         return;
     case 12: /* MOVT keeps the low half */
-        i->traits |= TR_MOVE_IMMEDIATE;
+        i->traits |= TR_SIMPLE;
         i->reads |= R(rd);
         i->writes |= R(rd);
         return;
     case 22: /* BFI, BFC */
         i->op = TR_OP_BITFIELD;
+        i->traits |= TR_EARLY_SHIFTER;
         i->reads |= R(rd);
-        if (rn != 15) i->reads |= R(rn);
+        if (rn != 15) {
+            i->reads |= R(rn);
+            i->shifted |= R(rn);
+        }
         i->writes |= R(rd);
         return;
     default: /* SSAT, USAT, SBFX, UBFX */
         i->op = TR_OP_BITFIELD;
         i->reads |= R(rn);
         i->writes |= R(rd);
+        if (FIELD(w1, 8, 4) == 20 || FIELD(w1, 8, 4) == 28) {
+            i->traits |= TR_EARLY_SHIFTER;
+            i->shifted |= R(rn);
+        } else {
+            i->traits |= TR_EARLY_SHIFTER | TR_SATURATES;
+            i->shifted |= R(rn);
+        }
         return;
     }
 }
@@ -405,7 +431,7 @@ static void decode_dual_exclusive_table(tr_insn *i, uint32_t w1, uint32_t w2) {
         const uint32_t kind = FIELD(w2, 7, 4);
         if (loads && kind < 2) {
             access(i, TR_OP_TABLE_BRANCH, rn, kind + 1);
-            register_offset(i, FIELD(w2, 3, 0), kind);
+            register_offset(i, FIELD(w2, 3, 0));
             i->traits |= TR_ENDS_FLOW;
             return;
         }
@@ -433,17 +459,22 @@ static void decode_shifted_register(tr_insn *i, uint32_t w1, uint32_t w2) {
     const uint32_t type = FIELD(w2, 5, 4), amount = FIELD(w2, 14, 12) << 2 | FIELD(w2, 7, 6);
     if (op == 6) { /* PKHBT, PKHTB */
         i->op = TR_OP_BITFIELD;
-        i->reads |= R(rn);
+        i->traits |= TR_EARLY_SHIFTER;
+        i->reads |= R(rn) | R(rm);
+        i->shifted |= type == 0 ? R(rm) : R(rm) | R(rn);
         i->writes |= R(rd);
-        shifted_operand(i, rm, type, amount);
         return;
     }
     data_processing(i, op, BIT(w1, 4), rn, rd);
-    i->traits &= (uint16_t)~TR_MOVE_IMMEDIATE;
     shifted_operand(i, rm, type, amount);
-    if (op == 2 && rn == 15 && (i->traits & TR_SHIFTED_REGISTER)) {
-        i->op = TR_OP_SHIFT; /* LSL, LSR, ASR, ROR, RRX #imm */
-        i->traits &= (uint16_t)~TR_SHIFTED_REGISTER;
+    if (i->traits & TR_SHIFTED_REGISTER) {
+        i->traits &= ~(uint32_t)TR_SIMPLE;
+        if (op == 2 && rn == 15) { /* LSL, LSR, ASR, ROR, RRX #imm */
+            i->op = TR_OP_SHIFT;
+            i->shifted = 0;
+            i->traits &= ~(uint32_t)TR_SHIFTED_REGISTER;
+            if (!(i->reads & TR_FLAGS)) i->traits |= TR_SIMPLE;
+        }
     }
     writes_pc_like_branch(i, (i->writes & R(15)) ? 15 : 0);
 }
@@ -457,7 +488,7 @@ static void decode_single_access(tr_insn *i, uint32_t w1, uint32_t w2) {
     }
     if (loads && rt == 15 && size != 2) {
         access(i, TR_OP_PRELOAD, rn, 4);
-        if (rn != 15 && !BIT(w1, 7) && FIELD(w2, 11, 6) == 0) register_offset(i, FIELD(w2, 3, 0), 0);
+        if (rn != 15 && !BIT(w1, 7) && FIELD(w2, 11, 6) == 0) register_offset(i, FIELD(w2, 3, 0));
         return;
     }
     access(i, loads ? TR_OP_LOAD : TR_OP_STORE, rn, bytes);
@@ -473,7 +504,7 @@ static void decode_single_access(tr_insn *i, uint32_t w1, uint32_t w2) {
         if (BIT(w2, 8)) writeback(i);
         if (!BIT(w2, 10)) i->offset = 0; /* post-indexed */
     } else {
-        register_offset(i, FIELD(w2, 3, 0), FIELD(w2, 5, 4));
+        register_offset(i, FIELD(w2, 3, 0));
     }
 }
 
@@ -483,20 +514,34 @@ static void decode_register_operations(tr_insn *i, uint32_t w1, uint32_t w2) {
     i->writes |= R(rd);
     if (op1 < 8 && op2 == 0) { /* shifts by register */
         i->op = TR_OP_SHIFT;
+        i->traits |= TR_SIMPLE;
         i->reads |= R(rn) | R(rm);
-        i->shifted |= R(rn) | R(rm);
         flags_if(i, BIT(w1, 4));
         return;
     }
     i->op = TR_OP_BITFIELD;
     i->reads |= R(rm);
     if (op1 < 8) { /* extend, extend and add */
-        if (rn != 15) i->reads |= R(rn);
+        if (rn != 15) {
+            i->traits |= TR_EARLY_SHIFTER;
+            i->reads |= R(rn);
+            i->shifted |= R(rm);
+        }
         return;
     }
+    if (op1 == 9 && (op2 & 8u)) { /* REV, REV16, RBIT, REVSH */
+        i->traits |= TR_EARLY_SHIFTER | TR_REVERSE;
+        i->shifted |= R(rm);
+    }
     i->reads |= R(rn);
+    if (op1 == 8 && op2 >= 8) { /* QADD, QSUB; QDADD and QDSUB double first */
+        i->traits |= TR_SATURATES;
+        if (op2 & 1u) i->shifted |= R(rn);
+        return;
+    }
     if ((op2 & 8u) == 0) { /* parallel */
         if ((op2 & 3u) == 0) i->writes |= TR_GE;
+        if ((op2 & 3u) == 1) i->traits |= TR_SATURATES;
         return;
     }
     if (op1 == 10) i->reads |= TR_GE; /* SEL */

@@ -60,7 +60,10 @@ enum {
     TR_ACCUMULATES = 1u << 11,
     TR_SIGN_EXTENDS = 1u << 12,
     TR_COMPARE_BRANCH = 1u << 13, /* CBZ, CBNZ */
-    TR_MOVE_IMMEDIATE = 1u << 14, /* MOVW, MOVT, MOV #imm */
+    TR_SIMPLE = 1u << 14,         /* ADD, SUB, MOV without shift: the M7's early ALU can execute it */
+    TR_EARLY_SHIFTER = 1u << 15,  /* bit-field kind that occupies the M7's early shifter */
+    TR_REVERSE = 1u << 16,        /* REV, REV16, REVSH, RBIT */
+    TR_SATURATES = 1u << 17,      /* SSAT, USAT, QADD and their like: a result one stage later */
 };
 
 typedef struct {
@@ -73,7 +76,7 @@ typedef struct {
     uint32_t fp_reads, fp_writes, fp_accumulator;
     uint32_t target; /* of a direct branch */
     int32_t offset;  /* of a load or store with an immediate */
-    uint16_t traits;
+    uint32_t traits;
     uint8_t op;
     uint8_t size;         /* 2 or 4 */
     uint8_t access_bytes; /* of one element */

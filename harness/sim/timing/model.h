@@ -21,14 +21,23 @@ typedef struct {
             uint8_t started;     /* 0 just after reset */
         } m4;
         struct {
-            uint8_t ready[TR_REGISTERS]; /* cycles until a late consumer in execute may use the register */
-            uint8_t early[TR_REGISTERS]; /* extra delay for shifters, multipliers, addresses */
-            uint8_t fp_ready[32];
-            uint8_t unit_busy[4];
-            uint8_t slot_open;
-            uint8_t older[11]; /* what the open slot holds */
+            /* Stage after issue at which a register's value is there, counted from the present cycle; see timing_m7.c. */
+            uint8_t late[TR_REGISTERS];  /* for the late ALU, accumulators and stores */
+            uint8_t early[TR_REGISTERS]; /* for addresses, shifters, the early ALU */
+            uint8_t mixed[TR_REGISTERS]; /* for multiplicands, and late operands of instructions that also use the shifter */
+            uint8_t fp_operand[32], fp_accumulator[32], fp_store[32];
+            uint8_t busy;           /* further cycles for which nothing can issue */
+            uint8_t fp_mac;         /* cycles for which a multiply-accumulate keeps other FP instructions off */
+            uint8_t flags_age;      /* cycles since the flags were set, at most 3 */
+            uint8_t backlog;        /* of the store buffer, in fifths of a cycle */
+            uint8_t toggle;         /* every second pair of loads with unknown banks collides */
+            uint8_t slot_open;      /* the cycle's younger slot is free */
+            uint8_t older_base;     /* of the older instruction's access, 0xff when unknown */
+            uint8_t older_bank;     /* odd or even word */
+            uint16_t older;         /* what it is: ISSUE_ flags of timing_m7.c */
+            uint8_t store_base, store_bank; /* of the narrow store issued last; 0xff none */
         } m7;
-        uint8_t bytes[96];
+        uint8_t bytes[176];
     } u;
 } tr_pipe;
 
