@@ -1,0 +1,1 @@
+"""The report: rows in, one self-contained HTML page out."""

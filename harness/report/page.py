@@ -1,0 +1,286 @@
+"""Rows to one HTML page that needs nothing but itself: no script, no font, no network.
+
+Geometry and formatting are decided here as values; the template only places them, with autoescaping on, because
+names of models and tensors come from files. Not a place for measuring or for reading the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import jinja2
+from markupsafe import Markup
+
+from harness import __version__
+from harness.errors import Outcome
+from harness.report import figures
+from harness.report.figures import MapPicture
+from harness.row import Row
+from tinyengine import zoo
+
+KB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """A name and its text in the provenance list; `mono` for digests."""
+
+    name: str
+    text: str
+    mono: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One row of the main table, as text."""
+
+    board: str
+    chip: str
+    core: str
+    mhz: str
+    simulated: bool
+    ok: bool
+    outcome: str
+    error: str
+    advice: str
+    mcycles: str
+    share: float
+    ms: str
+    ms_216: str
+    cycles_per_mac: str
+    minstructions: str
+    arena: str
+    stack: str
+    sram: str
+    flash: str
+    bit_exact: str
+    retries: int
+    warnings: tuple[str, ...]
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCell:
+    """A layer on one board: a bar as a share of that board's slowest layer."""
+
+    share: float
+    kcycles: str
+    cycles_per_mac: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerLine:
+    """A layer on all boards."""
+
+    index: int
+    name: str
+    op: str
+    kernel: str
+    kmacs: str
+    cells: tuple[LayerCell | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPart:
+    """Everything about one model."""
+
+    anchor: str
+    name: str
+    note: str
+    requant: str
+    mmacs: str
+    sha256: str
+    lines: tuple[Line, ...]
+    layer_boards: tuple[str, ...]
+    layers: tuple[LayerLine, ...]
+    picture: MapPicture | None
+
+
+def render(rows: Sequence[Row], *, generated: str, source: str) -> str:
+    """The page.
+
+    Args:
+        rows: one a (model, board, requantization), in any order.
+        generated: when, as text for people.
+        source: where the rows come from, as text for people.
+    """
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.model, row.model_sha256, row.requant), []).append(row)
+    parts = tuple(_part(f"m{i}", group) for i, group in enumerate(groups.values()))
+    good = sum(row.outcome is Outcome.OK for row in rows)
+    package = resources.files("harness.report")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (package / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = Markup((package / "report.css").read_text(encoding="utf-8"))
+    return environment.get_template("report.html.j2").render(
+        parts=parts,
+        style=style,
+        generated=generated,
+        source=source,
+        version=__version__,
+        total=len(rows),
+        good=good,
+        boards=len({row.board for row in rows}),
+        simulated=sum(row.simulated for row in rows),
+        timing_models=sorted({row.timing_model for row in rows if row.timing_model}),
+    )
+
+
+def _part(anchor: str, group: Sequence[Row]) -> ModelPart:
+    first = group[0]
+    slowest = max((row.cycles or 0 for row in group), default=0)
+    measured = [row for row in group if row.layers and any(layer.cycles for layer in row.layers)]
+    longest = max((row.layers for row in measured if row.layers), key=len, default=())
+    peaks = [max(layer.cycles or 0 for layer in row.layers or ()) for row in measured]
+    layers = []
+    for layer in longest:
+        cells: list[LayerCell | None] = []
+        for row, peak in zip(measured, peaks, strict=True):
+            same = next((each for each in row.layers or () if each.index == layer.index), None)
+            if same is None or same.cycles is None:
+                cells.append(None)
+                continue
+            cells.append(
+                LayerCell(
+                    share=same.cycles / peak if peak else 0.0,
+                    kcycles=f"{same.cycles / 1e3:,.1f}",
+                    cycles_per_mac=f"{same.cycles / same.macs:.2f}" if same.macs else "",
+                )
+            )
+        layers.append(
+            LayerLine(
+                index=layer.index,
+                name=layer.name,
+                op=layer.op,
+                kernel=layer.kernel,
+                kmacs=f"{layer.macs / 1e3:,.1f}" if layer.macs else "",
+                cells=tuple(cells),
+            )
+        )
+    mapped = next((row for row in group if row.memory is not None), None)
+    picture = None
+    if mapped is not None and mapped.memory is not None and mapped.arena_planned_bytes:
+        picture = figures.memory_map(mapped.memory, arena_bytes=mapped.arena_planned_bytes)
+    return ModelPart(
+        anchor=anchor,
+        name=first.model,
+        note=zoo.LABEL if first.model.startswith("zoo:") else "",
+        requant=first.requant,
+        mmacs=_number(first.macs, 1e6, 2),
+        sha256=first.model_sha256,
+        lines=tuple(_line(row, slowest) for row in group),
+        layer_boards=tuple(row.board for row in measured),
+        layers=tuple(layers),
+        picture=picture,
+    )
+
+
+def _line(row: Row, slowest: int) -> Line:
+    per_mac = f"{row.cycles / row.macs:.2f}" if row.cycles and row.macs else ""
+    return Line(
+        board=row.board,
+        chip=row.chip,
+        core=row.core or "",
+        mhz=_number(row.clock_hz, 1e6, 0),
+        simulated=row.simulated,
+        ok=row.outcome is Outcome.OK,
+        outcome=row.outcome.value.replace("_", " "),
+        error=row.error or "",
+        advice=row.advice or "",
+        mcycles=_number(row.cycles, 1e6, 3),
+        share=row.cycles / slowest if row.cycles and slowest else 0.0,
+        ms=f"{row.latency_ms:,.2f}" if row.latency_ms is not None else "",
+        ms_216=f"{row.latency_ms_216mhz:,.2f}" if row.latency_ms_216mhz is not None else "",
+        cycles_per_mac=per_mac,
+        minstructions=_number(row.instructions, 1e6, 3),
+        arena=_number(row.arena_measured_bytes or row.arena_planned_bytes, KB, 1),
+        stack=_number(row.stack_bytes, 1, 0),
+        sram=_number(row.sram_bytes, KB, 1),
+        flash=_number(row.flash_bytes, KB, 1),
+        bit_exact={True: "yes", False: "no", None: ""}[row.bit_exact],
+        retries=row.retries,
+        warnings=row.warnings,
+        facts=_facts(row),
+    )
+
+
+def _facts(row: Row) -> tuple[Fact, ...]:
+    """Everything a figure hangs on, in the order in which it came about; unknown things are left out."""
+    readback, link, flash = row.readback, row.link, row.flash
+    found = (
+        ("model", row.model_sha256, True),
+        ("input", row.input_sha256, True),
+        ("output", row.output_sha256, True),
+        ("generated sources", row.sources_digest, True),
+        ("build", row.build_digest, True),
+        ("ELF", row.elf_sha256, True),
+        ("toolchain", row.toolchain, False),
+        ("timing model", row.timing_model, False),
+        ("memory model", row.memory_model, False),
+        ("chip", _identity(row), False),
+        ("clock read back", f"{row.clock_hz:,} Hz" if row.clock_hz else None, False),
+        ("flash wait states", str(readback.wait_states) if readback else None, False),
+        ("caches", _caches(row), False),
+        (
+            "samples",
+            f"{len(row.cycles_samples)} after {row.warmups} warm-up, {min(row.cycles_samples):,} to "
+            f"{max(row.cycles_samples):,} cycles"
+            if row.cycles_samples
+            else None,
+            False,
+        ),
+        (
+            "image",
+            f"{row.flash_bytes:,} B, of it {row.model_flash_bytes:,} B model"
+            if row.flash_bytes is not None and row.model_flash_bytes is not None
+            else None,
+            False,
+        ),
+        (
+            "flashed",
+            f"{flash.programmed_bytes:,} B through {flash.probe} in {flash.seconds:.1f} s, "
+            f"{'verified' if flash.verified else 'NOT verified'}"
+            if flash
+            else None,
+            False,
+        ),
+        (
+            "serial link",
+            f"{row.baud:,} baud, {link.frames} frames, {link.resends} sent again, {link.garbage_bytes} B garbage"
+            if link and row.baud
+            else None,
+            False,
+        ),
+        ("nonce and boot", f"{readback.nonce:#x}, boot {readback.boot}" if readback else None, False),
+        ("attempt", f"{row.attempt} of session {row.session}, {row.retries} retries", False),
+        ("started", f"{row.started}, took {row.seconds:.1f} s" if row.started and row.seconds else None, False),
+        ("tinyrack", row.tinyrack, False),
+    )
+    return tuple(Fact(name=name, text=text, mono=mono) for name, text, mono in found if text)
+
+
+def _identity(row: Row) -> str | None:
+    if row.readback is None:
+        return row.chip
+    r = row.readback
+    return f"{row.chip}, device id {r.device_id:#05x} revision {r.revision_id:#06x}, CPUID {r.cpuid:#010x}"
+
+
+def _caches(row: Row) -> str | None:
+    if row.readback is None:
+        return None
+    r = row.readback
+    named = (("instruction cache", r.icache), ("data cache", r.dcache), ("prefetch", r.prefetch), ("ART", r.art))
+    return ", ".join(f"{name} {'on' if on else 'off'}" for name, on in named)
+
+
+def _number(value: float | None, unit: float, digits: int) -> str:
+    return "" if value is None else f"{value / unit:,.{digits}f}"
