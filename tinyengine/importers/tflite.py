@@ -62,6 +62,8 @@ _MOST_BROADCAST_RANK = 4
 _MOST_WINDOW = 4_096  # rows or columns a window spans, and its stride
 _SAME_SCALE = 1e-5  # relative
 _BIAS_SCALE_TOLERANCE = 0.02  # of the output scale, as TFLite allows
+_LARGEST_SCALE = 1e15  # products of two stay finite in float32
+_MOST_SOFTMAX_CLASSES = 4_095  # their exponentials are summed in Q12.19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +295,8 @@ def _parse_quant(table: Table) -> tuple[QuantParams | None, str | None]:
     fault = None
     if not np.isfinite(scales).all() or not (scales > 0).all():
         fault = "a quantization scale is not a positive number"
+    elif (scales > _LARGEST_SCALE).any():
+        fault = f"a quantization scale is larger than {_LARGEST_SCALE:g}"
     elif axis < 0:
         fault = "its quantized dimension is negative"
     return (
@@ -324,7 +328,8 @@ def _check_order(operators: Sequence[_RawOperator], tensors: Sequence[_Raw], inp
     for operator in operators:
         where = f"operator {operator.name} at index {operator.index}"
         for index in operator.inputs:
-            if index >= 0 and index not in written and tensors[index].data is None:
+            # A tensor with a fault is refused by the operator that reads it, which says more.
+            if index >= 0 and index not in written and tensors[index].data is None and not tensors[index].fault:
                 raise ModelFormatError(f"tensor {index} is read before anything writes it", where)
         for index in operator.outputs:
             if index in written or tensors[index].data is not None:
@@ -757,7 +762,7 @@ def _check_accumulator(
 def _check_left_shift(call: _Call, real: float, reach: int) -> None:
     """Refuses a requantization by `real` whose left shift takes values up to `reach` out of int32."""
     shift = quantize_multiplier(real).shift
-    if shift > 0 and reach << shift > INT32_MAX:
+    if real >= 1 << 30 or (shift > 0 and reach << shift > INT32_MAX):
         raise call.refuse(f"scaling by {real:.6g} overflows int32: input and output scales do not match")
 
 
@@ -1024,6 +1029,8 @@ def _softmax(call: _Call) -> tuple[Op, _Ids]:
     _check_unit_output(call, out)
     if not x.shape:
         raise call.refuse("a softmax of a single number", x)
+    if x.shape[-1] > _MOST_SOFTMAX_CLASSES:
+        raise call.refuse(f"a softmax over {x.shape[-1]} classes; the most is {_MOST_SOFTMAX_CLASSES}", x)
     beta = options.real(schema.SoftmaxOptions.BETA)
     # The fixed-point exponential takes its argument with 26 fractional bits and cannot resolve less.
     if not beta * _scale(x) * (1 << 26) > 1:
@@ -1037,6 +1044,9 @@ def _logistic(call: _Call) -> tuple[Op, _Ids]:
     x, out = call.data(0), call.result()
     call.check_shape(x.shape)
     _check_unit_output(call, out)
+    # Its argument is taken with 27 fractional bits and shifted right by at most 31.
+    if math.frexp(_scale(x) * (1 << 27))[1] < -31:
+        raise call.refuse(f"the input scale {_scale(x)} is too small", x)
     return Logistic(), (call.builder.activation(x),)
 
 

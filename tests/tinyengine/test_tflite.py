@@ -1,0 +1,727 @@
+"""The importer: what it makes of real models, of each operator, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tinyengine.tflite_builder import (
+    RELU,
+    RELU6,
+    RELU_N1_TO_1,
+    SAME,
+    TANH,
+    VALID,
+    OperatorSpec,
+    TensorSpec,
+    build,
+)
+from tinyengine import reference
+from tinyengine.errors import ModelFormatError, UnsupportedOp
+from tinyengine.importers.tflite import load
+from tinyengine.ir import (
+    AveragePool2D,
+    Clamp,
+    Concatenation,
+    Conv2D,
+    DepthwiseConv2D,
+    Dequantize,
+    DType,
+    FullyConnected,
+    Graph,
+    Mean,
+    Pad,
+    Padding,
+    Quantize,
+    Relu,
+    op_name,
+)
+
+MODELS = (
+    "mlperf_ad01_int8",
+    "mlperf_kws_ref_model",
+    "mlperf_pretrainedResnet_quant",
+    "mlperf_vww_96_int8",
+    "tinyengine_mcunet_vww",
+)
+MACS = {
+    "mlperf_ad01_int8": 264_192,
+    "mlperf_kws_ref_model": 2_656_768,
+    "mlperf_pretrainedResnet_quant": 12_501_632,
+    "mlperf_vww_96_int8": 7_489_664,
+}
+
+
+def t(name: str, *shape: int, scale: Any = 0.05, zero_point: Any = 0, **more: Any) -> TensorSpec:
+    return TensorSpec(name=name, shape=shape, scale=scale, zero_point=zero_point, **more)
+
+
+def weights(*shape: int, scale: Any = 0.01, seed: int = 0, **more: Any) -> TensorSpec:
+    data = np.random.default_rng(seed).integers(-127, 128, shape, dtype=np.int8)
+    return TensorSpec(name="weights", shape=shape, scale=scale, data=data, **more)
+
+
+def ints(name: str, values: Any, dtype: type = np.int32) -> TensorSpec:
+    data = np.asarray(values, dtype=dtype)
+    return TensorSpec(name=name, shape=data.shape, type=np.dtype(dtype).name, data=data)
+
+
+def bias(channels: int, scale: Any = 0.0005, seed: int = 1) -> TensorSpec:
+    data = np.random.default_rng(seed).integers(-3000, 3000, channels, dtype=np.int32)
+    return TensorSpec(name="bias", shape=(channels,), type="int32", scale=scale, data=data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Single:
+    """A model of one operator: its operands in order, the last tensor is the output."""
+
+    op: str
+    tensors: Sequence[TensorSpec]
+    options: Mapping[str, float]
+    oracle: bool = True
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        return tuple(i for i, spec in enumerate(self.tensors[:-1]) if spec.data is None)
+
+    def file(self) -> bytes:
+        last = len(self.tensors) - 1
+        operator = OperatorSpec(name=self.op, inputs=range(last), outputs=(last,), options=self.options)
+        return build(self.tensors, [operator], self.inputs, [last])
+
+    def graph(self) -> Graph:
+        return load(self.file(), name="single")
+
+
+CONV = {"stride_h": 1, "stride_w": 1}
+POOL = {"stride_h": 2, "stride_w": 2, "filter_height": 2, "filter_width": 2}
+
+SINGLES: dict[str, Single] = {
+    "conv_same_stride_2_even": Single(
+        op="CONV_2D",
+        tensors=[t("x", 1, 6, 5, 2, zero_point=7), weights(3, 3, 3, 2), bias(3), t("y", 1, 3, 3, 3, scale=0.2)],
+        options={"padding": SAME, "stride_h": 2, "stride_w": 2},
+    ),
+    "conv_same_kernel_10x4": Single(
+        op="CONV_2D",
+        tensors=[t("x", 1, 49, 10, 1), weights(4, 10, 4, 1), bias(4), t("y", 1, 25, 5, 4, scale=0.2)],
+        options={"padding": SAME, "stride_h": 2, "stride_w": 2, "activation": RELU},
+    ),
+    "conv_same_dilated": Single(
+        op="CONV_2D",
+        tensors=[t("x", 1, 7, 8, 2, zero_point=-9), weights(3, 3, 2, 2), bias(3), t("y", 1, 7, 8, 3, scale=0.2)],
+        options={**CONV, "padding": SAME, "dilation_h": 2, "dilation_w": 3},
+    ),
+    "conv_valid_dilated": Single(
+        op="CONV_2D",
+        tensors=[t("x", 1, 9, 8, 2), weights(3, 3, 2, 2), bias(3), t("y", 1, 5, 5, 3, scale=0.2)],
+        options={**CONV, "padding": VALID, "dilation_h": 2, "dilation_w": 3},
+    ),
+    "conv_per_channel_relu6": Single(
+        op="CONV_2D",
+        tensors=[
+            t("x", 2, 4, 4, 3, zero_point=-128),
+            weights(4, 1, 1, 3, scale=[0.01, 0.002, 0.05, 0.001]),
+            bias(4, scale=[0.0005, 0.0001, 0.0025, 0.00005]),
+            t("y", 2, 4, 4, 4, scale=0.09, zero_point=-100),
+        ],
+        options={**CONV, "padding": VALID, "activation": RELU6},
+    ),
+    "conv_relu_n1_to_1": Single(
+        op="CONV_2D",
+        tensors=[t("x", 1, 4, 4, 3), weights(2, 1, 1, 3), bias(2), t("y", 1, 4, 4, 2, scale=0.03, zero_point=5)],
+        options={**CONV, "padding": VALID, "activation": RELU_N1_TO_1},
+    ),
+    "depthwise_multiplier_3": Single(
+        op="DEPTHWISE_CONV_2D",
+        tensors=[t("x", 1, 5, 5, 2, zero_point=3), weights(1, 3, 3, 6), bias(6), t("y", 1, 3, 3, 6, scale=0.1)],
+        options={"padding": SAME, "stride_h": 2, "stride_w": 2, "multiplier": 3},
+    ),
+    "depthwise_per_channel": Single(
+        op="DEPTHWISE_CONV_2D",
+        tensors=[
+            t("x", 1, 6, 6, 3),
+            weights(1, 3, 3, 3, scale=[0.01, 0.03, 0.002], axis=3),
+            bias(3, scale=[0.0005, 0.0015, 0.0001]),
+            t("y", 1, 3, 3, 3, scale=0.1),
+        ],
+        options={"padding": SAME, "stride_h": 2, "stride_w": 2, "multiplier": 1},
+    ),
+    "fully_connected": Single(
+        op="FULLY_CONNECTED",
+        tensors=[t("x", 1, 12, zero_point=-4), weights(5, 12), bias(5), t("y", 1, 5, scale=0.1)],
+        options={"activation": RELU},
+    ),
+    "fully_connected_flattens": Single(
+        op="FULLY_CONNECTED",
+        tensors=[t("x", 1, 3, 2, 2, zero_point=-4), weights(5, 12), bias(5), t("y", 1, 5, scale=0.1)],
+        options={},
+    ),
+    "fully_connected_keeps_dimensions": Single(
+        op="FULLY_CONNECTED",
+        tensors=[t("x", 1, 3, 4), weights(5, 4), bias(5), t("y", 1, 3, 5, scale=0.1)],
+        options={"keep_num_dims": 1},
+    ),
+    "fully_connected_per_channel": Single(
+        op="FULLY_CONNECTED",
+        tensors=[
+            t("x", 2, 4),
+            weights(3, 4, scale=[0.01, 0.02, 0.005]),
+            bias(3, scale=[0.0005, 0.001, 0.00025]),
+            t("y", 2, 3, scale=0.1),
+        ],
+        options={},
+    ),
+    "add_broadcasts_a_constant": Single(
+        op="ADD",
+        tensors=[
+            t("x", 1, 3, 3, 4, zero_point=9),
+            replace(weights(4), name="c", zero_point=-3),
+            t("y", 1, 3, 3, 4, scale=0.06, zero_point=1),
+        ],
+        options={"activation": RELU},
+    ),
+    "add_of_two": Single(
+        op="ADD",
+        tensors=[t("a", 1, 3, 4), t("b", 1, 3, 4, scale=0.02, zero_point=-128), t("y", 1, 3, 4)],
+        options={},
+    ),
+    "mul_broadcasts": Single(
+        op="MUL",
+        tensors=[t("a", 1, 3, 3, 4), t("b", 1, 1, 1, 4, zero_point=-128), t("y", 1, 3, 3, 4, scale=0.1)],
+        options={"activation": RELU6},
+    ),
+    "average_pool_same": Single(
+        op="AVERAGE_POOL_2D",
+        tensors=[t("x", 1, 5, 5, 3), t("y", 1, 3, 3, 3)],
+        options={**POOL, "padding": SAME, "filter_height": 3, "filter_width": 2},
+    ),
+    "max_pool_valid": Single(
+        op="MAX_POOL_2D",
+        tensors=[t("x", 1, 5, 5, 3, zero_point=2), t("y", 1, 2, 2, 3, zero_point=2)],
+        options={**POOL, "padding": VALID, "activation": RELU},
+    ),
+    "mean_of_rows_and_columns": Single(
+        op="MEAN",
+        tensors=[t("x", 1, 3, 5, 4, zero_point=4), ints("axes", [1, 2]), t("y", 1, 1, 1, 4, scale=0.04)],
+        options={"keep_dims": 1},
+    ),
+    "mean_with_negative_axis": Single(
+        op="MEAN",
+        tensors=[t("x", 1, 3, 5, 4, zero_point=4), ints("axes", [-1]), t("y", 1, 3, 5, zero_point=4)],
+        options={},
+    ),
+    "pad": Single(
+        op="PAD",
+        tensors=[
+            t("x", 1, 2, 3, 2, zero_point=5),
+            ints("paddings", [[0, 0], [1, 0], [2, 1], [0, 3]]),
+            t("y", 1, 3, 6, 5, zero_point=5),
+        ],
+        options={},
+    ),
+    "pad_with_a_value": Single(
+        op="PADV2",
+        tensors=[
+            t("x", 1, 2, 3, 2, zero_point=5),
+            ints("paddings", [[0, 0], [1, 0], [2, 1], [0, 0]]),
+            t("value", zero_point=5, data=np.array(-77, dtype=np.int8)),
+            t("y", 1, 3, 6, 2, zero_point=5),
+        ],
+        options={},
+    ),
+    "reshape": Single(
+        op="RESHAPE",
+        tensors=[t("x", 1, 2, 3, 2), ints("shape", [-1, 12]), t("y", 1, 12)],
+        options={},
+    ),
+    "transpose": Single(
+        op="TRANSPOSE",
+        tensors=[t("x", 1, 2, 3, 4), ints("permutation", [0, 3, 1, 2]), t("y", 1, 4, 2, 3)],
+        options={},
+    ),
+    "softmax": Single(
+        op="SOFTMAX",
+        tensors=[t("x", 2, 7), t("y", 2, 7, scale=1 / 256, zero_point=-128)],
+        options={"beta": 1.0},
+    ),
+    "logistic": Single(
+        op="LOGISTIC", tensors=[t("x", 1, 9), t("y", 1, 9, scale=1 / 256, zero_point=-128)], options={}
+    ),
+    "concatenation": Single(
+        op="CONCATENATION",
+        tensors=[t("a", 1, 2, 3), t("b", 1, 2, 4), t("y", 1, 2, 7)],
+        options={"axis": -1},
+    ),
+    "quantize_again": Single(
+        op="QUANTIZE", tensors=[t("x", 1, 40), t("y", 1, 40, scale=0.08, zero_point=-20)], options={}
+    ),
+    "relu_alone": Single(
+        op="RELU", tensors=[t("x", 1, 40), t("y", 1, 40, scale=0.03, zero_point=-128)], options={}
+    ),
+    "relu6_alone": Single(
+        op="RELU6", tensors=[t("x", 1, 40, zero_point=-90), t("y", 1, 40, zero_point=-90)], options={}
+    ),
+    "relu_n1_to_1_alone": Single(
+        # TFLite Micro has no such kernel.
+        op="RELU_N1_TO_1",
+        tensors=[t("x", 1, 40), t("y", 1, 40)],
+        options={},
+        oracle=False,
+    ),
+}
+
+
+@pytest.fixture(params=MODELS)
+def real_model(request: pytest.FixtureRequest, shared_dir: Path) -> tuple[str, bytes]:
+    name: str = request.param
+    return name, (shared_dir / "models" / f"{name}.tflite").read_bytes()
+
+
+def op_of(case: str) -> Any:
+    (node,) = SINGLES[case].graph().nodes
+    return node.op
+
+
+# --- real models ------------------------------------------------------------------------------------------------
+
+
+def test_tensors_of_real_models_equal_what_tflite_reads(real_model: tuple[str, bytes]) -> None:
+    interpreter_module = pytest.importorskip("ai_edge_litert.interpreter")
+    name, data = real_model
+    interpreter = interpreter_module.Interpreter(
+        model_content=data,
+        experimental_op_resolver_type=interpreter_module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    details = {}
+    for detail in interpreter.get_tensor_details():
+        if detail["name"]:  # the interpreter's own scratch has none
+            details.setdefault((detail["name"], tuple(detail["shape"].tolist())), []).append(detail)
+    graph = load(data, name=name)
+    constants = 0
+    for tensor in graph.tensors:
+        (detail,) = details.pop((tensor.name, tensor.shape))
+        assert np.dtype(detail["dtype"]).name == tensor.dtype.value
+        params = detail["quantization_parameters"]
+        assert tensor.quant is not None
+        assert tensor.quant.scales == tuple(params["scales"].tolist())
+        assert tensor.quant.zero_points == tuple(params["zero_points"].tolist())
+        if tensor.quant.axis is not None:
+            assert tensor.quant.axis == params["quantized_dimension"]
+        if tensor.data is not None:
+            constants += 1
+            assert np.array_equal(tensor.data, interpreter.get_tensor(detail["index"]))
+            assert not tensor.data.flags.writeable
+    assert constants
+    # What is left are shapes, axes and paddings, which became attributes, and the float border.
+    left = {d["dtype"] for group in details.values() for d in group}
+    assert left <= {np.int32, np.float32}
+
+
+@pytest.mark.parametrize("name", sorted(MACS))
+def test_real_models_have_the_published_number_of_macs(name: str, shared_dir: Path) -> None:
+    graph = load((shared_dir / "models" / f"{name}.tflite").read_bytes(), name=name)
+    macs = 0
+    for node in graph.nodes:
+        if isinstance(node.op, Conv2D | DepthwiseConv2D | FullyConnected):
+            out, w = graph.tensors[node.outputs[0]], graph.tensors[node.inputs[1]]
+            channels = w.shape[3] if isinstance(node.op, DepthwiseConv2D) else w.shape[0]
+            macs += out.elements * (w.elements // channels)
+    assert macs == MACS[name]
+
+
+def test_a_float_border_moves_to_the_host(shared_dir: Path) -> None:
+    data = (shared_dir / "models" / "tinyengine_mcunet_vww.tflite").read_bytes()
+    graph = load(data, name="mcunet_vww")
+    (x,), (y,) = ([graph.tensors[i] for i in ids] for ids in (graph.inputs, graph.outputs))
+    assert (x.dtype, x.size_bytes, y.dtype) == (DType.INT8, 19_200, DType.INT8)
+    assert x.quant is not None
+    assert x.quant.scale == pytest.approx(0.0078393)
+    assert not any(isinstance(n.op, Quantize | Dequantize) for n in graph.nodes)
+
+
+def test_float_io_keeps_the_border_on_the_device(shared_dir: Path) -> None:
+    data = (shared_dir / "models" / "tinyengine_mcunet_vww.tflite").read_bytes()
+    graph = load(data, name="mcunet_vww", float_io=True)
+    assert isinstance(graph.nodes[0].op, Quantize)
+    assert isinstance(graph.nodes[-1].op, Dequantize)
+    assert graph.tensors[graph.inputs[0]].size_bytes == 76_800
+    assert graph.tensors[graph.outputs[0]].dtype is DType.FLOAT32
+
+
+def test_transpose_then_two_means_keep_their_axes(shared_dir: Path) -> None:
+    data = (shared_dir / "models" / "tinyengine_mcunet_vww.tflite").read_bytes()
+    means = [n.op for n in load(data, name="mcunet_vww").nodes if isinstance(n.op, Mean)]
+    assert means == [Mean(axes=(3,), keep_dims=False), Mean(axes=(2,), keep_dims=False)]
+
+
+# --- operators --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", SINGLES)
+def test_each_operator_computes_what_tflite_micro_computes(case: str) -> None:
+    """The file goes to the oracle as it is and through the importer to the reference."""
+    single = SINGLES[case]
+    graph = single.graph()
+    assert [op_name(n.op).replace("PADV2", "PAD") for n in graph.nodes] == [
+        {"PADV2": "PAD", "RELU6": "RELU", "RELU_N1_TO_1": "RELU"}.get(single.op, single.op)
+    ]
+    rng = np.random.default_rng(3)
+    inputs = [rng.integers(-128, 128, graph.tensors[i].shape, dtype=np.int8) for i in graph.inputs]
+    (computed,) = reference.run(graph, inputs)
+    assert computed.shape == graph.tensors[graph.outputs[0]].shape
+    if not single.oracle:
+        return
+    runtime = pytest.importorskip("tflite_micro").runtime
+    oracle = runtime.Interpreter.from_bytes(single.file(), arena_size=200_000)
+    for position, x in enumerate(inputs):
+        oracle.set_input(x, position)
+    oracle.invoke()
+    assert np.array_equal(oracle.get_output(0), computed)
+
+
+def test_same_padding_at_stride_2_is_asymmetric() -> None:
+    assert op_of("conv_same_stride_2_even").padding == Padding(top=0, bottom=1, left=1, right=1)
+
+
+def test_same_padding_of_an_even_kernel_puts_the_odd_row_after() -> None:
+    assert op_of("conv_same_kernel_10x4").padding == Padding(top=4, bottom=5, left=1, right=1)
+
+
+def test_same_padding_spans_the_dilated_kernel() -> None:
+    assert op_of("conv_same_dilated").padding == Padding(top=2, bottom=2, left=1, right=2)
+
+
+def test_valid_padding_is_none() -> None:
+    assert op_of("conv_valid_dilated").padding == Padding()
+
+
+@pytest.mark.parametrize(
+    ("case", "clamp"),
+    [
+        ("conv_same_stride_2_even", Clamp()),
+        ("conv_same_kernel_10x4", Clamp(low=0)),
+        ("conv_per_channel_relu6", Clamp(low=-100, high=-100 + 67)),
+        ("conv_relu_n1_to_1", Clamp(low=5 - 33, high=5 + 33)),
+        ("relu_alone", Clamp()),
+        ("relu6_alone", Clamp(low=-90, high=-90 + 120)),
+    ],
+)
+def test_a_fused_activation_is_a_clamp_in_the_outputs_domain(case: str, clamp: Clamp) -> None:
+    assert op_of(case).clamp == clamp
+
+
+def test_a_relu_between_equal_parameters_only_clamps() -> None:
+    assert op_of("relu6_alone") == Relu(clamp=Clamp(low=-90, high=30), rescale=False)
+    assert op_of("relu_alone").rescale
+
+
+def test_attributes_come_from_constant_operands() -> None:
+    assert op_of("mean_with_negative_axis") == Mean(axes=(3,), keep_dims=False)
+    assert op_of("pad") == Pad(paddings=((0, 0), (1, 0), (2, 1), (0, 3)), value=5)
+    assert op_of("pad_with_a_value").value == -77
+    assert op_of("transpose").permutation == (0, 3, 1, 2)
+    assert op_of("concatenation") == Concatenation(axis=2)
+    assert op_of("depthwise_multiplier_3").multiplier == 3
+    assert op_of("average_pool_same") == AveragePool2D(
+        kernel=(3, 2), stride=(2, 2), padding=Padding(top=1, bottom=1, left=0, right=1)
+    )
+    graph = SINGLES["pad"].graph()
+    assert [tensor.dtype for tensor in graph.tensors] == [DType.INT8, DType.INT8]
+
+
+def test_a_missing_bias_is_zeros() -> None:
+    tensors = [t("x", 1, 4), weights(3, 4, scale=[0.01, 0.02, 0.03]), t("y", 1, 3)]
+    for inputs in ((0, 1), (0, 1, -1)):
+        operator = OperatorSpec(name="FULLY_CONNECTED", inputs=inputs, outputs=(2,))
+        graph = load(build(tensors, [operator], [0], [2]), name="m")
+        added = graph.tensors[graph.nodes[0].inputs[2]]
+        assert added.dtype is DType.INT32
+        assert added.data is not None
+        assert not added.data.any()
+        assert added.quant is not None
+        assert added.quant.scales == pytest.approx((0.0005, 0.001, 0.0015))
+
+
+def test_a_shared_constant_is_one_tensor() -> None:
+    tensors = [t("x", 1, 4), weights(4, 4), t("h", 1, 4), t("y", 1, 4)]
+    operators = [
+        OperatorSpec(name="FULLY_CONNECTED", inputs=(0, 1), outputs=(2,)),
+        OperatorSpec(name="FULLY_CONNECTED", inputs=(2, 1), outputs=(3,)),
+    ]
+    graph = load(build(tensors, operators, [0], [3]), name="m")
+    assert graph.nodes[0].inputs[1] == graph.nodes[1].inputs[1]
+
+
+def test_a_uint8_border_that_only_moves_the_zero_point_goes_to_the_host() -> None:
+    tensors = [
+        t("u", 1, 4, type="uint8", zero_point=130),
+        t("x", 1, 4, zero_point=2),
+        t("y", 1, 4, scale=1 / 256, zero_point=-128),
+        t("v", 1, 4, type="uint8", scale=1 / 256, zero_point=0),
+    ]
+    operators = [
+        OperatorSpec(name="QUANTIZE", inputs=(0,), outputs=(1,)),
+        OperatorSpec(name="LOGISTIC", inputs=(1,), outputs=(2,)),
+        OperatorSpec(name="QUANTIZE", inputs=(2,), outputs=(3,)),
+    ]
+    data = build(tensors, operators, [0], [3])
+    graph = load(data, name="m")
+    assert [op_name(n.op) for n in graph.nodes] == ["LOGISTIC"]
+    assert graph.nodes[0].source_index == 1
+    with pytest.raises(UnsupportedOp, match="uint8"):
+        load(data, name="m", float_io=True)
+
+
+def test_an_unknown_batch_is_the_batch_in_the_file_and_nothing_else_may_be_unknown() -> None:
+    operator = OperatorSpec(name="LOGISTIC", inputs=(0,), outputs=(1,))
+    y = t("y", 1, 4, scale=1 / 256, zero_point=-128)
+    graph = load(build([t("x", 1, 4, signature=(-1, 4)), y], [operator], [0], [1]), name="m")
+    assert graph.tensors[graph.inputs[0]].shape == (1, 4)
+    with pytest.raises(UnsupportedOp, match="fixed shapes"):
+        load(build([t("x", 1, 4, signature=(1, -1)), y], [operator], [0], [1]), name="m")
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------
+
+Change = Callable[[list[TensorSpec], dict[str, float]], None]
+
+
+def at(position: int, **changes: Any) -> Change:
+    def change(tensors: list[TensorSpec], _options: dict[str, float]) -> None:
+        tensors[position] = replace(tensors[position], **changes)
+
+    return change
+
+
+def both(*changes: Change) -> Change:
+    def change(tensors: list[TensorSpec], options: dict[str, float]) -> None:
+        for each in changes:
+            each(tensors, options)
+
+    return change
+
+
+def option(**changes: float) -> Change:
+    return lambda _tensors, options: options.update(changes)
+
+
+REFUSED: dict[str, tuple[str, Change, type[Exception], str]] = {
+    "int16 activations": ("conv_same_dilated", at(0, type="int16"), UnsupportedOp, "int16; int8 is compiled"),
+    "float activations": ("conv_same_dilated", at(0, type="float32"), UnsupportedOp, "float32"),
+    "no quantization": ("conv_same_dilated", at(0, scale=None), UnsupportedOp, "no quantization parameters"),
+    "negative scale": ("conv_same_dilated", at(0, scale=-1.0), UnsupportedOp, "not a positive number"),
+    "infinite scale": ("conv_same_dilated", at(0, scale=float("inf")), UnsupportedOp, "not a positive number"),
+    "huge scale": ("conv_same_dilated", at(0, scale=1e30), UnsupportedOp, "larger than"),
+    "per-channel activation": ("conv_same_dilated", at(0, scale=[0.1, 0.2]), UnsupportedOp, "per channel"),
+    "zero point off int8": ("conv_same_dilated", at(0, zero_point=300), ModelFormatError, "zero point 300"),
+    "dynamic shape": ("conv_same_dilated", at(0, shape=(1, -1, 8, 2)), UnsupportedOp, "run time"),
+    "empty shape": ("conv_same_dilated", at(0, shape=(1, 0, 8, 2)), UnsupportedOp, "empty"),
+    "variable": ("conv_same_dilated", at(0, variable=True), UnsupportedOp, "variable"),
+    "sparse weights": ("conv_same_dilated", at(1, sparse=True), UnsupportedOp, "sparse"),
+    "external buffer": ("conv_same_dilated", at(1, external_buffer=4), UnsupportedOp, "outside the model"),
+    "weights with a zero point": ("conv_same_dilated", at(1, zero_point=3), UnsupportedOp, "symmetric"),
+    "scales on the wrong axis": (
+        "conv_per_channel_relu6",
+        at(1, axis=3),
+        UnsupportedOp,
+        "along dimension 3, not 0",
+    ),
+    "too few scales": ("conv_per_channel_relu6", at(1, scale=[0.1, 0.2]), ModelFormatError, "2 scales for 4"),
+    "bias scale off": ("conv_same_dilated", at(2, scale=0.05), UnsupportedOp, "bias scale"),
+    "bias with a zero point": ("conv_same_dilated", at(2, zero_point=1), UnsupportedOp, "zero point"),
+    "bias too short": (
+        "conv_same_dilated",
+        at(2, shape=(2,), data=np.zeros(2, np.int32)),
+        ModelFormatError,
+        "bias",
+    ),
+    "int4 weights": ("conv_same_dilated", at(1, type="int4"), UnsupportedOp, "int4"),
+    "constant too short": ("conv_same_dilated", at(1, data=np.zeros(5, np.int8)), ModelFormatError, "5 bytes"),
+    "accumulator overflow": (
+        "fully_connected",
+        at(2, data=np.full(5, 2**31 - 200, np.int32)),
+        UnsupportedOp,
+        "overflows int32",
+    ),
+    "left shift overflow": (
+        "fully_connected",
+        both(at(2, scale=None), at(3, scale=1e-9)),
+        UnsupportedOp,
+        "overflows int32",
+    ),
+    "fused tanh": ("conv_same_dilated", option(activation=TANH), UnsupportedOp, "TANH"),
+    "no stride": ("conv_same_dilated", option(stride_h=0), ModelFormatError, "stride 0"),
+    "huge dilation": ("conv_same_dilated", option(dilation_h=2**30), UnsupportedOp, "spans"),
+    "unknown padding": ("conv_same_dilated", option(padding=7), ModelFormatError, "padding mode 7"),
+    "wrong output shape": ("conv_same_dilated", at(3, shape=(1, 7, 8, 4)), ModelFormatError, "output has shape"),
+    "window too large": ("conv_valid_dilated", at(0, shape=(1, 4, 8, 2)), ModelFormatError, "does not fit"),
+    "grouped convolution": ("conv_same_dilated", at(0, shape=(1, 7, 8, 4)), UnsupportedOp, "grouped"),
+    "depth multiplier off": ("depthwise_multiplier_3", option(multiplier=2), ModelFormatError, "multiplier 2"),
+    "shuffled weights": ("fully_connected", option(weights_format=1), UnsupportedOp, "shuffled"),
+    "concatenation that rescales": ("concatenation", at(1, scale=0.07), UnsupportedOp, "quantized differently"),
+    "pooling that rescales": ("max_pool_valid", at(1, zero_point=3), UnsupportedOp, "quantized differently"),
+    "reshape that rescales": ("reshape", at(2, scale=0.06), UnsupportedOp, "quantized differently"),
+    "relu6 that rescales": ("relu6_alone", at(1, scale=0.06), UnsupportedOp, "quantized differently"),
+    "softmax output": ("softmax", at(1, scale=0.01), UnsupportedOp, "1/256"),
+    "logistic output": ("logistic", at(1, zero_point=0), UnsupportedOp, "-128"),
+    "softmax without beta": ("softmax", option(beta=0.0), UnsupportedOp, "too small"),
+    "add with a fine output": ("add_of_two", at(2, scale=1e-9), UnsupportedOp, "too fine"),
+    "shapes that do not broadcast": ("mul_broadcasts", at(1, shape=(1, 1, 2, 4)), ModelFormatError, "broadcast"),
+    "mean over no axis": (
+        "mean_with_negative_axis",
+        at(1, data=np.array([4], np.int32)),
+        ModelFormatError,
+        "axes",
+    ),
+    "negative padding": (
+        "pad",
+        at(1, data=np.array([[0, 0], [1, 0], [2, -1], [0, 3]], np.int32)),
+        ModelFormatError,
+        "negative",
+    ),
+    "reshape of another size": ("reshape", at(2, shape=(1, 13)), ModelFormatError, "12 elements become 13"),
+    "reshape that disagrees": (
+        "reshape",
+        at(1, data=np.array([2, 6], np.int32)),
+        ModelFormatError,
+        "shape operand",
+    ),
+    "no permutation": ("transpose", at(1, data=np.array([0, 3, 3, 2], np.int32)), ModelFormatError, "permutation"),
+    "weights that are computed": ("fully_connected", at(1, data=None), UnsupportedOp, "must be a constant"),
+    "bounded by an impossible activation": (
+        "mul_broadcasts",
+        both(at(0, scale=1e-20), at(2, scale=1e-12)),
+        UnsupportedOp,
+        "cannot express",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_compiled_is_refused_with_its_reason(what: str) -> None:
+    case, change, error, message = REFUSED[what]
+    single = SINGLES[case]
+    tensors, options = list(single.tensors), dict(single.options)
+    change(tensors, options)
+    with pytest.raises(error, match=message) as caught:
+        replace(single, tensors=tensors, options=options).graph()
+    text = str(caught.value)
+    assert single.op in text
+    assert "index 0" in text
+    assert "\n" not in text
+
+
+def chain(names: Sequence[str], **more: Any) -> bytes:
+    """Elementwise operators one after the other."""
+    tensors = [t(f"t{i}", 1, 4) for i in range(len(names) + 1)]
+    operators = [
+        OperatorSpec(name=name, inputs=(i,), outputs=(i + 1,), custom_code="my\nop" if name == "CUSTOM" else "")
+        for i, name in enumerate(names)
+    ]
+    return build(tensors, operators, [0], [len(names)], **more)
+
+
+@pytest.mark.parametrize(
+    ("names", "op", "index"),
+    [
+        (["RELU", "HARD_SWISH"], "HARD_SWISH", 1),
+        (["GELU"], "GELU", 0),
+        (["RELU", "RELU", "CUSTOM"], "CUSTOM my?op", 2),
+    ],
+)
+def test_an_unknown_operator_is_refused_by_name_and_index(names: list[str], op: str, index: int) -> None:
+    with pytest.raises(UnsupportedOp) as caught:
+        load(chain(names), name="m")
+    assert (caught.value.op, caught.value.index) == (op, index)
+
+
+def test_control_flow_is_refused_by_its_operator_and_other_subgraphs_by_their_number() -> None:
+    with pytest.raises(UnsupportedOp, match="WHILE"):
+        load(chain(["RELU", "WHILE"], subgraphs=2), name="m")
+    with pytest.raises(UnsupportedOp, match="3 subgraphs"):
+        load(chain(["RELU"], subgraphs=3), name="m")
+
+
+def test_options_of_another_operator_are_refused() -> None:
+    single = SINGLES["softmax"]
+    operator = OperatorSpec(name="SOFTMAX", inputs=(0,), outputs=(1,), options={"beta": 1.0}, options_type=11)
+    with pytest.raises(ModelFormatError, match="options are of type 11, not 9"):
+        load(build(single.tensors, [operator], [0], [1]), name="m")
+    without = OperatorSpec(name="SOFTMAX", inputs=(0,), outputs=(1,), options_type=0)
+    with pytest.raises(ModelFormatError, match="options are of type 0"):
+        load(build(single.tensors, [without], [0], [1]), name="m")
+
+
+@pytest.mark.parametrize(
+    ("operators", "inputs", "outputs", "message"),
+    [
+        ([((1,), (2,)), ((0,), (1,))], [0], [2], "read before anything writes it"),
+        ([((1,), (1,))], [0], [1], "read before anything writes it"),
+        ([((0,), (1,)), ((0,), (1,))], [0], [1], "already has a value"),
+        ([((0,), (0,))], [0], [0], "already has a value"),
+        ([((0,), (9,))], [0], [1], "no tensor 9"),
+        ([((-2,), (1,))], [0], [1], "no tensor -2"),
+        ([((-1,), (1,))], [0], [1], "input 0 is missing"),
+        ([((0,), (1,))], [0], [7], "no tensor 7"),
+        ([((0,), (1,))], [], [1], "the list is empty"),
+        ([((0,), (1,))], [0, 0], [1], "listed twice"),
+        ([((0,), (1, 2))], [0], [1], "2 outputs"),
+        ([((0, 0), (1,))], [0], [1], "2 inputs"),
+        ([], [0], [0], "no operator"),
+    ],
+)
+def test_a_graph_that_cannot_run_is_a_broken_file(
+    operators: list[tuple[tuple[int, ...], tuple[int, ...]]], inputs: list[int], outputs: list[int], message: str
+) -> None:
+    tensors = [t(f"t{i}", 1, 4) for i in range(3)]
+    specs = [OperatorSpec(name="RELU", inputs=i, outputs=o) for i, o in operators]
+    with pytest.raises(ModelFormatError, match=message):
+        load(build(tensors, specs, inputs, outputs), name="m")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [([0], [0], "no operator that runs"), ([0, 2], [1], "no output depends on this input")],
+)
+def test_inputs_and_outputs_that_pass_the_device_by_are_refused(
+    inputs: list[int], outputs: list[int], message: str
+) -> None:
+    tensors = [t(f"t{i}", 1, 4) for i in range(3)]
+    operator = OperatorSpec(name="RELU", inputs=(0,), outputs=(1,))
+    with pytest.raises(UnsupportedOp, match=message):
+        load(build(tensors, [operator], inputs, outputs), name="m")
+
+
+def test_float_arithmetic_inside_the_graph_is_refused() -> None:
+    real = TensorSpec(name="real", shape=(1, 4), type="float32")
+    tensors = [t("x", 1, 4), real, t("y", 1, 4), t("z", 1, 4)]
+    operators = [
+        OperatorSpec(name="DEQUANTIZE", inputs=(0,), outputs=(1,)),
+        OperatorSpec(name="QUANTIZE", inputs=(1,), outputs=(2,)),
+        OperatorSpec(name="RELU", inputs=(2,), outputs=(3,)),
+    ]
+    for float_io in (False, True):
+        with pytest.raises(UnsupportedOp, match="float32 values inside the graph"):
+            load(build(tensors, operators, [0], [3]), name="m", float_io=float_io)
+
+
+def test_names_from_the_file_reach_messages_only_as_one_short_line_of_ascii() -> None:
+    evil = "x\n\x1b[31m<script>\u202e" + "A" * 500
+    operator = OperatorSpec(name="SOFTMAX", inputs=(0,), outputs=(1,), options={"beta": 1.0})
+    with pytest.raises(UnsupportedOp) as caught:
+        load(build([t("x", 1, 4), t(evil, 1, 4)], [operator], [0], [1]), name="m")
+    assert caught.value.tensor.isascii()
+    assert caught.value.tensor.isprintable()
+    assert len(caught.value.tensor) <= 80
+
+
+def test_another_schema_version_is_refused() -> None:
+    with pytest.raises(ModelFormatError, match="schema version 2"):
+        load(chain(["RELU"], version=2), name="m")
