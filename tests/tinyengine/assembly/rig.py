@@ -1,0 +1,88 @@
+"""Assembles generated text and calls it on an emulated core, with registers checked and cycles modelled."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import unicorn
+from elftools.elf.elffile import ELFFile
+from numpy.typing import NDArray
+from unicorn import arm_const
+
+from harness.sim.native import IDEAL, NativeCore
+from tinyengine.kernels.assembly.scheduler import Core
+
+CODE, DATA, STACK, RETURN = 0x08000000, 0x20000000, 0x30000000, 0x08FFFF00
+_CODE_BYTES, _DATA_BYTES, _STACK_BYTES = 1 << 24, 1 << 20, 1 << 16
+_SAVED = [getattr(arm_const, f"UC_ARM_REG_R{n}") for n in range(4, 12)]
+
+
+@dataclass
+class Rig:
+    """One core with the functions of one assembly text."""
+
+    core: Core
+    text: str
+    folder: Path
+    symbols: dict[str, int] = field(default_factory=dict)
+    next_data: int = DATA
+
+    def __post_init__(self) -> None:
+        if not shutil.which("arm-none-eabi-as"):
+            pytest.skip("arm-none-eabi-as is not installed")
+        source, obj, elf = (self.folder / f"kernel.{s}" for s in ("S", "o", "elf"))
+        source.write_text(f".syntax unified\n.thumb\n.cpu {self.core.value}\n.fpu fpv4-sp-d16\n.text\n{self.text}")
+        subprocess.run(["arm-none-eabi-as", "-o", obj, source], check=True)
+        subprocess.run(
+            ["arm-none-eabi-ld", "-Ttext", hex(CODE), "--no-warn-rwx-segments", "-e", "0", "-o", elf, obj],
+            check=True,
+        )
+        self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
+        m7 = self.core is Core.M7
+        self.uc.ctl_set_cpu_model(arm_const.UC_CPU_ARM_CORTEX_M7 if m7 else arm_const.UC_CPU_ARM_CORTEX_M4)
+        for base, size in ((CODE, _CODE_BYTES), (DATA, _DATA_BYTES), (STACK, _STACK_BYTES)):
+            self.uc.mem_map(base, size)
+        with elf.open("rb") as f:
+            image = ELFFile(f)
+            for s in image.iter_segments():
+                if s["p_type"] == "PT_LOAD":
+                    self.uc.mem_write(s["p_paddr"], s.data())
+            table = image.get_section_by_name(".symtab")
+            self.symbols = {s.name: s["st_value"] & ~1 for s in table.iter_symbols() if s.name}
+            self.sizes = {s.name: s["st_size"] for s in table.iter_symbols() if s.name}
+        self.uc.reg_write(arm_const.UC_ARM_REG_FPEXC, 1 << 30)
+        self.timing = NativeCore(self.uc, core=self.core.value, memory=IDEAL)
+
+    def place(self, array: NDArray[np.generic], align: int = 16) -> int:
+        """Copies an array to the core's RAM; returns its address."""
+        address = (self.next_data + align - 1) // align * align
+        data = np.ascontiguousarray(array).tobytes()
+        self.uc.mem_write(address, data)
+        self.next_data = address + len(data)
+        return address
+
+    def read(self, address: int, like: NDArray[np.generic]) -> NDArray[np.generic]:
+        raw = bytes(self.uc.mem_read(address, like.nbytes))
+        return np.frombuffer(raw, dtype=like.dtype).reshape(like.shape)
+
+    def call(self, name: str, *arguments: int) -> int:
+        """Runs a function to its return; its modelled cycles. Checks what the call standard promises."""
+        uc = self.uc
+        for n, value in enumerate(arguments):
+            uc.reg_write(getattr(arm_const, f"UC_ARM_REG_R{n}"), value)
+        for n, register in enumerate(_SAVED):
+            uc.reg_write(register, 0x1000 + n)
+        stack = STACK + _STACK_BYTES - 64
+        uc.reg_write(arm_const.UC_ARM_REG_SP, stack)
+        uc.reg_write(arm_const.UC_ARM_REG_LR, RETURN | 1)
+        before = self.timing.cycles
+        uc.emu_start(self.symbols[name] | 1, RETURN, timeout=20_000_000)
+        assert uc.reg_read(arm_const.UC_ARM_REG_PC) & ~1 == RETURN, "no return within 20 s"
+        assert uc.reg_read(arm_const.UC_ARM_REG_SP) == stack
+        assert [uc.reg_read(r) for r in _SAVED] == [0x1000 + n for n in range(8)]
+        return int(self.timing.cycles - before)

@@ -1,0 +1,183 @@
+"""Orders the instructions of a branch-free region for a core.
+
+Cortex-M4 issues in order, one at a time: a region stays as written, its author groups the loads. Cortex-M7 issues
+two: a list scheduler fills both slots by the pairing rules and latencies measured on silicon (sources in
+harness/sim/timing/README.md). Data hazards through registers decide what may move; loads and stores keep their
+order among each other unless both are loads, since addresses are not compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from tinyengine.kernels.assembly.instruction import Instruction, Kind, Register
+
+
+class Core(Enum):
+    """The cores text is made for."""
+
+    M4 = "cortex-m4"
+    M7 = "cortex-m7"
+
+
+# Cycles until a result may be used: by an ALU operand; by a multiplier, shifter or address.
+_LATENCY: dict[Kind, tuple[int, int]] = {
+    Kind.LOAD: (1, 2),
+    Kind.MULTIPLY: (2, 3),
+    Kind.DSP: (1, 2),
+    Kind.ALU: (1, 1),
+    Kind.SHIFTED: (1, 2),
+    Kind.MOVE_FROM_FP: (2, 3),
+    Kind.MOVE_TO_FP: (1, 1),
+    Kind.STORE: (1, 1),
+}
+
+
+@dataclass(slots=True)
+class _Slot:
+    """An instruction waiting to be placed."""
+
+    index: int
+    instruction: Instruction
+    predecessors: dict[int, int] = field(default_factory=dict)
+    successors: dict[int, int] = field(default_factory=dict)
+    priority: float = 0.0
+    cycle: int = -1
+
+
+def schedule(region: Sequence[Instruction], core: Core) -> list[Instruction]:
+    """The same instructions in an order that respects every register hazard."""
+    if core is Core.M4 or len(region) < 3:
+        return list(region)
+    slots = _dependences(region)
+    _set_priorities(slots)
+    waiting = list(slots)
+    order: list[Instruction] = []
+    cycle = 0
+    while waiting:
+        ready = [s for s in waiting[:48] if _ready(s, slots, cycle)]
+        if not ready:
+            cycle += 1
+            continue
+        older, younger = _best_pair(ready, waiting[:48], slots, cycle)
+        for slot in (older, younger):
+            if slot is not None:
+                slot.cycle = cycle
+                waiting.remove(slot)
+                order.append(slot.instruction)
+        cycle += 1
+    return order
+
+
+def _best_pair(
+    ready: list[_Slot], waiting: list[_Slot], slots: list[_Slot], cycle: int
+) -> tuple[_Slot, _Slot | None]:
+    best: tuple[float, _Slot, _Slot | None] | None = None
+    for older in ready:
+        older.cycle = cycle
+        candidates = [
+            s
+            for s in waiting
+            if s is not older and _ready(s, slots, cycle) and _pairs(older.instruction, s.instruction)
+        ]
+        older.cycle = -1
+        younger = max(candidates, key=lambda s: s.priority - 0.02 * s.index, default=None)
+        score = older.priority - 0.02 * older.index
+        if younger is not None:
+            score += 6 + 0.4 * (younger.priority - 0.02 * younger.index)
+        if Kind.MULTIPLY in (older.instruction.kind, younger.instruction.kind if younger else None):
+            score += 3
+        if best is None or score > best[0]:
+            best = (score, older, younger)
+    if best is None:
+        raise ValueError("nothing is ready")
+    return best[1], best[2]
+
+
+def _ready(slot: _Slot, slots: list[_Slot], cycle: int) -> bool:
+    return all(slots[p].cycle >= 0 and slots[p].cycle + delay <= cycle for p, delay in slot.predecessors.items())
+
+
+def _dependences(region: Sequence[Instruction]) -> list[_Slot]:
+    slots = [_Slot(index=i, instruction=ins) for i, ins in enumerate(region)]
+    writer: dict[Register, int] = {}
+    readers: dict[Register, list[int]] = {}
+    last_store = -1
+    loads_since: list[int] = []
+
+    def need(before: int, after: int, delay: int) -> None:
+        known = slots[after].predecessors
+        known[before] = max(known.get(before, 0), delay)
+        slots[before].successors[after] = known[before]
+
+    for i, ins in enumerate(region):
+        for reg in ins.reads:
+            if reg in writer:
+                need(writer[reg], i, _latency(region[writer[reg]], ins, reg))
+        for reg in ins.writes:
+            if reg in writer:
+                need(writer[reg], i, 1)
+            for reader in readers.get(reg, ()):
+                if reader != i:
+                    need(reader, i, 0)
+        if ins.kind is Kind.STORE:
+            if last_store >= 0:
+                need(last_store, i, 1)
+            for load in loads_since:
+                need(load, i, 0)
+            last_store, loads_since = i, []
+        elif ins.kind is Kind.LOAD:
+            if last_store >= 0:
+                need(last_store, i, 0)
+            loads_since.append(i)
+        for reg in ins.reads:
+            readers.setdefault(reg, []).append(i)
+        for reg in ins.writes:
+            writer[reg] = i
+            readers[reg] = [i] if reg in ins.reads else []
+    return slots
+
+
+def _set_priorities(slots: list[_Slot]) -> None:
+    """Longest way to the end, every step at least half a cycle."""
+    for slot in reversed(slots):
+        slot.priority = max((slots[s].priority + max(d, 0.5) for s, d in slot.successors.items()), default=0.0)
+
+
+def _latency(producer: Instruction, consumer: Instruction, register: Register) -> int:
+    late, early = _LATENCY[producer.kind]
+    if consumer.accumulator == register and sum(register == r for r in _factors(consumer)) == 0:
+        return max(late - 1, 0)  # the accumulator is read a stage later
+    if consumer.kind is Kind.STORE and register not in consumer.address:
+        return max(late - 1, 0)
+    if register in consumer.address or consumer.kind in (Kind.MULTIPLY, Kind.SHIFTED):
+        return early
+    return late
+
+
+def _factors(instruction: Instruction) -> list[Register]:
+    operands = [o.strip() for o in instruction.text.split(None, 1)[1].split(",")]
+    return operands[1:3]
+
+
+def _pairs(older: Instruction, younger: Instruction) -> bool:
+    """Whether `younger` can issue in the same cycle after `older` (register hazards are checked elsewhere)."""
+    a, b = older.kind, younger.kind
+    if older.writes & younger.reads and b is not Kind.STORE:
+        return False
+    if a is Kind.STORE and b in (Kind.STORE, Kind.MULTIPLY):
+        return False
+    if a is Kind.LOAD and b is Kind.LOAD:
+        return older.bank != younger.bank
+    if a is Kind.MULTIPLY and b in (Kind.MULTIPLY, Kind.STORE):
+        return False
+    if b is Kind.DSP:
+        return False
+    if a is Kind.DSP and b is Kind.SHIFTED:
+        return False
+    if a is Kind.SHIFTED and b is Kind.SHIFTED:
+        return False
+    fp = (Kind.MOVE_FROM_FP, Kind.MOVE_TO_FP)
+    return not (a in fp and b in fp)

@@ -1,0 +1,324 @@
+"""Matrix tile: two output channels by up to four pixels over int16 activations, for pointwise and convolution.
+
+A call computes one row of tiles for `blocks` pairs of output channels, weights-stationary: the pair is the outer
+loop, the row's tiles the inner. All fourteen free registers are in use: eight accumulators, two weight words, two
+activation words, two pointers; loop state lives in FP registers. A tile's window is a sequence of segments, each a
+run of consecutive activation words, with a step of the pointer between them, so that a 1x1, a KxK and a dilated
+kernel are the same code with other literals.
+
+    void name(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t tiles_and_blocks);
+
+`x` points at the window of the row's first pixel (word-aligned), `table` at the channel pairs' words as `pack`
+lays them out, `out` at the first pixel's first channel; the last argument is tiles | blocks << 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
+from tinyengine.kernels.assembly.instruction import Register
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue
+from tinyengine.kernels.assembly.scheduler import Core
+
+_FIRST: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
+_SECOND: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
+_W0, _W1, _X0, _X1 = "r10", "r11", "r12", "lr"
+# Loop state in FP registers.
+_OUT, _X_BASE, _X_END, _BLOCKS, _OUT_BASE, _SEGMENT_END = "s0", "s1", "s2", "s3", "s4", "s5"
+
+BIAS_WORDS = 2
+REGION_INSTRUCTIONS = 330
+"""Longest region handed to the scheduler at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """How a tile walks the activations.
+
+    Args:
+        run_words: consecutive words a pass of the loop reads for each pixel.
+        passes: how often the loop runs.
+        step_bytes: what the pointer advances a pass.
+    """
+
+    run_words: int
+    passes: int
+    step_bytes: int
+
+    @property
+    def words(self) -> int:
+        return self.run_words * self.passes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """Everything that is a literal in one matrix kernel.
+
+    Args:
+        window: the walk over activations.
+        pixel_offsets_bytes: where each pixel's window starts, relative to the tile's first.
+        out_offsets_bytes: where each pixel's output lies.
+        tile_step_bytes: from one tile's window to the next one's.
+        out_step_bytes: from one tile's output to the next one's.
+        epilogue: requantization.
+    """
+
+    window: Window
+    pixel_offsets_bytes: tuple[int, ...]
+    out_offsets_bytes: tuple[int, ...]
+    tile_step_bytes: int
+    out_step_bytes: int
+    epilogue: Epilogue
+
+    def refusal(self) -> str | None:
+        """Why the instruction set cannot encode this tile, or None."""
+        if not 1 <= len(self.pixel_offsets_bytes) <= 4:
+            return f"{len(self.pixel_offsets_bytes)} pixels"
+        if any(o % 4 for o in (*self.pixel_offsets_bytes, self.tile_step_bytes, self.window.step_bytes)):
+            return "a pixel's window is not word-aligned"
+        reach = max(self.pixel_offsets_bytes) + 4 * self.window.run_words
+        if reach > MOST_LOAD_OFFSET_BYTES or max(self.out_offsets_bytes) + 1 > MOST_LOAD_OFFSET_BYTES:
+            return f"a tile spans {reach} B, an offset reaches {MOST_LOAD_OFFSET_BYTES}"
+        if 8 * self.window.run_words + 64 > MOST_LOAD_OFFSET_BYTES:
+            return f"{self.window.run_words} words a pass are too many"
+        return None
+
+    @property
+    def block_words(self) -> int:
+        """Words of one channel pair in the table."""
+        return BIAS_WORDS + 2 * self.window.words + (6 if self.epilogue.right_shift is None else 4)
+
+
+def pack(
+    tile: Tile,
+    weights: NDArray[np.int64],
+    bias: NDArray[np.int64],
+    channels: Sequence[ChannelConstants],
+) -> NDArray[np.uint32]:
+    """The table of all channel pairs.
+
+    Args:
+        tile: the kernel.
+        weights: (channels, 2 * window words) in the order activations are read; doubled here.
+        bias: (channels,) with the zero point folded in; doubled here.
+        channels: requantization, one a channel; the number of channels is even.
+
+    Returns:
+        (channels / 2 * block_words,) words.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
+    count, depth = weights.shape
+    if count % 2 or depth != 2 * tile.window.words or len(bias) != count or len(channels) != count:
+        raise ValueError(f"weights {weights.shape}, bias {bias.shape}, {len(channels)} channels")
+    halves = (2 * weights).astype(np.int16).view(np.uint16).astype(np.uint32)
+    words = halves[:, 0::2] | halves[:, 1::2] << 16
+    blocks = []
+    for c in range(0, count, 2):
+        a, b = channels[c], channels[c + 1]
+        tail = [a.multiplier, a.addend, b.multiplier, b.addend]
+        if tile.epilogue.right_shift is None:
+            tail += [a.right_shift, b.right_shift]
+        blocks.append((2 * bias[c : c + 2]).astype(np.int32).view(np.uint32))
+        blocks.append(np.stack([words[c], words[c + 1]], axis=1).reshape(-1))
+        blocks.append(np.array(tail, dtype=np.int64).astype(np.int32).view(np.uint32))
+    return np.concatenate(blocks)
+
+
+def render(name: str, tile: Tile, core: Core, comment: str) -> str:
+    """The function's text.
+
+    Raises:
+        ValueError: `tile.refusal()` has a reason.
+    """
+    reason = tile.refusal()
+    if reason:
+        raise ValueError(reason)
+    e = Emitter(core)
+    return e.function(name, lambda: _body(e, name, tile), comment)
+
+
+def _body(e: Emitter, name: str, tile: Tile) -> None:
+    e.to_fp(_X_BASE, "r0", "x of the first tile")
+    e.to_fp(_OUT_BASE, "r2", "out of the pair's first pixel")
+    e.alu("uxth r4, r3", "r4", "r3", comment="tiles")
+    e.alu("lsr r5, r3, #16", "r5", "r3", comment="channel pairs")
+    e.constant("r6", tile.tile_step_bytes)
+    e.multiply("mla", "r4", "r4", "r6", "r0", comment="x after the last tile")
+    e.to_fp(_X_END, "r4")
+    e.to_fp(_BLOCKS, "r5")
+    e.label(f".L{name}_pair", align=False)
+    e.to_fp(_OUT, "r2")
+    e.label(f".L{name}_tile")
+    looped = tile.window.passes > 1
+    first, second = _FIRST[: len(tile.pixel_offsets_bytes)], _SECOND[: len(tile.pixel_offsets_bytes)]
+    if looped:
+        _looped_window(e, name, tile, first, second)
+        _epilogue(e, tile, first, second, tail_bytes=0, restore_bytes=8 * tile.window.words + 4 * BIAS_WORDS)
+    else:
+        chunk = max(1, REGION_INSTRUCTIONS // (3 * len(first) + 2))
+        for start in range(0, tile.window.words, chunk):
+            last = min(start + chunk, tile.window.words)
+            if last == tile.window.words:
+                break
+            with e.scheduled():
+                _steps(e, tile, first, second, start, last, fresh=start == 0)
+        with e.scheduled():
+            _steps(e, tile, first, second, start, last, fresh=start == 0)
+            _epilogue_region(e, tile, first, second, 4 * BIAS_WORDS + 8 * tile.window.words, 0)
+        _next_tile(e, name)
+    _next_pair(e, name, tile)
+
+
+def _looped_window(
+    e: Emitter, name: str, tile: Tile, first: Sequence[Register], second: Sequence[Register]
+) -> None:
+    """The window as a loop: biases go to the accumulators first, both pointers advance a pass."""
+    end = 8 * tile.window.words + 4 * BIAS_WORDS
+    e.add_immediate(_W0, "r1", end, "end of the pair's weights")
+    e.ldr(first[0], "r1", 0, "bias")
+    e.ldr(second[0], "r1", 4)
+    e.to_fp(_SEGMENT_END, _W0)
+    for a, b in zip(first[1:], second[1:], strict=True):
+        e.alu(f"mov {a}, {first[0]}", a, first[0])
+        e.alu(f"mov {b}, {second[0]}", b, second[0])
+    e.add_immediate("r1", "r1", 4 * BIAS_WORDS)
+    e.label(f".L{name}_run")
+    chunk = max(1, REGION_INSTRUCTIONS // (3 * len(first) + 2))
+    for start in range(0, tile.window.run_words, chunk):
+        last = min(start + chunk, tile.window.run_words)
+        with e.scheduled():
+            _steps(e, tile, first, second, start, last, fresh=False, table_bytes=0)
+            if last == tile.window.run_words:
+                e.from_fp(_W0, _SEGMENT_END)
+                e.add_immediate("r1", "r1", 8 * tile.window.run_words, "next weights")
+                e.add_immediate("r0", "r0", tile.window.step_bytes, "next run of activations")
+    e.fixed(f"cmp r1, {_W0}")
+    e.fixed(f"bne .L{name}_run")
+
+
+def _epilogue(
+    e: Emitter,
+    tile: Tile,
+    first: Sequence[Register],
+    second: Sequence[Register],
+    *,
+    tail_bytes: int,
+    restore_bytes: int,
+) -> None:
+    with e.scheduled():
+        _epilogue_region(e, tile, first, second, tail_bytes, restore_bytes)
+
+
+def _steps(
+    e: Emitter,
+    tile: Tile,
+    first: Sequence[Register],
+    second: Sequence[Register],
+    start: int,
+    last: int,
+    *,
+    fresh: bool,
+    table_bytes: int = 4 * BIAS_WORDS,
+) -> None:
+    """Steps `start` to `last`, each two input channels: two weight words against each pixel's word."""
+    if fresh:
+        # The last accumulators hold the biases until their own first product replaces them.
+        e.ldr(first[-1], "r1", 0, "bias, doubled")
+        e.ldr(second[-1], "r1", 4)
+    for step in range(start, last):
+        new = fresh and step == start
+        bias0, bias1 = (first[-1], second[-1]) if new else ("", "")
+        e.ldr(_W0, "r1", table_bytes + 8 * step, f"weights {2 * step}, {2 * step + 1}")
+        e.ldr(_W1, "r1", table_bytes + 8 * step + 4)
+        for pixel in range(0, len(first), 2):
+            pair = range(pixel, min(pixel + 2, len(first)))
+            for p, x in zip(pair, (_X0, _X1), strict=False):
+                e.ldr(x, "r0", tile.pixel_offsets_bytes[p] + 4 * step)
+            for p, x in zip(pair, (_X0, _X1), strict=False):
+                e.multiply("smlad", first[p], _W0, x, bias0 or first[p])
+                e.multiply("smlad", second[p], _W1, x, bias1 or second[p])
+
+
+def _epilogue_region(
+    e: Emitter,
+    tile: Tile,
+    first: Sequence[Register],
+    second: Sequence[Register],
+    tail_bytes: int,
+    restore_bytes: int,
+) -> None:
+    """Requantize, clamp, store, advance; leaves the end of the row in r10 for the loop's compare."""
+    form = tile.epilogue
+    for channel, accumulators in enumerate((first, second)):
+        m, c, spare = _W0, _W1, _X0
+        e.ldr(m, "r1", tail_bytes + 8 * channel, "multiplier")
+        e.ldr(c, "r1", tail_bytes + 8 * channel + 4, "rounding and zero point")
+        if form.sign_correction:
+            for a in accumulators:
+                e.multiply("smmlar", spare, a, m, c)
+                e.alu(f"add {a}, {spare}, {a}, asr #31", a, spare, a, comment="halves away from zero")
+        else:
+            for a in accumulators:
+                e.multiply("smmlar", a, a, m, c)
+        if form.right_shift is None:
+            e.ldr(m, "r1", tail_bytes + 16 + 4 * channel, "right shift")
+            for a in accumulators:
+                e.alu(f"asr {a}, {a}, {m}", a, a, m)
+                e.dsp(f"ssat {a}, #8, {a}", a, a)
+        else:
+            for a in accumulators:
+                e.dsp(f"ssat {a}, #8, {a}, asr #{form.right_shift}", a, a)
+    if form.clamp.low > -128 or form.clamp.high < 127:
+        _clamp(e, form, (*first, *second))
+    e.from_fp(_X0, _OUT)
+    for a, offset in zip(first, tile.out_offsets_bytes, strict=True):
+        e.store("strb", a, _X0, offset)
+    for b, offset in zip(second, tile.out_offsets_bytes, strict=True):
+        e.store("strb", b, _X0, offset + 1)
+    if restore_bytes:
+        e.add_immediate("r1", "r1", -restore_bytes, "back to the pair's biases")
+    walked = tile.window.passes * tile.window.step_bytes if tile.window.passes > 1 else 0
+    e.add_immediate("r0", "r0", tile.tile_step_bytes - walked, "next tile")
+    e.add_immediate(_X0, _X0, tile.out_step_bytes)
+    e.from_fp(_W0, _X_END)
+    e.to_fp(_OUT, _X0)
+
+
+def _clamp(e: Emitter, form: Epilogue, accumulators: Sequence[Register]) -> None:
+    """Bounds narrower than int8 by shifting the range to one end of it and saturating there, twice."""
+    low, high = form.clamp.low, form.clamp.high
+    for a in accumulators:
+        if low > -128:
+            e.alu(f"sub {a}, {a}, #{low + 128}", a, a)
+            e.dsp(f"ssat {a}, #8, {a}", a, a)
+            e.add_immediate(a, a, low + 128)
+        if high < 127:
+            e.add_immediate(a, a, 127 - high)
+            e.dsp(f"ssat {a}, #8, {a}", a, a)
+            e.add_immediate(a, a, high - 127)
+
+
+def _next_tile(e: Emitter, name: str) -> None:
+    e.fixed(f"cmp r0, {_W0}")
+    e.fixed(f"bne .L{name}_tile")
+
+
+def _next_pair(e: Emitter, name: str, tile: Tile) -> None:
+    if tile.window.passes > 1:
+        _next_tile(e, name)
+    e.from_fp("r3", _BLOCKS)
+    e.from_fp("r0", _X_BASE)
+    e.add_immediate("r1", "r1", 4 * tile.block_words, "next pair's table")
+    e.from_fp("r2", _OUT_BASE)
+    e.fixed("subs r3, r3, #1")
+    e.fixed("add r2, r2, #2")
+    e.to_fp(_BLOCKS, "r3")
+    e.to_fp(_OUT_BASE, "r2")
+    e.fixed(f"bne .L{name}_pair")
