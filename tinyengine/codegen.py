@@ -1,0 +1,337 @@
+"""Prints a scheduled, planned graph as C: model.h, model.c and model_weights.c. Same input, same bytes.
+
+Steps whose rendered kernels are equal share one function; equal constants share one table. Names from a model
+file reach C only inside comments and only through `sanitise`. It chooses no kernel and no offset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import jinja2
+import numpy as np
+
+from tinyengine import GENERATOR_VERSION
+from tinyengine.ir import Array, Graph, TensorId
+from tinyengine.kernels.parameters import Level
+from tinyengine.memory.plan import MemoryPlan
+from tinyengine.schedule import Schedule, ScheduledStep
+from tinyengine.sources import SourceFile, Sources
+
+_C_TYPES = {"int8": "int8_t", "int32": "int32_t", "float32": "float"}
+_LABEL_LENGTH = 60
+_NUMBERS_A_LINE = 32
+
+
+def sanitise(name: str) -> str:
+    """Text from a file as letters, digits and ``_ . / : -``: harmless in a C comment, HTML and a shell."""
+    clean = re.sub(r"[^A-Za-z0-9_./:-]", "_", name)
+    # A slash followed or preceded by a star cannot occur (no stars); two slashes or dots are merely ugly.
+    return clean[:_LABEL_LENGTH]
+
+
+def _terms(levels: Iterable[Level], operand: int, letter: str = "i") -> str:
+    """The offset of one operand inside a loop nest: ``i0 * 12 + i1``."""
+    found = []
+    for index, level in enumerate(levels):
+        stride = level.strides[operand]
+        if stride and level.count > 1:
+            found.append(f"{letter}{index}" if stride == 1 else f"{letter}{index} * {stride}")
+    return " + ".join(found) or "0"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tinyengine", "kernels"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # C, not HTML; names pass `sanitise`
+        variable_start_string="${",
+        variable_end_string="}",
+        block_start_string="<%",
+        block_end_string="%>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        line_statement_prefix="//%",
+        line_comment_prefix="//#",
+        keep_trailing_newline=True,
+    )
+    environment.globals["terms"] = _terms
+    return environment
+
+
+_ENVIRONMENT = _environment()
+
+
+def _tidy(text: str) -> str:
+    """Indents by braces and drops blank lines, so that templates need not align what their macros print."""
+    depth = 0
+    lines = []
+    for raw in text.splitlines():
+        line = re.sub(r" \+ 0\b(?!\.)", "", raw.strip())
+        if not line:
+            continue
+        if line.startswith("}"):
+            depth -= 1
+        lines.append("    " * depth + line)
+        depth += line.count("{") - line.count("}") + (1 if line.startswith("}") else 0)
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(slots=True)
+class _Constants:
+    """Tables by content; the first to need one names it."""
+
+    names: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    labels: list[tuple[str, Array, str]] = field(default_factory=list)
+
+    def name(self, data: Array, role: str, label: str) -> str:
+        data = np.ascontiguousarray(data)
+        key = (data.dtype.name, data.tobytes())
+        if key not in self.names:
+            self.names[key] = f"te_{role}_{len(self.names)}"
+            self.labels.append((self.names[key], data, label))
+        return self.names[key]
+
+
+@dataclass(slots=True)
+class _Functions:
+    """Rendered kernels by text; equal text is one function."""
+
+    names: dict[tuple[str, str], str] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+    instances: dict[str, int] = field(default_factory=dict)
+
+    def name(self, step: ScheduledStep, signature: str) -> str:
+        placeholder = "te_kernel"
+        text = _ENVIRONMENT.get_template(step.spec.template).render(
+            name=placeholder, signature=signature, p=step.binding.parameters, operation=step.spec.operation
+        )
+        kernel = step.kernel
+        if (kernel, text) not in self.names:
+            instance = self.instances.get(kernel, 0)
+            self.instances[kernel] = instance + 1
+            self.names[kernel, text] = f"{kernel}_{instance}"
+            body = _tidy(text.replace(f"static void {placeholder}(", f"static void {kernel}_{instance}(", 1))
+            self.texts.append(f"/* template: {step.spec.template} */\n{body}")
+        return self.names[kernel, text]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """One layer: the function and its arguments."""
+
+    comment: str
+    function: str
+    arguments: tuple[str, ...]
+
+
+_INPUT_NAMES = {"elementwise.c.j2": ("a", "b")}
+
+
+def generate(graph: Graph, schedule: Schedule, plan: MemoryPlan, *, options: str) -> Sources:
+    """The C of one model.
+
+    Args:
+        schedule, plan: of this very graph.
+        options: what else decided the output (rounding, target), for the header comment and the digest.
+    """
+    constants, functions = _Constants(), _Functions()
+    calls = tuple(
+        _call(graph, schedule=schedule, step=s, plan=plan, constants=constants, functions=functions)
+        for s in schedule.steps
+    )
+    input_digest = hashlib.sha256(f"{graph.digest()} {options} {plan.digest()}".encode()).hexdigest()
+    head = (
+        f"/* Generated by tinyrack {GENERATOR_VERSION}, do not edit.\n"
+        f" * Templates: named at each function, in tinyengine/kernels. Options: {options}.\n"
+        f" * Input digest: {input_digest}. */\n"
+    )
+    files = [
+        SourceFile(
+            name="model.c",
+            text=head
+            + _model_c(graph, schedule=schedule, plan=plan, calls=calls, constants=constants, functions=functions),
+        ),
+        SourceFile(name="model_weights.c", text=head + _weights_c(constants)),
+    ]
+    header = head + _model_h(graph, schedule, plan)
+    bare = Sources(files=(files[0], SourceFile(name="model.h", text=header), files[1]))
+    line = f'#define TE_SOURCES_DIGEST "{bare.digest()}"\n'
+    complete = header.replace(_DIGEST_MARK, _DIGEST_MARK + line)
+    return Sources(files=(files[0], SourceFile(name="model.h", text=complete), files[1]))
+
+
+_DIGEST_MARK = "/* SHA-256 over the names, lengths and texts of these files, all but the next line. */\n"
+
+
+def declared_digest(sources: Sources) -> str:
+    """The value of TE_SOURCES_DIGEST, which the firmware reports.
+
+    Raises:
+        ValueError: model.h declares none.
+    """
+    found = re.search(r'^#define TE_SOURCES_DIGEST "([0-9a-f]{64})"$', sources.text("model.h"), re.MULTILINE)
+    if found is None:
+        raise ValueError("model.h declares no TE_SOURCES_DIGEST")
+    return found.group(1)
+
+
+def _call(
+    graph: Graph,
+    *,
+    schedule: Schedule,
+    step: ScheduledStep,
+    plan: MemoryPlan,
+    constants: _Constants,
+    functions: _Functions,
+) -> _Call:
+    label = sanitise(step.step.name)
+
+    def address(tensor: TensorId) -> str:
+        storage = schedule.flow.storage[tensor]
+        data = graph.tensors[storage].data
+        if data is None or storage in step.step.writes:
+            return f"(int8_t *)(arena + {plan.offset_of(f't{storage}')})"
+        return f"(const int8_t *){constants.name(data, 'constant', sanitise(graph.tensors[storage].name))}"
+
+    tables = step.binding.tables
+    if step.step.node is None:
+        constant = step.step.constant
+        assert constant is not None
+        data = graph.tensors[constant].data
+        assert data is not None
+        sources = [f"(const int8_t *){constants.name(data, 'constant', label)}"]
+    else:
+        weighted = any(t.role == "w" for t in tables)
+        inputs = step.step.node.inputs[:1] if weighted else step.step.node.inputs
+        sources = [address(t) for t in inputs]
+    names = _INPUT_NAMES.get(step.spec.template) or (
+        ("x",) if step.spec.template != "concatenation.c.j2" else tuple(f"x{i}" for i in range(len(sources)))
+    )
+    pointers = [f"const int8_t *restrict {n}" for n in names]
+    pointers += [f"const {_C_TYPES[t.data.dtype.name]} *restrict {t.role}" for t in tables]
+    pointers.append("int8_t *restrict y")
+    arguments = [*sources, *(constants.name(t.data, t.role, label) for t in tables), address(step.step.writes[0])]
+    return _Call(
+        comment=f"{step.op} {label}",
+        function=functions.name(step, ", ".join(pointers)),
+        arguments=tuple(arguments),
+    )
+
+
+_HELPER_NEEDS: dict[str, tuple[str, ...]] = {
+    "te_clamp": (),
+    "te_high": (),
+    "te_round_shift": (),
+    "te_nearest": (),
+    "te_saturate": (),
+    "te_rescale_fx": ("te_round_shift", "te_high"),
+    "te_rescale_fx_right": (),
+    "te_rescale_sr": ("te_nearest",),
+    "te_rescale_sr_wide": ("te_nearest", "te_saturate"),
+    "te_rescale_sr_offset": ("te_nearest", "te_saturate"),
+    "te_one_over_one_plus_x": ("te_high",),
+}
+"""Functions of helpers.c.j2 and the helpers they call."""
+
+
+def _helpers(texts: Iterable[str]) -> str:
+    words = set(re.findall(r"\bte_\w+", " ".join(texts)))
+    used = words & _HELPER_NEEDS.keys()
+    used |= {need for helper in used for need in _HELPER_NEEDS[helper]}
+    return _ENVIRONMENT.get_template("helpers.c.j2").render(used=used)
+
+
+def _model_c(
+    graph: Graph,
+    *,
+    schedule: Schedule,
+    plan: MemoryPlan,
+    calls: tuple[_Call, ...],
+    constants: _Constants,
+    functions: _Functions,
+) -> str:
+    parts = ['#include "model.h"\n\n#include <stddef.h>\n#include <string.h>\n']
+    parts.append(
+        "".join(f"extern const {_C_TYPES[d.dtype.name]} {n}[{d.size}];\n" for n, d, _ in constants.labels)
+    )
+    parts.append(_helpers(functions.texts).rstrip() + "\n")
+    parts += functions.texts
+    for index, call in enumerate(calls):
+        arguments = ",\n        ".join(call.arguments)
+        parts.append(
+            f"/* {call.comment} */\nstatic void te_layer_{index}(uint8_t *arena)\n"
+            f"{{\n    {call.function}(\n        {arguments});\n}}\n"
+        )
+    for name, tensors in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+        entries = "".join(
+            f"    {{{plan.offset_of(f't{schedule.flow.storage[t]}')}u, {graph.tensors[t].size_bytes}u}},"
+            f" /* {sanitise(graph.tensors[t].name)} */\n"
+            for t in tensors
+        )
+        parts.append(f"const te_io te_{name}[TE_{name.upper()[:-1]}_COUNT] = {{\n{entries}}};\n")
+    table = "".join(f"    te_layer_{i},\n" for i in range(len(calls))) or "    NULL,\n"
+    parts.append(f"const te_layer te_layers[{_layer_table_size(calls)}] = {{\n{table}}};\n")
+    body = "".join(f"    te_layer_{i}(arena);\n" for i in range(len(calls))) or "    (void)arena;\n"
+    parts.append(f"void te_invoke(uint8_t *arena)\n{{\n{body}}}\n")
+    return "\n".join(p for p in parts if p.strip())
+
+
+def _layer_table_size(layers: tuple[object, ...]) -> str:
+    return "TE_LAYER_COUNT" if layers else "1"
+
+
+def _model_h(graph: Graph, schedule: Schedule, plan: MemoryPlan) -> str:
+    def total(tensors: tuple[TensorId, ...]) -> int:
+        return sum(graph.tensors[t].size_bytes for t in tensors)
+
+    return f"""#ifndef TE_MODEL_H
+#define TE_MODEL_H
+
+#include <stdint.h>
+
+/* Model: {sanitise(graph.name)} */
+#define TE_ARENA_BYTES {plan.arena_bytes}u
+#define TE_LAYER_COUNT {len(schedule.steps)}u
+#define TE_INPUT_COUNT {len(graph.inputs)}u
+#define TE_OUTPUT_COUNT {len(graph.outputs)}u
+#define TE_INPUT_BYTES {total(graph.inputs)}u
+#define TE_OUTPUT_BYTES {total(graph.outputs)}u
+{_DIGEST_MARK}
+/* Where an input or output lies in the arena. */
+typedef struct {{
+    uint32_t offset;
+    uint32_t bytes;
+}} te_io;
+extern const te_io te_inputs[TE_INPUT_COUNT];
+extern const te_io te_outputs[TE_OUTPUT_COUNT];
+
+/* One function a layer, for profiling; te_invoke calls them all. The arena has TE_ARENA_BYTES bytes and starts at
+ * a multiple of 16. */
+typedef void (*te_layer)(uint8_t *arena);
+extern const te_layer te_layers[{_layer_table_size(schedule.steps)}];
+void te_invoke(uint8_t *arena);
+
+#endif
+"""
+
+
+def _weights_c(constants: _Constants) -> str:
+    parts = ["#include <stdint.h>\n"]
+    for name, data, label in constants.labels:
+        values = [str(v) for v in data.reshape(-1).tolist()]
+        if data.dtype == np.float32:
+            values = [f"{v.hex()}f" for v in data.reshape(-1).tolist()]
+        elif data.dtype == np.int32:
+            # The literal -2147483648 does not have type int.
+            values = ["(-2147483647 - 1)" if v == "-2147483648" else v for v in values]
+        lines = [",".join(values[i : i + _NUMBERS_A_LINE]) for i in range(0, len(values), _NUMBERS_A_LINE)]
+        c_type = _C_TYPES[data.dtype.name]
+        parts.append(
+            f"/* {label} */\nextern const {c_type} {name}[{data.size}];\n"
+            f"_Alignas(4) const {c_type} {name}[{data.size}] = {{\n" + ",\n".join(lines) + "\n};\n"
+        )
+    return "\n".join(parts)

@@ -1,0 +1,101 @@
+"""From a graph to C in one call: passes, schedule, memory plan and its check, generated sources.
+
+Everything in between is a value and travels along, so that reports and searches ask the compiler and not the C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinyengine import codegen, cost, passes
+from tinyengine.fixedpoint import Requant
+from tinyengine.ir import Graph
+from tinyengine.kernels.catalogue import Target
+from tinyengine.memory import checker, lifetimes, planner
+from tinyengine.memory.plan import MemoryPlan
+from tinyengine.schedule import Schedule, schedule
+from tinyengine.sources import Sources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileOptions:
+    """Everything a user may decide.
+
+    Args:
+        requant: rounding of accumulators.
+        target: instruction set the kernels may use.
+    """
+
+    requant: Requant = Requant.EXACT
+    target: Target = Target.C
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One entry of `te_layers`: `name` is sanitised; `macs` are nominal, as the textbook counts them."""
+
+    index: int
+    name: str
+    op: str
+    kernel: str
+    macs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Compiled:
+    """A compiled model.
+
+    Args:
+        graph: after passes.
+        macs: nominal, of the graph as imported.
+        macs_executed: what the generated code performs; taps in the padding are skipped.
+        weights_bytes: of the constants the graph's nodes read.
+        input_names, output_names: sanitised.
+    """
+
+    graph: Graph
+    schedule: Schedule
+    plan: MemoryPlan
+    sources: Sources
+    layers: tuple[Layer, ...]
+    macs: int
+    macs_executed: int
+    weights_bytes: int
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+
+def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
+    """Compiles one network.
+
+    Raises:
+        UnsupportedOp: a node no kernel can compute.
+        PlanError: the memory plan failed its check (our bug, but never shipped).
+    """
+    lowered = passes.run(graph)
+    scheduled = schedule(lowered, requant=options.requant, target=options.target)
+    buffers = lifetimes.buffers(lowered, scheduled.flow, scheduled.scratch_bytes)
+    plan = planner.plan(buffers, tuple(s.step.name for s in scheduled.steps))
+    checker.check(plan, lowered)
+    words = f"requant {options.requant.value}, target {options.target.value}"
+    return Compiled(
+        graph=lowered,
+        schedule=scheduled,
+        plan=plan,
+        sources=codegen.generate(lowered, scheduled, plan, options=words),
+        layers=tuple(
+            Layer(
+                index=index,
+                name=codegen.sanitise(s.step.name),
+                op=s.op,
+                kernel=s.kernel,
+                macs=cost.macs(lowered, s.step.node) if s.step.node is not None else 0,
+            )
+            for index, s in enumerate(scheduled.steps)
+        ),
+        macs=sum(cost.macs(graph, n) for n in graph.nodes),
+        macs_executed=sum(cost.executed_macs(lowered, n) for n in lowered.nodes),
+        weights_bytes=cost.weights_bytes(lowered),
+        input_names=tuple(codegen.sanitise(lowered.tensors[t].name) for t in lowered.inputs),
+        output_names=tuple(codegen.sanitise(lowered.tensors[t].name) for t in lowered.outputs),
+    )

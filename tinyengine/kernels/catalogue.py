@@ -1,0 +1,233 @@
+"""The only list of kernels: which operators each serves, with which tiles, from which template, at what cost.
+
+A kernel's name is ``te_<op>_<dtype>[_<requant>][_<geometry>][_<variant>]__<isa>``. Entries are tried in order, so
+fast kernels for a target stand before the plain C that is always there. Choosing a tile is schedule.py's business,
+text is codegen.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from tinyengine.errors import UnsupportedOp
+from tinyengine.fixedpoint import Requant
+from tinyengine.ir import (
+    Add,
+    AveragePool2D,
+    Concatenation,
+    Conv2D,
+    DepthwiseConv2D,
+    Dequantize,
+    DType,
+    FullyConnected,
+    Graph,
+    Logistic,
+    MaxPool2D,
+    Mean,
+    Mul,
+    Node,
+    Pad,
+    Quantize,
+    Relu,
+    Softmax,
+    Transpose,
+    op_name,
+)
+from tinyengine.kernels import parameters
+from tinyengine.kernels.parameters import Binding, Tile
+
+Binder: TypeAlias = Callable[[Graph, Node, Requant, Tile], Binding]
+Predicate: TypeAlias = Callable[[Graph, Node], bool]
+
+
+class Target(Enum):
+    """Instruction set the kernels may use; the value is the suffix of kernel names."""
+
+    C = "c"
+    DSP = "dsp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelSpec:
+    """One way to compute an operator.
+
+    Args:
+        stem: operator and element type in the kernel's name.
+        operator: the IR operator it computes.
+        template: file name beside this module.
+        bind: literals and tables of one node.
+        accepts: constraints beyond the operator's type.
+        tiles: candidates, best first; the scheduler takes the first that suits the shape.
+        scratch_bytes: working memory in the arena for a node and a tile.
+        operation: what a template shared by several operators is to do.
+        target: instruction set needed.
+        in_place: the output may take the place of the first input.
+    """
+
+    stem: str
+    operator: type
+    template: str
+    bind: Binder
+    accepts: Predicate = lambda graph, node: True  # noqa: ARG005
+    tiles: tuple[Tile, ...] = (Tile(),)
+    scratch_bytes: Callable[[Graph, Node, Tile], int] = lambda graph, node, tile: 0  # noqa: ARG005
+    operation: str = ""
+    target: Target = Target.C
+    in_place: bool = False
+
+    def name(self, binding: Binding) -> str:
+        """The kernel's name with everything the grammar asks for."""
+        parts = (self.stem, binding.requant, binding.geometry, binding.variant)
+        return f"te_{'_'.join(p for p in parts if p)}__{self.target.value}"
+
+
+def _pointwise(graph: Graph, node: Node) -> bool:
+    return isinstance(node.op, Conv2D) and _is_int8(graph, node) and parameters.is_pointwise(graph, node)
+
+
+def _is_int8(graph: Graph, node: Node) -> bool:
+    return all(graph.tensors[t].dtype is DType.INT8 for t in (node.inputs[0], node.outputs[0]))
+
+
+def _from_float(graph: Graph, node: Node) -> bool:
+    types = tuple(graph.tensors[t].dtype for t in (node.inputs[0], node.outputs[0]))
+    return types == (DType.FLOAT32, DType.INT8)
+
+
+def _to_float(graph: Graph, node: Node) -> bool:
+    types = tuple(graph.tensors[t].dtype for t in (node.inputs[0], node.outputs[0]))
+    return types == (DType.INT8, DType.FLOAT32)
+
+
+_MATRIX_TILES = (Tile(pixels=2, channels=4),)
+_DEPTHWISE_TILES = (Tile(pixels=2),)
+
+CATALOGUE: tuple[KernelSpec, ...] = (
+    KernelSpec(
+        stem="conv2d_s8",
+        operator=Conv2D,
+        template="matrix.c.j2",
+        bind=parameters.matrix,
+        accepts=_pointwise,
+        tiles=_MATRIX_TILES,
+    ),
+    KernelSpec(
+        stem="conv2d_s8",
+        operator=Conv2D,
+        template="conv2d.c.j2",
+        bind=parameters.convolution,
+        accepts=_is_int8,
+        tiles=_MATRIX_TILES,
+    ),
+    KernelSpec(
+        stem="dwconv2d_s8",
+        operator=DepthwiseConv2D,
+        template="depthwise.c.j2",
+        bind=parameters.depthwise,
+        accepts=_is_int8,
+        tiles=_DEPTHWISE_TILES,
+    ),
+    KernelSpec(
+        stem="fc_s8",
+        operator=FullyConnected,
+        template="matrix.c.j2",
+        bind=parameters.matrix,
+        accepts=_is_int8,
+        tiles=_MATRIX_TILES,
+    ),
+    KernelSpec(
+        stem="add_s8",
+        operator=Add,
+        template="elementwise.c.j2",
+        bind=parameters.add,
+        accepts=_is_int8,
+        operation="add",
+    ),
+    KernelSpec(
+        stem="mul_s8",
+        operator=Mul,
+        template="elementwise.c.j2",
+        bind=parameters.mul,
+        accepts=_is_int8,
+        operation="mul",
+    ),
+    KernelSpec(
+        stem="avgpool2d_s8",
+        operator=AveragePool2D,
+        template="pool.c.j2",
+        bind=parameters.pool,
+        accepts=_is_int8,
+        operation="average",
+    ),
+    KernelSpec(
+        stem="maxpool2d_s8",
+        operator=MaxPool2D,
+        template="pool.c.j2",
+        bind=parameters.pool,
+        accepts=_is_int8,
+        operation="max",
+    ),
+    KernelSpec(stem="mean_s8", operator=Mean, template="mean.c.j2", bind=parameters.mean, accepts=_is_int8),
+    KernelSpec(stem="pad_s8", operator=Pad, template="pad.c.j2", bind=parameters.pad, accepts=_is_int8),
+    KernelSpec(stem="transpose", operator=Transpose, template="transpose.c.j2", bind=parameters.transpose),
+    KernelSpec(
+        stem="concat", operator=Concatenation, template="concatenation.c.j2", bind=parameters.concatenation
+    ),
+    KernelSpec(
+        stem="softmax_s8",
+        operator=Softmax,
+        template="softmax.c.j2",
+        bind=parameters.softmax,
+        accepts=_is_int8,
+    ),
+    KernelSpec(
+        stem="logistic_s8", operator=Logistic, template="lookup.c.j2", bind=parameters.lookup, accepts=_is_int8
+    ),
+    KernelSpec(stem="relu_s8", operator=Relu, template="lookup.c.j2", bind=parameters.lookup, accepts=_is_int8),
+    KernelSpec(
+        stem="quantize_s8", operator=Quantize, template="lookup.c.j2", bind=parameters.lookup, accepts=_is_int8
+    ),
+    KernelSpec(
+        stem="quantize_f32_s8",
+        operator=Quantize,
+        template="quantize.c.j2",
+        bind=parameters.quantize_float,
+        accepts=_from_float,
+    ),
+    KernelSpec(
+        stem="dequantize_s8_f32",
+        operator=Dequantize,
+        template="dequantize.c.j2",
+        bind=parameters.dequantize,
+        accepts=_to_float,
+    ),
+)
+
+COPY = KernelSpec(stem="copy", operator=type(None), template="copy.c.j2", bind=parameters.copy)
+"""What fills an output that is a constant; it serves no operator, so it is not searched for."""
+
+
+def candidates(graph: Graph, node: Node, target: Target) -> tuple[KernelSpec, ...]:
+    """Kernels that can compute the node on `target`, preferred first.
+
+    Raises:
+        UnsupportedOp: none can.
+    """
+    allowed = (target, Target.C)
+    found = tuple(
+        spec
+        for spec in sorted(CATALOGUE, key=lambda spec: spec.target is Target.C)
+        if spec.target in allowed and isinstance(node.op, spec.operator) and spec.accepts(graph, node)
+    )
+    if not found:
+        tensor = graph.tensors[node.inputs[0]]
+        raise UnsupportedOp(
+            op_name(node.op),
+            node.source_index,
+            tensor.name,
+            f"no kernel takes {tensor.dtype.value} here; int8 activations would do",
+        )
+    return found

@@ -1,0 +1,129 @@
+"""Which bytes must exist when: a graph becomes storages and the steps between which each must keep its content.
+
+A storage is one run of bytes that several tensors may name: a RESHAPE (and a TRANSPOSE that moves no byte) is
+another name for its input and costs neither a step nor a copy. Constants live in flash and are no storage, unless
+one is an output of the graph: then a step copies it into the arena. Offsets are planner.py's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tinyengine.ir import Graph, Node, Reshape, Shape, TensorId, Transpose
+from tinyengine.memory.plan import Buffer, BufferKind
+
+TENSOR_ALIGNMENT = 4
+"""Every tensor starts on a word: float32 needs it, and word loads of int8 data will."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One piece of work at inference.
+
+    Args:
+        name: of the node, arbitrary text.
+        node: the operator to run, or None for the copy of a constant to an output.
+        reads: storages (tensor ids) that must hold their content, constants excluded.
+        writes: storages this step fills.
+        constant: for a copy: the constant that is copied to `writes[0]`.
+    """
+
+    name: str
+    node: Node | None
+    reads: tuple[TensorId, ...]
+    writes: tuple[TensorId, ...]
+    constant: TensorId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataflow:
+    """The steps of a graph and, for each tensor id, the tensor whose bytes it shares (itself for most)."""
+
+    steps: tuple[Step, ...]
+    storage: tuple[TensorId, ...]
+
+
+def keeps_byte_order(shape: Shape, permutation: Sequence[int]) -> bool:
+    """Whether a transposition leaves each byte where it is: dimensions above 1 keep their order."""
+    moved = [d for d in permutation if shape[d] > 1]
+    return moved == sorted(moved)
+
+
+def is_alias(graph: Graph, node: Node) -> bool:
+    """Whether the node's output is its input under another name."""
+    if isinstance(node.op, Transpose):
+        return keeps_byte_order(graph.tensors[node.inputs[0]].shape, node.op.permutation)
+    return isinstance(node.op, Reshape)
+
+
+def dataflow(graph: Graph) -> Dataflow:
+    """Steps in execution order. An output of the graph that is a constant becomes a copy at the end."""
+    storage = list(range(len(graph.tensors)))
+    steps: list[Step] = []
+    for node in graph.nodes:
+        if is_alias(graph, node):
+            storage[node.outputs[0]] = storage[node.inputs[0]]
+            continue
+        reads = (storage[t] for t in node.inputs)
+        steps.append(
+            Step(
+                name=node.name,
+                node=node,
+                reads=tuple(dict.fromkeys(t for t in reads if not graph.tensors[t].is_constant)),
+                writes=node.outputs,
+            )
+        )
+    for t in dict.fromkeys(graph.outputs):
+        source = storage[t]
+        if graph.tensors[source].is_constant:
+            steps.append(Step(name=graph.tensors[t].name, node=None, reads=(), writes=(t,), constant=source))
+            storage[t] = t
+    return Dataflow(steps=tuple(steps), storage=tuple(storage))
+
+
+def buffers(graph: Graph, flow: Dataflow, scratch_bytes: Sequence[int] = ()) -> tuple[Buffer, ...]:
+    """All buffers of the arena with their lifetimes, tensors first.
+
+    Args:
+        scratch_bytes: working memory of each step; missing entries are 0.
+    """
+    first: dict[TensorId, int] = {}
+    last: dict[TensorId, int] = {}
+    for t in graph.inputs:
+        first[flow.storage[t]] = last[flow.storage[t]] = 0
+    for index, step in enumerate(flow.steps):
+        for t in step.writes:
+            first.setdefault(t, index)
+            last[t] = index
+        for t in step.reads:
+            last[t] = index
+    end = max(0, len(flow.steps) - 1)
+    for t in graph.outputs:
+        last[flow.storage[t]] = end
+    found = [
+        Buffer(
+            key=f"t{t}",
+            label=graph.tensors[t].name,
+            kind=BufferKind.TENSOR,
+            size_bytes=graph.tensors[t].size_bytes,
+            alignment=TENSOR_ALIGNMENT,
+            first=first[t],
+            last=last[t],
+        )
+        for t in sorted(first)
+    ]
+    found += [
+        Buffer(
+            key=f"s{index}",
+            label=f"scratch of {flow.steps[index].name}",
+            kind=BufferKind.SCRATCH,
+            size_bytes=size,
+            alignment=TENSOR_ALIGNMENT,
+            first=index,
+            last=index,
+        )
+        for index, size in enumerate(scratch_bytes)
+        if size
+    ]
+    return tuple(found)
