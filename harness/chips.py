@@ -119,6 +119,27 @@ class UartPins(_Frozen):
     rx: Annotated[str, Field(pattern=r"^P[A-K]([0-9]|1[0-5])$")]
 
 
+class UartFunctions(_Frozen):
+    """Pins that can carry TX and RX of one instance, with their alternate-function numbers."""
+
+    tx: dict[str, Annotated[int, Field(ge=0, le=15)]]
+    rx: dict[str, Annotated[int, Field(ge=0, le=15)]]
+
+
+class FirmwareParts(_Frozen):
+    """Which of the shared drivers the chip needs.
+
+    Args:
+        family: selects the UART generation and names in the drivers.
+        registers: folder under ``chips`` that holds chip_registers.h.
+        clock: file under ``drivers``.
+    """
+
+    family: Literal["f4", "f7", "h7"]
+    registers: Annotated[str, Field(pattern=r"^[a-z0-9]+$")]
+    clock: Annotated[str, Field(pattern=r"^[a-z0-9_]+\.c$")]
+
+
 class Chip(_Frozen):
     """One chip folder. Addresses are bytes in the core's address space."""
 
@@ -134,6 +155,8 @@ class Chip(_Frozen):
     clock: ChipClock
     caches: Caches
     uart: UartPins
+    pins: dict[str, UartFunctions]
+    firmware: FirmwareParts
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -149,7 +172,22 @@ class Chip(_Frozen):
             raise ValueError(f"flash.sectors do not add up to the {flash[0].bytes} B of memory {flash[0].name!r}")
         if self.idcode.simulated_revision not in self.idcode.revisions:
             raise ValueError("idcode.simulated_revision is not one of idcode.revisions")
+        self.uart_functions(self.uart)
         return self
+
+    def uart_functions(self, uart: UartPins) -> tuple[int, int]:
+        """Alternate-function numbers of TX and RX.
+
+        Raises:
+            ValueError: the chip has no such instance, or cannot route it to that pin.
+        """
+        instance = self.pins.get(uart.instance)
+        if instance is None:
+            raise ValueError(f"{self.name} has no {uart.instance} here; known: {', '.join(self.pins)}")
+        for role, pin, known in (("tx", uart.tx, instance.tx), ("rx", uart.rx, instance.rx)):
+            if pin not in known:
+                raise ValueError(f"{uart.instance} {role} cannot be {pin}; known: {', '.join(known)}")
+        return instance.tx[uart.tx], instance.rx[uart.rx]
 
     def memory(self, name: str) -> Memory:
         """The memory called `name`.

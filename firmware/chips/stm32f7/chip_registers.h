@@ -1,0 +1,111 @@
+/* STM32F74x and F76x registers in use, one file because the two parts agree in all of them. Sources: ST RM0385 and
+ * RM0410; checked against both SVD files. */
+#ifndef TR_CHIP_REGISTERS_H
+#define TR_CHIP_REGISTERS_H
+
+#include "registers.h"
+
+#define RCC_CR 0x40023800u
+#define RCC_CR_HSION 0, 1
+#define RCC_CR_HSIRDY 1, 1
+#define RCC_CR_HSEON 16, 1
+#define RCC_CR_HSERDY 17, 1
+#define RCC_CR_HSEBYP 18, 1
+#define RCC_CR_PLLON 24, 1
+#define RCC_CR_PLLRDY 25, 1
+#define RCC_PLLCFGR 0x40023804u
+#define RCC_PLLCFGR_PLLM 0, 6
+#define RCC_PLLCFGR_PLLN 6, 9
+#define RCC_PLLCFGR_PLLP 16, 2
+#define RCC_PLLCFGR_PLLSRC 22, 1
+#define RCC_PLLCFGR_PLLQ 24, 4
+#define RCC_CFGR 0x40023808u
+#define RCC_CFGR_SW 0, 2
+#define RCC_CFGR_SWS 2, 2
+#define RCC_CFGR_HPRE 4, 4
+#define RCC_CFGR_PPRE1 10, 3
+#define RCC_CFGR_PPRE2 13, 3
+#define RCC_AHB1ENR 0x40023830u
+#define RCC_AHB1ENR_GPIOAEN 0, 1
+#define RCC_APB1ENR 0x40023840u
+#define RCC_APB1ENR_TIM2EN 0, 1
+#define RCC_APB1ENR_USART2EN 17, 1
+#define RCC_APB1ENR_USART3EN 18, 1
+#define RCC_APB1ENR_PWREN 28, 1
+#define RCC_APB2ENR 0x40023844u
+#define RCC_APB2ENR_USART1EN 4, 1
+#define RCC_APB2ENR_USART6EN 5, 1
+#define RCC_CSR 0x40023874u
+#define RCC_CSR_RMVF 24, 1
+
+#define PWR_CR1 0x40007000u
+#define PWR_CR1_VOS 14, 2
+#define PWR_CR1_ODEN 16, 1
+#define PWR_CR1_ODSWEN 17, 1
+#define PWR_CSR1 0x40007004u
+#define PWR_CSR1_VOSRDY 14, 1
+#define PWR_CSR1_ODRDY 16, 1
+#define PWR_CSR1_ODSWRDY 17, 1
+
+#define FLASH_ACR 0x40023C00u
+#define FLASH_ACR_LATENCY 0, 4
+#define FLASH_ACR_PRFTEN 8, 1
+#define FLASH_ACR_ARTEN 9, 1
+#define FLASH_ACR_ARTRST 11, 1
+
+#define USART1_BASE 0x40011000u
+#define USART2_BASE 0x40004400u
+#define USART3_BASE 0x40004800u
+#define USART6_BASE 0x40011400u
+#define USART_OFFSET_CR1 0x00u
+#define USART_CR1_UE 0, 1
+#define USART_CR1_RE 2, 1
+#define USART_CR1_TE 3, 1
+#define USART_OFFSET_BRR 0x0Cu
+#define USART_OFFSET_ISR 0x1Cu
+#define USART_ISR_PE 0, 1
+#define USART_ISR_FE 1, 1
+#define USART_ISR_NF 2, 1
+#define USART_ISR_ORE 3, 1
+#define USART_ISR_RXNE 5, 1
+#define USART_ISR_TC 6, 1
+#define USART_ISR_TXE 7, 1
+#define USART_OFFSET_ICR 0x20u
+#define USART_ICR_PECF 0, 1
+#define USART_ICR_FECF 1, 1
+#define USART_ICR_NCF 2, 1
+#define USART_ICR_ORECF 3, 1
+#define USART_OFFSET_RDR 0x24u
+#define USART_OFFSET_TDR 0x28u
+
+#define TIM2_CR1 0x40000000u
+#define TIM2_CR1_CEN 0, 1
+#define TIM2_EGR 0x40000014u
+#define TIM2_EGR_UG 0, 1
+#define TIM2_CNT 0x40000024u
+#define TIM2_PSC 0x40000028u
+#define TIM2_ARR 0x4000002Cu
+
+#define GPIOA_BASE 0x40020000u
+#define GPIO_STRIDE 0x400u
+#define GPIO_OFFSET_MODER 0x00u
+#define GPIO_OFFSET_OSPEEDR 0x08u
+#define GPIO_OFFSET_PUPDR 0x0Cu
+#define GPIO_OFFSET_AFRL 0x20u
+#define GPIO_OFFSET_AFRH 0x24u
+
+#define DBGMCU_IDCODE 0xE0042000u
+#define DBGMCU_IDCODE_DEV_ID 0, 12
+#define DBGMCU_IDCODE_REV_ID 16, 16
+
+/* Where the drivers find what is named differently on other families. */
+#define TR_RCC_GPIOEN RCC_AHB1ENR
+#define TR_RCC_APB1EN RCC_APB1ENR
+#define TR_RCC_APB1EN_TIM2EN RCC_APB1ENR_TIM2EN
+#define TR_RCC_APB1EN_USART2EN RCC_APB1ENR_USART2EN
+#define TR_RCC_APB1EN_USART3EN RCC_APB1ENR_USART3EN
+#define TR_RCC_RESET_CAUSE RCC_CSR
+#define TR_RCC_RESET_CAUSE_RMVF RCC_CSR_RMVF
+#define TR_FLASH_ACR_ART FLASH_ACR_ARTEN
+
+#endif

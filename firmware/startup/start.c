@@ -1,0 +1,29 @@
+/* From reset to main: FPU, VTOR, .data, .bss. Nothing here may rely on an initialised variable. */
+#include "core_registers.h"
+#include "fault.h"
+
+extern uint32_t tr_ld_data_start[], tr_ld_data_end[], tr_ld_data_load[];
+extern uint32_t tr_ld_bss_start[], tr_ld_bss_end[];
+extern const uint32_t tr_vectors[];
+
+struct tr_fault_record tr_fault_record;
+
+int main(void);
+void tr_start(void);
+
+void tr_start(void)
+{
+    REG(SCB_VTOR) = (uint32_t)(uintptr_t)tr_vectors;
+    REG(SCB_CPACR) |= PUT(3, SCB_CPACR_CP10) | PUT(3, SCB_CPACR_CP11);
+    TR_DSB();
+    TR_ISB();
+    /* volatile keeps the compiler from calling memcpy and memset, which belong to the model's share of the flash. */
+    const volatile uint32_t *from = tr_ld_data_load;
+    for (volatile uint32_t *to = tr_ld_data_start; to < tr_ld_data_end; to++) {
+        *to = *from++;
+    }
+    for (volatile uint32_t *to = tr_ld_bss_start; to < tr_ld_bss_end; to++) {
+        *to = 0;
+    }
+    (void)main();
+}

@@ -1,0 +1,394 @@
+"""BuildPlan -> Image: generated sources and the firmware compiled and linked into an ELF named by its digest.
+
+A plan is a value; equal plans give equal bytes in any folder, and are built once. Nothing is printed. The linker is
+given open-ended memories so that it never fails for want of room: what does not fit is found from the sections'
+sizes, with both numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import jinja2
+from elftools.elf.elffile import ELFFile
+from filelock import FileLock
+
+from harness import paths
+from harness.boards import ClockSource
+from harness.chips import Chip, UartPins
+from harness.errors import ArenaOverflow, BuildFailed, ConfigError, FlashOverflow
+from harness.toolchain import Toolchain
+from tinyengine.sources import Sources
+
+STACK_RESERVE_BYTES = 2048
+"""What the linker script sets apart for the stack; marks stay under 1 kB."""
+
+FORMAT = "tinyrack.build/1"
+_STEP_TIMEOUT_S = 300.0
+_LOCK_TIMEOUT_S = 600.0
+# Above any part's memory and far below the next region's start; see the linker script.
+_OPEN_BYTES = 0x0400_0000
+_FLAGS = (
+    "-std=c11", "-O2", "-ffunction-sections", "-fdata-sections", "-fno-common", "-Wall", "-Wextra", "-Werror",
+)  # fmt: skip
+# Firmware is freestanding: libc in the image is what the model asked for, so its size can be told apart.
+# It is small (-Os): the timed window is assembly, no figure depends on how the rest is compiled.
+_FIRMWARE_FLAGS = (
+    "-Os",
+    "-ffreestanding",
+    "-fno-tree-loop-distribute-patterns",
+    "-Wconversion",
+    "-Wshadow",
+    "-Wundef",
+)
+_LINK_FLAGS = (
+    "-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,--fatal-warnings",
+    "-Wl,-z,max-page-size=4096", "-Wl,--no-warn-rwx-segments",
+)  # fmt: skip
+_FIRMWARE_SOURCES = (
+    "startup/vectors.S", "startup/start.c", "app/main.c", "app/bench.c", "runtime/cbor.c", "runtime/crc32.c",
+    "runtime/frame.c", "runtime/protocol.c", "drivers/board.c", "drivers/cache.c", "drivers/clock.c",
+    "drivers/cycles.c", "drivers/uart.c", "drivers/watermark.c",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildPlan:
+    """Everything that decides the bytes of an image."""
+
+    sources: Sources
+    chip: Chip
+    uart: UartPins
+    clock_source: ClockSource
+    baud: int
+    toolchain: Toolchain
+
+    def digest(self) -> str:
+        """SHA-256 over all of it, the firmware's own files included; the image carries it and HELLO repeats it."""
+        h = hashlib.sha256()
+        for part in (
+            FORMAT,
+            self.sources.digest(),
+            self.chip.model_dump_json(),
+            self.uart.model_dump_json(),
+            json.dumps(asdict(self.clock_source), sort_keys=True),
+            str(self.baud),
+            self.toolchain.description,
+            " ".join((*_FLAGS, *_FIRMWARE_FLAGS, *_LINK_FLAGS)),
+            firmware_digest(),
+        ):
+            h.update(f"{len(part)}\0{part}".encode())
+        return h.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A linked firmware.
+
+    Args:
+        flash_bytes: the whole image, the load image of .data included.
+        model_flash_bytes: what the model brought: weights, tables, kernels and the C library's functions they use
+            (the firmware itself uses none).
+        static_ram_bytes: .noinit, .data and .bss; neither arena nor stack.
+        stack_reserve_bytes: what the linker script keeps for the stack.
+    """
+
+    elf: Path
+    elf_sha256: str
+    build_digest: str
+    flash_bytes: int
+    model_flash_bytes: int
+    text_bytes: int
+    rodata_bytes: int
+    static_ram_bytes: int
+    arena_bytes: int
+    stack_reserve_bytes: int
+    toolchain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Section:
+    address: int
+    load_address: int
+    bytes: int
+
+    @property
+    def end(self) -> int:
+        return self.address + self.bytes
+
+
+@cache
+def firmware_digest() -> str:
+    """SHA-256 over names and contents of the firmware's sources."""
+    root = paths.firmware_dir()
+    h = hashlib.sha256()
+    for file in sorted(p for p in root.rglob("*") if p.suffix in {".c", ".h", ".S", ".j2"}):
+        data = file.read_bytes()
+        h.update(f"{file.relative_to(root).as_posix()}\0{len(data)}\0".encode())
+        h.update(data)
+    return h.hexdigest()
+
+
+def build(plan: BuildPlan, *, cache_dir: Path) -> Image:
+    """The image of `plan`, from the cache when it is there.
+
+    Args:
+        cache_dir: images are kept in ``<cache_dir>/images/<digest>``; several processes may share it.
+
+    Raises:
+        BuildFailed: the compiler or the linker refused something.
+        ArenaOverflow, FlashOverflow: it does not fit the chip.
+        ConfigError: a pin or a clock source that the chip cannot use.
+    """
+    digest = plan.digest()
+    images = cache_dir / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    place = images / digest
+    with FileLock(images / f"{digest}.lock", timeout=_LOCK_TIMEOUT_S):
+        image = _cached(place, digest)
+        if image is not None:
+            return image
+        shutil.rmtree(place, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=images, prefix="build-") as folder:
+            return _build(plan, digest, Path(folder), place)
+
+
+def _cached(place: Path, digest: str) -> Image | None:
+    elf = place / f"{digest}.elf"
+    try:
+        values = json.loads((place / "image.json").read_text(encoding="utf-8"))
+        image = Image(elf=elf, **values)
+        sound = hashlib.sha256(elf.read_bytes()).hexdigest() == image.elf_sha256
+    except (OSError, ValueError, TypeError):
+        return None  # absent or damaged: it is built again
+    return image if sound else None
+
+
+def _build(plan: BuildPlan, digest: str, work: Path, place: Path) -> Image:
+    defines = _defines(plan, digest)
+    generated = work / "generated"
+    generated.mkdir()
+    for file in plan.sources.files:
+        (generated / file.name).write_text(file.text, encoding="utf-8", newline="\n")
+    arena_bytes = _arena_bytes(plan.sources)
+    arena = plan.chip.span(plan.chip.placement.arena)
+    if arena_bytes > _OPEN_BYTES:
+        raise ArenaOverflow(arena_bytes, arena.bytes, "the arena alone")
+
+    (work / "tinyrack.ld").write_text(_linker_script(plan.chip), encoding="utf-8", newline="\n")
+    objects = _compile(plan, defines, work, generated)
+    elf = work / f"{digest}.elf"
+    _step(
+        "linking",
+        [
+            str(plan.toolchain.gcc), *plan.chip.cpu_flags, *_LINK_FLAGS, "-Wl,-T,tinyrack.ld", "-Wl,-Map,image.map",
+            *objects, "-o", elf.name,
+        ],
+        work,
+    )  # fmt: skip
+    image = _measure(plan, digest, elf, arena_bytes, work / "image.map")
+
+    kept = work / "kept"
+    kept.mkdir()
+    elf.rename(kept / elf.name)
+    values = asdict(image)
+    del values["elf"]
+    (kept / "image.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+    kept.rename(place)
+    return _with_elf(image, place / elf.name)
+
+
+def _with_elf(image: Image, elf: Path) -> Image:
+    values = asdict(image)
+    values["elf"] = elf
+    return Image(**values)
+
+
+def _defines(plan: BuildPlan, digest: str) -> tuple[str, ...]:
+    chip, uart, source = plan.chip, plan.uart, plan.clock_source
+    try:
+        tx_function, rx_function = chip.uart_functions(uart)
+    except ValueError as e:
+        raise ConfigError(str(e), file="boards.yaml", field="uart") from e
+    hse_hz = source.hse_hz or 0
+    if hse_hz and not (4_000_000 <= hse_hz <= (50_000_000 if source.bypass else 48_000_000)):
+        raise ConfigError(f"{hse_hz} Hz is no HSE frequency (4 to 48 MHz)", file="boards.yaml", field="hse_hz")
+    steps = (8_000_000, 5_000_000) if chip.firmware.family == "h7" else (1_000_000,)
+    if hse_hz and all(hse_hz % step for step in steps):
+        allowed = " or ".join(f"{s // 1_000_000} MHz" for s in steps)
+        raise ConfigError(
+            f"{hse_hz} Hz: {chip.name} needs a multiple of {allowed}", file="boards.yaml", field="hse_hz"
+        )
+    if not 9_600 <= plan.baud <= 3_000_000:
+        raise ConfigError(f"{plan.baud} is not between 9,600 and 3,000,000", file="boards.yaml", field="baud")
+    values = {
+        "TR_BUILD_DIGEST": f'"{digest}"',
+        "TR_CHIP_NAME": f'"{chip.name}"',
+        f"TR_FAMILY_{chip.firmware.family.upper()}": "1",
+        f"TR_CORE_{chip.core.removeprefix('cortex-').upper()}": "1",
+        "TR_HSE_HZ": str(hse_hz),
+        "TR_HSE_BYPASS": str(int(source.bypass)),
+        "TR_UART_NUMBER": uart.instance.removeprefix("USART"),
+        "TR_UART_BAUD": f"{plan.baud}u",
+    }
+    for role, pin, function in (("TX", uart.tx, tx_function), ("RX", uart.rx, rx_function)):
+        values[f"TR_UART_{role}_PORT"] = f"{ord(pin[1]) - ord('A')}u"
+        values[f"TR_UART_{role}_PIN"] = f"{int(pin[2:])}u"
+        values[f"TR_UART_{role}_AF"] = f"{function}u"
+    return tuple(f"-D{name}={value}" for name, value in values.items())
+
+
+def _arena_bytes(sources: Sources) -> int:
+    try:
+        header = sources.text("model.h")
+    except KeyError as e:
+        raise BuildFailed("generated sources", "error: there is no model.h") from e
+    found = re.search(r"^#define TE_ARENA_BYTES (\d+)u?\s*$", header, re.MULTILINE)
+    if found is None:
+        raise BuildFailed("generated sources", "error: model.h does not define TE_ARENA_BYTES")
+    return int(found[1])
+
+
+def _linker_script(chip: Chip) -> str:
+    code, data, arena = (chip.span(getattr(chip.placement, p)) for p in ("code", "data", "arena"))
+    if chip.placement.stack != chip.placement.data or chip.placement.code != chip.placement.weights:
+        raise ConfigError(
+            "the linker script puts the stack beside the data and the weights beside the code",
+            file=f"{chip.name}/chip.yaml",
+            field="placement",
+        )
+    environment = jinja2.Environment(
+        variable_start_string="${",
+        variable_end_string="}",
+        line_statement_prefix="//%",
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    template = (paths.firmware_dir() / "ld" / "tinyrack.ld.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        chip=chip,
+        code=code,
+        data=data,
+        arena=arena,
+        arena_apart=arena != data,
+        stack_bytes=STACK_RESERVE_BYTES,
+        open_bytes=_OPEN_BYTES,
+    )
+
+
+def _compile(plan: BuildPlan, defines: Sequence[str], work: Path, generated: Path) -> list[str]:
+    """Object names relative to `work`; the model's begin with ``model/``, so that the map tells them apart."""
+    root = paths.firmware_dir()
+    common = [
+        str(plan.toolchain.gcc), *plan.chip.cpu_flags, *_FLAGS,
+        f"-ffile-prefix-map={work}=.", f"-ffile-prefix-map={root}=firmware", "-c",
+    ]  # fmt: skip
+    includes = [f"-I{root / folder}" for folder in ("drivers", "runtime", f"chips/{plan.chip.firmware.registers}")]
+    jobs: list[tuple[str, list[str]]] = []
+    for folder in ("model", "firmware"):
+        (work / folder).mkdir()
+    for file in plan.sources.files:
+        if Path(file.name).suffix in {".c", ".S"}:
+            output = f"model/{Path(file.name).stem}.o"
+            jobs.append((output, [*common, f"generated/{file.name}", "-o", output]))
+    for name in (*_FIRMWARE_SOURCES, f"drivers/{plan.chip.firmware.clock}"):
+        output = f"firmware/{Path(name).stem}.o"
+        own = [*_FIRMWARE_FLAGS, *defines, *includes, f"-I{generated}", str(root / name)]
+        jobs.append((output, [*common, *own, "-o", output]))
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        list(pool.map(lambda job: _step(f"compiling {job[0]}", job[1], work), jobs))
+    return [output for output, _ in jobs]
+
+
+def _step(what: str, command: Sequence[str], folder: Path) -> None:
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, timeout=_STEP_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as e:
+        raise BuildFailed(what, f"error: no result within {_STEP_TIMEOUT_S:g} s") from e
+    if done.returncode != 0:
+        raise BuildFailed(what, (done.stderr + done.stdout).decode(errors="replace"))
+
+
+def _measure(plan: BuildPlan, digest: str, elf: Path, arena_bytes: int, link_map: Path) -> Image:
+    sections = _sections(elf)
+    chip = plan.chip
+    code, data, arena = (chip.span(getattr(chip.placement, p)) for p in ("code", "data", "arena"))
+    empty = _Section(address=0, load_address=0, bytes=0)
+    loaded = [sections[n] for n in (".text", ".rodata", ".ARM.exidx", ".data") if n in sections]
+    flash_bytes = max(s.load_address + s.bytes for s in loaded if s.bytes) - code.base
+    if flash_bytes > code.bytes:
+        raise FlashOverflow(flash_bytes, code.bytes, f"the image for {chip.name}")
+    data_bytes = sections[".bss"].end - data.base
+    together = arena == data
+    needed = sections[".arena"].end - arena.base
+    if needed > arena.bytes:
+        what = "arena, guard, static data and stack" if together else "arena and guard"
+        raise ArenaOverflow(needed, arena.bytes, f"{what} on {chip.name}")
+    if data_bytes > data.bytes:
+        raise ArenaOverflow(data_bytes, data.bytes, f"static data and stack on {chip.name}")
+    return Image(
+        elf=elf,
+        elf_sha256=hashlib.sha256(elf.read_bytes()).hexdigest(),
+        build_digest=digest,
+        flash_bytes=flash_bytes,
+        model_flash_bytes=_model_bytes(link_map.read_text(encoding="utf-8", errors="replace")),
+        text_bytes=sections[".text"].bytes,
+        rodata_bytes=sections.get(".rodata", empty).bytes,
+        static_ram_bytes=sections[".bss"].end - sections[".stack"].end,
+        arena_bytes=arena_bytes,
+        stack_reserve_bytes=STACK_RESERVE_BYTES,
+        toolchain=plan.toolchain.description,
+    )
+
+
+def _sections(elf: Path) -> dict[str, _Section]:
+    with elf.open("rb") as stream:
+        parsed = ELFFile(stream)
+        segments = [s for s in parsed.iter_segments() if s["p_type"] == "PT_LOAD"]
+        out: dict[str, _Section] = {}
+        for section in parsed.iter_sections():
+            address, size = int(section["sh_addr"]), int(section["sh_size"])
+            load = address
+            for segment in segments:
+                start = int(segment["p_vaddr"])
+                if start <= address and address + size <= start + int(segment["p_memsz"]):
+                    load = int(segment["p_paddr"]) + address - start
+            out[section.name] = _Section(address=address, load_address=load, bytes=size)
+        return out
+
+
+def _model_bytes(link_map: str) -> int:
+    """Flash that is not the firmware's: input sections of the model's objects, of archives and of linker stubs."""
+    return sum(size for _, size, origin in _contributions(link_map) if not origin.startswith("firmware/"))
+
+
+_OUTPUT = re.compile(r"^(\.[\w.]+)(?:\s|$)")
+_INPUT = re.compile(r"^ \S+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+) (\S.*)$")
+_FLASH_SECTIONS = frozenset({".text", ".rodata", ".ARM.exidx", ".data"})
+
+
+def _contributions(link_map: str) -> Iterable[tuple[str, int, str]]:
+    """(output section, bytes, object file) of every input section that the linker put into flash."""
+    _, _, body = link_map.partition("Linker script and memory map")
+    # A long name stands on a line of its own; its numbers follow on the next.
+    joined = re.sub(r"^( \.\S+)\n\s+", r"\1 ", body, flags=re.MULTILINE)
+    output = ""
+    for line in joined.splitlines():
+        if head := _OUTPUT.match(line):
+            output = head[1]
+        elif (found := _INPUT.match(line)) and output in _FLASH_SECTIONS and int(found[2], 16):
+            yield output, int(found[2], 16), found[3]
