@@ -18,8 +18,8 @@ help:
 
 demo:
 	@.ci/bootstrap demo
-	$(PY) -m harness.cli.main bench $(ZOO) --boards $(BOARDS) --json results/demo.json
-	$(PY) -m harness.cli.main report --out results/demo.html
+	@status=0; .venv/bin/tinyrack bench $(ZOO) --boards $(BOARDS) --json results/demo.json || status=$$?; \
+	test $$status -gt 1 || .venv/bin/tinyrack report || status=$$?; exit $$status
 
 lint:
 	@.ci/bootstrap test
