@@ -1,0 +1,1 @@
+"""Virtual STM32 boards: a process each, reached through stock pyOCD and a real pty."""

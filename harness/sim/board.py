@@ -1,0 +1,485 @@
+"""A virtual STM32: one core, its memories and peripherals as the chip folder says, and its debug connection.
+
+No process, socket or pty here (server.py), and no cycle comes from here: cycles are the timing model's, counted
+over instructions that the core executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from mmap import mmap
+
+import unicorn
+
+from harness.chips import Chip
+from harness.sim import timing_models
+from harness.sim.bus import Findings, RegisterFile, SystemBus
+from harness.sim.core import Core, Region, Stop, TransferFault
+from harness.sim.peripherals.flash import FlashArray, FlashController, FlashF4F7, FlashH7
+from harness.sim.peripherals.pwr import PwrF4F7, PwrH7, SyscfgF4F7, SyscfgH7
+from harness.sim.peripherals.rcc import RccF4F7, RccH7
+from harness.sim.peripherals.scs import (
+    DEMCR_VC_CORERESET,
+    DEMCR_VC_HARDERR,
+    DHCSR_DEBUGEN,
+    DHCSR_HALT,
+    DHCSR_STEP,
+    Dwt,
+    Fpb,
+    Itm,
+    RomTable,
+    SystemControl,
+    Tpiu,
+)
+from harness.sim.peripherals.simple import Gpio, Iwdg, ReadOnly
+from harness.sim.peripherals.timer import Tim2
+from harness.sim.peripherals.usart import Usart
+
+_MMIO = ((0x4000_0000, 0x2000_0000), (0xE000_0000, 0x10_0000))
+_USARTS = {1: 0x4001_1000, 2: 0x4000_4400, 3: 0x4000_4800, 6: 0x4001_1400}
+_USART_ALTERNATE = {1: 7, 2: 7, 3: 7, 6: 8}
+_OPTCR = {"stm32f412": 0x0FFF_AAED, "stm32f746": 0xC0FF_AAFD}
+_OPTCR_SINGLE_BANK = 0xFFFF_AAFD
+"""F76x and F77x after production: nDBANK = 1, one bank."""
+
+DFSR_HALTED, DFSR_BKPT, DFSR_VCATCH = 1, 2, 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """How the board is built around the chip.
+
+    Args:
+        uart: number of the USART that reaches the serial port.
+        tx, rx: its pins, such as ``PD8``; None: any.
+        hse_hz: external clock; None: there is none.
+    """
+
+    uart: int = 3
+    tx: str | None = None
+    rx: str | None = None
+    hse_hz: int | None = None
+
+
+class SimulatedBoard:
+    """The board with power on.
+
+    Args:
+        flash: the flash's bytes; changes are made in place.
+        transmit: takes what the firmware sends on the board's UART.
+        memory_model: ``ideal`` or ``chip``, see the timing model.
+    """
+
+    def __init__(
+        self,
+        chip: Chip,
+        *,
+        wiring: Wiring,
+        flash: mmap,
+        transmit: Callable[[bytes], None],
+        memory_model: str = "chip",
+    ) -> None:
+        if len(flash) != chip.flash_bytes:
+            raise ValueError(f"{chip.name} has {chip.flash_bytes} B of flash, not {len(flash)}")
+        self.chip, self.wiring = chip, wiring
+        self.timing_model, self.memory_model = timing_models.NAME, memory_model
+        self.idle = False
+        self.sleeping = False
+        self.in_reset = False
+        self.halted = False
+        self.resets = 0
+        self._dhcsr = 0
+        self._reset_seen = True
+        self._reset_pending = False
+        self._family = chip.flash.controller
+        self.findings = Findings(pc=lambda: self.core.block_pc)
+        self.bus = SystemBus(self.findings)
+        self.array = FlashArray(chip, flash, self.findings, once_per_erase=self._family == "h7")
+        self.array.changed = lambda: self.core.code_changed()
+        self._vector_base = {"f4": 0x0000_0000, "f7": 0x0020_0000, "h7": 0x0800_0000}[self._family]
+        self.core = Core(
+            chip.core,
+            regions=self._regions(),
+            flash=flash,
+            bus=self.bus,
+            mmio=(*_MMIO, (self._factory_base() & ~0xFFF, 0x1000)),
+            flash_write=lambda offset, size, value: self._controller.store(offset, size, value),
+            timing=lambda engine: self._make_timing(engine, memory_model),
+        )
+        self._ready = False
+        self._add_core_peripherals()
+        self._add_chip_peripherals(transmit)
+        self.core.attach(self.scs)
+        self._ready = True
+        self.power_on()
+
+    # -- construction
+
+    def _make_timing(self, engine: unicorn.Uc, memory_model: str) -> timing_models.SettableTiming:
+        self.timing = timing_models.make(engine, self.chip, memory_model)
+        return self.timing
+
+    def _regions(self) -> tuple[Region, ...]:
+        regions = [Region(base=m.base, bytes=m.bytes, flash=m.kind == "flash") for m in self.chip.memories]
+        alias = {"f4": 0x0000_0000, "f7": 0x0020_0000}.get(self._family)
+        if alias is not None:
+            regions.append(Region(base=alias, bytes=self.chip.flash_bytes, flash=True))
+        return tuple(regions)
+
+    def _cycles(self) -> int:
+        return self.core.cycles
+
+    def _by_debugger(self) -> bool:
+        return self.bus.debugger
+
+    def _add_core_peripherals(self) -> None:
+        m7 = self.chip.core == "cortex-m7"
+        self.dwt = Dwt(
+            lockable=m7, cycles=self._cycles, instructions=lambda: self.core.instructions,
+            debugger=self._by_debugger,
+        )  # fmt: skip
+        self.scs = SystemControl(
+            self.chip, dwt=self.dwt, findings=self.findings, control=self, debugger=self._by_debugger,
+            exception=lambda: self.core.exception, caches_changed=self._memory_settings_changed,
+            vector_base=self._vector_base,
+        )  # fmt: skip
+        for peripheral in (
+            self.dwt, self.scs, Fpb(m7=m7, control=self), Itm(), Tpiu(m7=m7), RomTable(self.chip.idcode.device_id)
+        ):  # fmt: skip
+            self.bus.add(peripheral)
+
+    def _add_chip_peripherals(self, transmit: Callable[[bytes], None]) -> None:
+        h7 = self._family == "h7"
+        chip, findings, add = self.chip, self.findings, self.bus.add
+        self._rcc: RccF4F7 | RccH7
+        if h7:
+            self._rcc = RccH7(
+                hsi_hz=chip.clock.hsi_hz, hse_hz=self.wiring.hse_hz, findings=findings, now=self._cycles,
+                changed=self._clocks_changed,
+            )  # fmt: skip
+        else:
+            self._rcc = RccF4F7(
+                f7=self._family == "f7", hsi_hz=chip.clock.hsi_hz, hse_hz=self.wiring.hse_hz, findings=findings,
+                now=self._cycles, changed=self._clocks_changed,
+            )  # fmt: skip
+        rcc = self._rcc
+        add(rcc)
+        self._timer = Tim2(now=self._cycles, clocks=lambda: rcc.clocks)
+        apb1, apb2, ahb = (0xE8, 0xF0, 0xE0) if h7 else (0x40, 0x44, 0x30)
+        add(self._timer, gate=lambda: rcc.enabled(apb1, 0))
+        self._pwr: PwrF4F7 | PwrH7
+        self._syscfg: SyscfgF4F7 | SyscfgH7
+        self._controller: FlashController
+        if h7:
+            self._pwr, self._syscfg = PwrH7(), SyscfgH7(self._clocks_changed)
+            add(self._pwr)
+            add(self._syscfg, gate=lambda: rcc.enabled(0xF4, 1))
+            self._controller = FlashH7(self.array, findings=findings, acr_changed=self._memory_settings_changed)
+            add(Iwdg("IWDG1", 0x5800_4800, findings))
+            add(Iwdg("IWDG2", 0x5800_4C00, findings))
+            # Reserved on H743. pyOCD's flash algorithm writes its watchdog keys here as well.
+            add(RegisterFile("reserved", 0x4000_2C00, {0x00: 0, 0x04: 0}))
+        else:
+            self._pwr, self._syscfg = PwrF4F7(f7=self._family == "f7"), SyscfgF4F7()
+            add(self._pwr, gate=lambda: rcc.enabled(apb1, 28))
+            add(self._syscfg, gate=lambda: rcc.enabled(apb2, 14))
+            self._controller = FlashF4F7(
+                self.array, f7=self._family == "f7", optcr=_OPTCR.get(chip.name, _OPTCR_SINGLE_BANK),
+                findings=findings, acr_changed=self._memory_settings_changed,
+            )  # fmt: skip
+            add(Iwdg("IWDG", 0x4000_3000, findings))
+        add(self._controller)
+        self._add_ports(ahb, 0x5802_0000 if h7 else 0x4002_0000, count=8 if self._family == "f4" else 11)
+        self._usarts: dict[int, Usart] = {}
+        for number, base in _USARTS.items():
+            usart = Usart(
+                number, base, layout=self._family, findings=findings,
+                kernel_hz=lambda n=number: rcc.usart_clock_hz(n),
+                transmit=transmit if number == self.wiring.uart else None,
+                pins_ready=lambda n=number: self._pins_problem(n), idle=self._uart_idle,
+            )  # fmt: skip
+            self._usarts[number] = usart
+            enable, bit = (apb2, 4 if number == 1 else 5) if number in (1, 6) else (apb1, 15 + number)
+            add(usart, gate=lambda e=enable, b=bit: rcc.enabled(e, b))
+        self._add_identity()
+
+    def _add_ports(self, enable: int, base: int, *, count: int) -> None:
+        self._ports: dict[str, Gpio] = {}
+        rcc = self._rcc
+        for index, letter in enumerate("ABCDEFGHIJK"[:count]):
+            port = Gpio(letter, base + 0x400 * index)
+            self._ports[letter] = port
+            self.bus.add(port, gate=lambda i=index: rcc.enabled(enable, i))
+
+    def _factory_base(self) -> int:
+        return {"f4": 0x1FFF_7800, "f7": 0x1FF0_F400, "h7": 0x1FF1_E800}[self._family]
+
+    def _add_identity(self) -> None:
+        idcode = self.chip.idcode
+        zeros = dict.fromkeys((0x04, 0x08, 0x0C), 0)
+        registers = {0x00: idcode.simulated_value}
+        if self._family == "h7":
+            zeros |= dict.fromkeys((0x34, 0x3C, 0x4C, 0x54), 0)
+            for base in (0x5C00_1000, 0xE00E_1000):
+                self.bus.add(RegisterFile("DBGMCU", base, zeros | registers, writable={0: 0}))
+        else:
+            self.bus.add(RegisterFile("DBGMCU", idcode.address, zeros | registers, writable={0: 0}))
+        base = self._factory_base()
+        uid, size = {"f4": (0x210, 0x220), "f7": (0x20, 0x40), "h7": (0x00, 0x80)}[self._family]
+        kilobytes = self.chip.flash_bytes >> 10
+        words = {uid: 0x5449_4E59, uid + 4: 0x5241_434B, uid + 8: idcode.device_id}
+        words[size] = kilobytes if self._family == "h7" else kilobytes << 16 | 0xFFFF
+        self.bus.add(ReadOnly("factory data", base, words, span=0x400))
+
+    # -- what follows from registers
+
+    def _clocks_changed(self) -> None:
+        if not self._ready:
+            return
+        self._timer.clocks_changed()
+        self._check_limits()
+
+    def _memory_settings_changed(self) -> None:
+        if not self._ready:
+            return
+        self.timing.set_wait_states(self._controller.latency)
+        if self.chip.core == "cortex-m7":
+            self.timing.set_caches(self.scs.instruction_cache, self.scs.data_cache)
+        elif isinstance(self._controller, FlashF4F7):
+            self.timing.set_caches(self._controller.instruction_cache, self._controller.data_cache)
+        self._check_limits()
+
+    def _check_limits(self) -> None:
+        """Clock against wait states and core voltage; silicon would misread flash or hang."""
+        clocks, latency = self._rcc.clocks, self._controller.latency
+        if isinstance(self._pwr, PwrH7):
+            overdrive = isinstance(self._syscfg, SyscfgH7) and self._syscfg.overdrive
+            limit = {1: 200_000_000, 2: 300_000_000}.get(self._pwr.vos, 480_000_000 if overdrive else 400_000_000)
+            steps = (70_000_000, 140_000_000, 185_000_000, 210_000_000, 240_000_000)
+            needed = next((n for n, hz in enumerate(steps) if clocks.hclk_hz <= hz), 5)
+        elif self._family == "f7":
+            plain = {1: 180_000_000, 2: 168_000_000, 3: 144_000_000}[self._pwr.scale]
+            limit = {1: 216_000_000, 2: 180_000_000}.get(self._pwr.scale, plain) if self._pwr.overdrive else plain
+            needed = max(0, -(-clocks.hclk_hz // 30_000_000) - 1)
+        else:
+            limit = {1: 100_000_000, 2: 84_000_000, 3: 64_000_000}[self._pwr.scale]
+            needed = max(0, -(-clocks.hclk_hz // 30_000_000) - 1)
+        if clocks.core_hz > limit:
+            self.findings.violation(
+                f"core at {clocks.core_hz / 1e6:g} MHz; the voltage scale allows {limit / 1e6:g} MHz"
+            )
+        if latency < needed:
+            self.findings.violation(
+                f"{latency} flash wait states at {clocks.hclk_hz / 1e6:g} MHz; {needed} are needed"
+            )
+
+    def _pins_problem(self, number: int) -> str | None:
+        """What keeps the USART from its pins; None when TX and RX are switched to it."""
+        if number != self.wiring.uart:
+            return None
+        for pin in (self.wiring.tx, self.wiring.rx):
+            if pin is None:
+                continue
+            port = self._ports.get(pin[1])
+            if port is None or port.alternate(int(pin[2:])) != _USART_ALTERNATE[number]:
+                return f"{pin} is not switched to AF{_USART_ALTERNATE[number]}"
+        return None
+
+    def _uart_idle(self) -> None:
+        self.idle = True
+        self.core.request_stop()
+
+    # -- outside world
+
+    @property
+    def clock_hz(self) -> int:
+        """What the core runs at, from the RCC registers."""
+        return self._rcc.clocks.core_hz
+
+    @property
+    def uart(self) -> Usart:
+        """The USART that is wired to the serial port."""
+        return self._usarts[self.wiring.uart]
+
+    @property
+    def runnable(self) -> bool:
+        """Whether the core would execute instructions now."""
+        return not (self.halted or self.in_reset or self.core.locked_up)
+
+    def wake(self) -> None:
+        """Something happened: an idle core polls again."""
+        self.idle = self.sleeping = False
+        self.uart.awake()
+
+    def receive(self, data: bytes) -> None:
+        """Bytes arrive on the UART."""
+        self.uart.receive(data)
+        self.wake()
+
+    def power_on(self) -> None:
+        """Power-on reset; flash keeps its content, RAM what it held."""
+        self.dwt.power_on()
+        self.scs.power_on()
+        if isinstance(self._pwr, PwrH7):
+            self._pwr.power_on()
+        self._dhcsr, self.halted = 0, False
+        self._reset(software=False, power_on=True)
+
+    def hold_in_reset(self, asserted: bool) -> None:
+        """The nRESET line. The reset happens when the line is released."""
+        if self.in_reset and not asserted:
+            self.in_reset = False
+            self._reset(software=False, power_on=False)
+        elif asserted:
+            self.in_reset = True
+            self._reset_seen = True
+
+    def _reset(self, *, software: bool, power_on: bool) -> None:
+        self._ready = False
+        self.bus.reset()
+        self.array.settle()
+        self._rcc.set_reset_cause(software=software, power_on=power_on)
+        self._ready = True
+        self._memory_settings_changed()
+        self._timer.clocks_changed()
+        self.core.reset(vector_base=self._vector_base)
+        self.resets += 1
+        self._reset_pending = False
+        self._reset_seen = True
+        self.wake()
+        self.halted = bool(self._dhcsr & DHCSR_DEBUGEN and self.scs.demcr & DEMCR_VC_CORERESET)
+        if self.halted:
+            self.scs.dfsr |= DFSR_VCATCH
+
+    # -- running
+
+    def run(self, budget_instructions: int) -> None:
+        """One slice, if the core may run."""
+        if not self.runnable:
+            return
+        self._after(self.core.run(budget_instructions))
+
+    def _after(self, stop: Stop) -> None:
+        self.array.settle()
+        if self._reset_pending:
+            self._reset(software=True, power_on=False)
+            return
+        match stop:
+            case Stop.BREAKPOINT:
+                if self._dhcsr & DHCSR_DEBUGEN:
+                    self.halted = True
+                    self.scs.dfsr |= DFSR_BKPT
+                else:
+                    self._after(self.core.debug_event_fault())
+            case Stop.SLEEP:
+                self.sleeping = True
+            case Stop.EXCEPTION if self._dhcsr & DHCSR_DEBUGEN and self.scs.demcr & DEMCR_VC_HARDERR:
+                self.halted = True
+                self.scs.dfsr |= DFSR_VCATCH
+            case _:
+                pass
+
+    # -- DebugControl: what the debug registers do
+
+    def write_dhcsr(self, value: int) -> None:
+        """Debug halting control, from the debugger."""
+        stepping = value & DHCSR_STEP and self.halted and not value & DHCSR_HALT
+        self._dhcsr = value & 0x2F
+        if not value & DHCSR_DEBUGEN:
+            self.halted = False
+        elif value & DHCSR_HALT:
+            if not self.halted:
+                self.halted = True
+                self.scs.dfsr |= DFSR_HALTED
+        elif stepping:
+            self.halted = False
+            self._after(self.core.step())
+            self.halted = True
+            self.scs.dfsr |= DFSR_HALTED
+        else:
+            self.halted = False
+        self.wake()
+
+    def read_dhcsr(self) -> int:
+        """C_ bits, and S_REGRDY, S_HALT, S_LOCKUP, S_RETIRE_ST, S_RESET_ST. C_HALT reads 1 while halted."""
+        value = self._dhcsr & ~DHCSR_HALT | self.halted << 1 | 1 << 16 | self.halted << 17
+        value |= self.core.locked_up << 19 | 1 << 24 | self._reset_seen << 25
+        # S_RESET_ST clears on read, unless the chip is still held in reset.
+        self._reset_seen = self.in_reset
+        return value
+
+    def transfer_register(self, selector: int, write: bool, value: int) -> int:
+        """DCRSR: moves a core register from or to DCRDR."""
+        if write:
+            self.core.write_register(selector, value)
+            return value
+        return self.core.read_register(selector)
+
+    def system_reset(self) -> None:
+        """AIRCR.SYSRESETREQ."""
+        if self.bus.debugger:
+            self._reset(software=True, power_on=False)
+        else:
+            self._reset_pending = True
+            self.core.request_stop()
+
+    def breakpoints_changed(self, addresses: set[int]) -> None:
+        """FPB comparators changed."""
+        self.core.set_breakpoints(addresses)
+
+    # -- the system bus as the debugger's access port sees it
+
+    def debug_read(self, address: int, size: int, count: int) -> bytes:
+        """`count` items of 1, 2 or 4 bytes.
+
+        Raises:
+            TransferFault: nothing answers there.
+        """
+        total = size * count
+        if self.core.is_memory(address, total):
+            return self.core.read_memory(address, total)
+        self._check_answers(address, total)
+        self.bus.debugger = True
+        try:
+            return b"".join(
+                self.bus.read(address + i, size).to_bytes(size, "little") for i in range(0, total, size)
+            )
+        finally:
+            self.bus.debugger = False
+
+    def debug_write(self, address: int, size: int, data: bytes) -> None:
+        """Items of 1, 2 or 4 bytes. Flash takes them only as its controller allows.
+
+        Raises:
+            TransferFault: nothing answers there, or it refuses.
+        """
+        if self.core.is_memory(address, len(data)):
+            try:
+                self.core.write_memory(address, data)
+            except TransferFault:
+                self._debug_write_flash(address, size, data)
+            return
+        self._check_answers(address, len(data))
+        self.bus.debugger = True
+        try:
+            for i in range(0, len(data), size):
+                self.bus.write(address + i, size, int.from_bytes(data[i : i + size], "little"))
+        finally:
+            self.bus.debugger = False
+
+    def _debug_write_flash(self, address: int, size: int, data: bytes) -> None:
+        region = next(r for r in self._regions() if r.flash and r.base <= address < r.base + r.bytes)
+        for i in range(0, len(data), size):
+            offset, item = address + i - region.base, data[i : i + size]
+            if not self._controller.store(offset, size, int.from_bytes(item, "little")):
+                raise TransferFault(address + i)
+            self.array.cells[offset : offset + size] = item
+            self.array.settle()
+
+    def _check_answers(self, address: int, size: int) -> None:
+        factory = self._factory_base() & ~0xFFF
+        for base, length in (*_MMIO, (factory, 0x1000)):
+            if base <= address and address + size <= base + length:
+                return
+        raise TransferFault(address)

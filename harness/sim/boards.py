@@ -1,0 +1,200 @@
+"""Simulated boards as the harness uses them: switch on, ask, switch off. The process itself is server.py."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import BoardTimeout, FlashFailed
+from harness.sim import runtime
+from harness.sim.board import Wiring
+from harness.sim.client import BoardServerError, Client
+from harness.sim.protocol import BoardStatus, Window
+
+START_TIMEOUT_S = 20.0
+IDLE_TIMEOUT_S = 120.0
+
+BUILT_IN = {"f412-sim": "stm32f412", "f746-sim": "stm32f746", "f765-sim": "stm32f765", "h743-sim": "stm32h743"}
+"""Boards that exist without a boards.yaml, and their chips."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimPaths:
+    """How a running simulated board is reached."""
+
+    uart: Path
+    socket: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimBoard:
+    """What makes a simulated board.
+
+    Args:
+        chip: chip folder.
+        wiring: USART, its pins and the external clock.
+        memory_model: ``ideal`` or ``chip``.
+    """
+
+    name: str
+    chip: str
+    wiring: Wiring = Wiring(tx="PD8", rx="PD9")
+    memory_model: str = "chip"
+
+
+def known_boards() -> tuple[SimBoard, ...]:
+    """The simulated boards of boards.yaml; the built-in ones where there is no such file."""
+    from harness import boards  # noqa: PLC0415  (pydantic and YAML only when asked)
+
+    try:
+        listed = boards.load_boards().all
+    except FileNotFoundError:
+        listed = ()
+    found = [
+        SimBoard(
+            name=b.name,
+            chip=b.chip,
+            wiring=Wiring(
+                uart=int(b.uart.instance.removeprefix("USART")), tx=b.uart.tx, rx=b.uart.rx,
+                hse_hz=b.clock_source.hse_hz,
+            ),
+        )
+        for b in listed
+        if b.simulated
+    ]  # fmt: skip
+    return tuple(found) or tuple(SimBoard(name=name, chip=chip) for name, chip in BUILT_IN.items())
+
+
+def find_board(name: str) -> SimBoard | None:
+    """The simulated board of that name."""
+    return next((b for b in known_boards() if b.name == name), None)
+
+
+def ensure_running(
+    board: SimBoard, *, owner_pid: int | None = None, slice_instructions: int | None = None,
+    idle_timeout_s: float = IDLE_TIMEOUT_S, timeout_s: float = START_TIMEOUT_S,
+) -> SimPaths:  # fmt: skip
+    """Switches the board on unless it is, and says where it is.
+
+    Args:
+        owner_pid: the board is switched off when every owner is gone; None: after a time without use.
+
+    Raises:
+        BoardTimeout: the server did not come up. FlashFailed: it runs as another chip.
+    """
+    folder = runtime.board_folder(board.name)
+    deadline = time.monotonic() + timeout_s
+    started: subprocess.Popen[bytes] | None = None
+    while True:
+        client = Client.open(folder)
+        if client is not None:
+            with contextlib.closing(client):
+                _check_and_own(client, board, owner_pid)
+            return SimPaths(uart=folder / "uart", socket=folder / "socket")
+        if started is None or started.poll() is not None:
+            started = _start(board, folder, owner_pid, slice_instructions, idle_timeout_s)
+        if time.monotonic() > deadline:
+            raise BoardTimeout(board.name, "starting the board server", timeout_s, f"see {folder / 'log'}")
+        time.sleep(0.02)
+
+
+def _check_and_own(client: Client, board: SimBoard, owner_pid: int | None) -> None:
+    status = client.status()
+    if status.chip != board.chip:
+        raise FlashFailed(
+            board.name, "starting the simulated board", f"it already runs as {status.chip}, not {board.chip}",
+            f"stop it: kill {status.pid}",
+        )  # fmt: skip
+    if owner_pid is not None:
+        client.request("own", pid=owner_pid)
+
+
+def _start(
+    board: SimBoard, folder: Path, owner_pid: int | None, slice_instructions: int | None, idle_timeout_s: float
+) -> subprocess.Popen[bytes]:
+    wiring = board.wiring
+    command = [
+        sys.executable, "-m", "harness.sim.server", "--board", board.name, "--chip", board.chip,
+        "--uart", f"USART{wiring.uart}", "--memory-model", board.memory_model,
+        "--idle-timeout-s", str(idle_timeout_s),
+    ]  # fmt: skip
+    for option, value in (("--tx", wiring.tx), ("--rx", wiring.rx), ("--hse-hz", wiring.hse_hz),
+                          ("--owner", owner_pid), ("--slice", slice_instructions)):  # fmt: skip
+        if value is not None:
+            command += [option, str(value)]
+    with (folder / "log").open("ab") as log:
+        # Its own session: Ctrl-C in the terminal is for the program that uses the board, not for the board.
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
+            env={**os.environ, "PYTHONPATH": _import_path(), "TINYRACK_RUNTIME_DIR": str(runtime.root())},
+        )  # fmt: skip
+
+
+def _import_path() -> str:
+    """Makes `harness` importable in the child whatever its working folder is."""
+    ours = str(Path(__file__).resolve().parents[2])
+    rest = os.environ.get("PYTHONPATH")
+    return ours if not rest else f"{ours}{os.pathsep}{rest}"
+
+
+@contextmanager
+def connection(board_name: str) -> Iterator[Client | None]:
+    """A connection to a running board; None when it is off."""
+    client = Client.open(runtime.board_folder(board_name))
+    try:
+        yield client
+    finally:
+        if client is not None:
+            client.close()
+
+
+def stop(board_name: str, *, timeout_s: float = 10.0) -> bool:
+    """Switches the board off and waits until its process is gone; False when it was off.
+
+    Raises:
+        BoardTimeout: the process did not end.
+    """
+    folder = runtime.board_folder(board_name)
+    with connection(board_name) as client:
+        if client is None:
+            return False
+        with contextlib.suppress(BoardServerError):
+            client.request("stop")
+    deadline = time.monotonic() + timeout_s
+    while (fd := runtime.try_lock(folder)) is None:
+        if time.monotonic() > deadline:
+            raise BoardTimeout(board_name, "stopping the board server", timeout_s, f"see {folder / 'log'}")
+        time.sleep(0.01)
+    os.close(fd)
+    return True
+
+
+def status(board_name: str) -> BoardStatus | None:
+    """What the board does; None when it is off."""
+    with connection(board_name) as client:
+        return None if client is None else client.status()
+
+
+def windows(board_name: str) -> tuple[Window, ...]:
+    """The firmware's last reads of the cycle counter; empty when the board is off."""
+    with connection(board_name) as client:
+        return () if client is None else client.windows()
+
+
+def instructions_of(reads: Sequence[Window], cycles: int) -> int | None:
+    """Instructions executed in the newest measured window of that many cycles.
+
+    A window lies between two reads of CYCCNT; None when no two reads are that far apart.
+    """
+    for end in range(len(reads) - 1, 0, -1):
+        for start in range(end - 1, max(-1, end - 4), -1):
+            if (reads[end].cyccnt - reads[start].cyccnt) & 0xFFFF_FFFF == cycles & 0xFFFF_FFFF:
+                return reads[end].instructions - reads[start].instructions
+    return None

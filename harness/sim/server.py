@@ -1,0 +1,511 @@
+"""A board server: the process that is one simulated board with power on. `python -m harness.sim.server --help`.
+
+It runs the core in slices and looks at its sockets between them. It ends when told, when every process that owns it
+is gone, or after a time with nobody connected; never because of Ctrl-C in somebody's terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import fcntl
+import json
+import logging
+import mmap
+import os
+import select
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+import tty
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from harness import chips
+from harness.sim import protocol, runtime
+from harness.sim.board import SimulatedBoard, Wiring
+from harness.sim.core import TransferFault
+from harness.sim.debug_port import DebugPort
+from harness.sim.protocol import Op, Status
+
+log = logging.getLogger("harness.sim.server")
+
+SLICE_INSTRUCTIONS = 500_000
+"""Some milliseconds of the host's time."""
+
+DEBUG_SLICE_INSTRUCTIONS = 100_000
+IDLE_WAIT_S = 0.02
+"""How long an idle core sleeps before it may poll some more; also how fast a newly opened port is noticed."""
+
+BAUD_TOLERANCE = 0.025
+TX_BACKLOG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Everything a board server is told.
+
+    Args:
+        slice_instructions: length of a slice; no figure depends on it.
+        idle_timeout_s: ends the process after so long without owner, client or open port.
+    """
+
+    board: str
+    chip: str
+    wiring: Wiring
+    memory_model: str
+    owners: tuple[int, ...]
+    idle_timeout_s: float
+    slice_instructions: int = SLICE_INSTRUCTIONS
+
+
+class SerialPort:
+    """The board's serial port: a pty that keeps its name as a symlink. Bytes are garbled when the speeds differ."""
+
+    def __init__(self, link: Path) -> None:
+        self.master, slave = os.openpty()
+        # Raw from the start: a fresh pty echoes until its user switches that off.
+        tty.setraw(slave)
+        self._path = os.ttyname(slave)
+        os.close(slave)
+        os.set_blocking(self.master, False)
+        self._link = link
+        temporary = link.with_name(link.name + ".new")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self._path)
+        temporary.replace(link)
+        self._backlog = bytearray()
+        self.garbled_bytes = 0
+
+    def close(self) -> None:
+        """Removes the name and hangs up."""
+        with contextlib.suppress(OSError):
+            if os.readlink(self._link) == self._path:
+                self._link.unlink()
+        os.close(self.master)
+
+    def host_baud(self) -> int:
+        """The speed the host's side is set to, from the pty's termios."""
+        buffer = bytearray(44)
+        fcntl.ioctl(self.master, _TCGETS2, buffer)
+        return int(struct.unpack_from("<I", buffer, 40)[0])
+
+    def opened(self) -> bool:
+        """Whether anybody has the port open."""
+        poller = _poll_once(self.master)
+        return not poller & _POLLHUP
+
+    def read(self) -> bytes:
+        """What the host wrote; empty when nothing is there or nobody is."""
+        try:
+            return os.read(self.master, 65536)
+        except (BlockingIOError, OSError):
+            # EIO: nobody has the port open.
+            return b""
+
+    def garble(self, data: bytes, board_baud: float) -> bytes:
+        """The bytes as the other side sees them."""
+        host = self.host_baud()
+        if board_baud and abs(host - board_baud) <= BAUD_TOLERANCE * board_baud:
+            return data
+        self.garbled_bytes += len(data)
+        return bytes((b >> 1 ^ 0xA5) & 0xFF for b in data)
+
+    def write(self, data: bytes) -> None:
+        """Sends to the host; what nobody listens to is lost, as on a wire."""
+        self._backlog += data
+        self.drain()
+
+    def drain(self) -> None:
+        """Writes as much as the pty takes."""
+        if not self._backlog:
+            return
+        if not self.opened():
+            self._backlog.clear()
+            return
+        try:
+            written = os.write(self.master, self._backlog)
+            del self._backlog[:written]
+        except BlockingIOError:
+            pass
+        except OSError as e:
+            log.info("serial port: %s", e)
+            self._backlog.clear()
+        if len(self._backlog) > TX_BACKLOG_BYTES:
+            # A reader that holds the port open but does not read: the oldest bytes are lost, as in a full FIFO.
+            del self._backlog[: len(self._backlog) - TX_BACKLOG_BYTES]
+
+    @property
+    def waiting(self) -> int:
+        """Bytes the pty did not take yet."""
+        return len(self._backlog)
+
+
+_TCGETS2 = 0x802C_542A
+_POLLHUP = 0x10
+
+
+def _poll_once(fd: int) -> int:
+    poller = select.poll()
+    poller.register(fd, 0)
+    events = poller.poll(0)
+    return events[0][1] if events else 0
+
+
+class _Client:
+    """One connection on the unix socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.framer = protocol.Framer()
+        self.name: str | None = None
+        self.out = bytearray()
+
+
+class Server:
+    """The event loop around one board."""
+
+    def __init__(self, options: ServerOptions, folder: Path, lock_fd: int) -> None:
+        self._options, self._folder, self._lock_fd = options, folder, lock_fd
+        chip = chips.load_chip(options.chip)
+        self._flash = _open_flash(folder / "flash.bin", chip.flash_bytes)
+        self._port = SerialPort(folder / "uart")
+        self._tx = bytearray()
+        self.board = SimulatedBoard(
+            chip, wiring=options.wiring, flash=self._flash, transmit=self._tx.extend,
+            memory_model=options.memory_model,
+        )  # fmt: skip
+        self._debug_port = DebugPort(self.board, chip.core)
+        self._debugger: _Client | None = None
+        self._clients: set[_Client] = set()
+        self._owners: dict[int, int] = {}
+        self._had_owner = False
+        self._stopping = False
+        self._last_used = time.monotonic()
+        self._port_open = False
+        self._selector = selectors.DefaultSelector()
+        self._listener = runtime.listen(folder)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._signalled)
+        for pid in options.owners:
+            self._add_owner(pid)
+
+    # -- the loop
+
+    def serve(self) -> None:
+        """Runs until something ends it."""
+        try:
+            while not self._stopping and not self._deserted():
+                for key, _events in self._selector.select(self._wait_s()):
+                    key.data()
+                self._look_at_port()
+                self._run_slice()
+        finally:
+            self._close()
+
+    def _wait_s(self) -> float:
+        board = self.board
+        if board.runnable and not board.idle and not board.sleeping:
+            return 0.0
+        return IDLE_WAIT_S if self._port_open or board.runnable else 0.1
+
+    def _run_slice(self) -> None:
+        board = self.board
+        if not board.runnable:
+            return
+        if board.idle or board.sleeping:
+            # Poll a little: firmware may count time with a timer while it waits.
+            board.wake()
+        size = self._options.slice_instructions
+        board.run(min(size, DEBUG_SLICE_INSTRUCTIONS) if self._debugger else size)
+        if self._tx:
+            self._port.write(self._port.garble(bytes(self._tx), board.uart.baud))
+            self._tx.clear()
+
+    def _look_at_port(self) -> None:
+        opened = self._port.opened()
+        if opened != self._port_open:
+            self._port_open = opened
+            if opened:
+                self._selector.register(self._port.master, selectors.EVENT_READ, self._receive)
+            else:
+                self._selector.unregister(self._port.master)
+        if opened:
+            self._last_used = time.monotonic()
+            if self._port.waiting:
+                self._port.drain()
+
+    def _receive(self) -> None:
+        data = self._port.read()
+        if data:
+            self.board.receive(self._port.garble(data, self.board.uart.baud))
+
+    def _deserted(self) -> bool:
+        if self._owners:
+            return False
+        if self._had_owner:
+            log.info("every owner is gone")
+            return True
+        if self._clients:
+            self._last_used = time.monotonic()
+        return time.monotonic() - self._last_used > self._options.idle_timeout_s
+
+    def _close(self) -> None:
+        for client in list(self._clients):
+            self._drop(client)
+        self._port.close()
+        self._listener.close()
+        (self._folder / "socket").unlink(missing_ok=True)
+        self._flash.flush()
+
+    # -- owners
+
+    def _add_owner(self, pid: int) -> None:
+        if pid in self._owners:
+            return
+        self._had_owner = True
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        self._owners[pid] = fd
+        self._selector.register(fd, selectors.EVENT_READ, lambda: self._owner_gone(pid))
+
+    def _owner_gone(self, pid: int) -> None:
+        fd = self._owners.pop(pid)
+        self._selector.unregister(fd)
+        os.close(fd)
+
+    def _signalled(self) -> None:
+        if signal.SIGTERM in os.read(self._wake_read, 256):
+            self._stopping = True
+
+    # -- clients
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        connection.setblocking(False)
+        client = _Client(connection)
+        self._clients.add(client)
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._serve_client(client))
+
+    def _drop(self, client: _Client) -> None:
+        self._clients.discard(client)
+        self._selector.unregister(client.connection)
+        client.connection.close()
+        if self._debugger is client:
+            self._debugger = None
+            # A probe that is gone pulls no line any more. Halted stays halted, as on silicon.
+            self.board.hold_in_reset(False)
+
+    def _serve_client(self, client: _Client) -> None:
+        try:
+            data = client.connection.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(client)
+            return
+        try:
+            for kind, body in client.framer.feed(data):
+                self._answer(client, self._handle(client, kind, body))
+        except (protocol.ProtocolError, OSError) as e:
+            log.warning("client %s: %s", client.name, e)
+            if client in self._clients:
+                self._drop(client)
+
+    def _answer(self, client: _Client, answer: bytes) -> None:
+        # Answers are small next to socket buffers, and the client waits for this one; still, never wait for ever.
+        client.connection.settimeout(5.0)
+        client.connection.sendall(answer)
+        client.connection.setblocking(False)
+
+    def _handle(self, client: _Client, kind: int, body: bytes) -> bytes:
+        if kind == protocol.KIND_DEBUG:
+            if self._debugger is not client:
+                return protocol.frame(Status.ERROR, b"claim the debug port first")
+            return self._debug(body)
+        if kind != protocol.KIND_JSON:
+            raise protocol.ProtocolError(f"kind {kind}")
+        try:
+            request = json.loads(body)
+            return protocol.frame(Status.OK, self._control(client, request))
+        except (ValueError, KeyError, TypeError) as e:
+            return protocol.frame(Status.ERROR, str(e).encode())
+
+    def _control(self, client: _Client, request: dict[str, object]) -> bytes:
+        match request:
+            case {"op": "claim", "client": str(name)}:
+                if self._debugger not in (None, client):
+                    holder = self._debugger.name if self._debugger else None
+                    raise ValueError(f"the debug port is in use by {holder}; one user at a time")
+                self._debugger, client.name = client, name
+                self._debug_port.connect()
+            case {"op": "release"}:
+                if self._debugger is client:
+                    self._debugger = None
+                    self.board.hold_in_reset(False)
+            case {"op": "status"}:
+                return protocol.status_to_json(self._status())
+            case {"op": "windows"}:
+                return json.dumps([[r.cyccnt, r.instructions] for r in self.board.dwt.reads]).encode()
+            case {"op": "forget"}:
+                self.board.findings.unmodelled.clear()
+                self.board.findings.violations.clear()
+            case {"op": "own", "pid": int(pid)}:
+                self._add_owner(pid)
+            case {"op": "stop"}:
+                self._stopping = True
+            case {"op": "power_cycle"}:
+                self.board.power_on()
+            case {"op": "corrupt_flash", "offset": int(offset), "byte": int(byte)}:
+                if not 0 <= offset < self.board.chip.flash_bytes or not 0 <= byte <= 0xFF:
+                    raise ValueError("outside the flash")
+                self.board.array.corrupt(offset, byte)
+            case _:
+                raise ValueError("unknown request")
+        return b"{}"
+
+    def _status(self) -> protocol.BoardStatus:
+        board = self.board
+        if board.core.locked_up:
+            state = "locked up"
+        elif board.in_reset:
+            state = "held in reset"
+        elif board.halted:
+            state = "halted"
+        else:
+            state = "idle" if board.idle else "sleeping" if board.sleeping else "running"
+        fault = board.core.last_fault
+        return protocol.BoardStatus(
+            board=self._options.board, chip=board.chip.name, pid=os.getpid(), state=state,  # type: ignore[arg-type]
+            cycles=board.core.cycles, instructions=board.core.instructions, clock_hz=board.clock_hz,
+            resets=board.resets, pc=board.core.pc, timing_model=board.timing_model, memory_model=board.memory_model,
+            unmodelled=tuple(
+                protocol.Access(kind=kind, address=address, count=count, code_address=pc)
+                for (kind, address), (count, pc) in board.findings.unmodelled.items()
+            ),
+            violations=tuple(
+                protocol.Violation(rule=rule, count=count) for rule, count in board.findings.violations.items()
+            ),
+            fault=None if fault is None else protocol.Fault(
+                what=fault.what, code_address=fault.pc, address=fault.address
+            ),
+            debug_client=None if self._debugger is None else self._debugger.name,
+            owners=tuple(self._owners),
+        )  # fmt: skip
+
+    def _debug(self, body: bytes) -> bytes:
+        out = bytearray()
+        try:
+            for operation in protocol.unpack_operations(body):
+                out += self._operate(operation)
+        except TransferFault as e:
+            return protocol.frame(Status.TRANSFER_FAULT, struct.pack("<I", e.address))
+        return protocol.frame(Status.OK, bytes(out))
+
+    def _operate(self, operation: protocol.Operation) -> bytes:
+        port = self._debug_port
+        address = operation.address
+        match operation.op:
+            case Op.READ_DP:
+                return struct.pack("<I", port.read_dp(address))
+            case Op.WRITE_DP:
+                port.write_dp(address, int.from_bytes(operation.data, "little"))
+            case Op.READ_AP:
+                return struct.pack("<I", port.read_ap(address))
+            case Op.WRITE_AP:
+                port.write_ap(address, int.from_bytes(operation.data, "little"))
+            case Op.READ_AP_REPEAT:
+                return b"".join(struct.pack("<I", port.read_ap(address)) for _ in range(operation.count))
+            case Op.WRITE_AP_REPEAT:
+                for (value,) in struct.iter_unpack("<I", operation.data):
+                    port.write_ap(address, value)
+            case Op.READ_MEMORY:
+                if address == _DHCSR and self.board.runnable:
+                    # The debugger waits for a halt: get on with it before answering.
+                    self._run_slice()
+                return port.read_memory(address, operation.size, operation.count)
+            case Op.WRITE_MEMORY:
+                port.write_memory(address, operation.size, operation.data)
+            case Op.RESET_LINE:
+                self.board.hold_in_reset(bool(address))
+            case Op.RESET_PULSE:
+                self.board.hold_in_reset(True)
+                self.board.hold_in_reset(False)
+            case Op.CONNECT:
+                port.connect()
+        return b""
+
+
+_DHCSR = 0xE000_EDF0
+
+
+def _open_flash(file: Path, size: int) -> mmap.mmap:
+    """The flash's content, kept in a file; a new or resized chip starts erased."""
+    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fresh = os.fstat(fd).st_size != size
+        if fresh:
+            os.ftruncate(fd, 0)
+            os.ftruncate(fd, size)
+        flash = mmap.mmap(fd, size)
+    finally:
+        os.close(fd)
+    if fresh:
+        flash[:] = b"\xff" * size
+    return flash
+
+
+def _parse(arguments: list[str]) -> ServerOptions:
+    parser = argparse.ArgumentParser(prog="harness.sim.server", description="One simulated board.")
+    parser.add_argument("--board", required=True)
+    parser.add_argument("--chip", required=True)
+    parser.add_argument("--uart", default="USART3", help="the USART that is wired to the serial port")
+    parser.add_argument("--tx")
+    parser.add_argument("--rx")
+    parser.add_argument("--hse-hz", type=int)
+    parser.add_argument("--memory-model", default="chip", choices=("ideal", "chip"))
+    parser.add_argument("--owner", type=int, action="append", default=[], help="end when all owners are gone")
+    parser.add_argument("--idle-timeout-s", type=float, default=120.0)
+    parser.add_argument("--slice", type=int, default=SLICE_INSTRUCTIONS, help="instructions a slice")
+    args = parser.parse_args(arguments)
+    wiring = Wiring(uart=int(args.uart.removeprefix("USART")), tx=args.tx, rx=args.rx, hse_hz=args.hse_hz)
+    return ServerOptions(
+        board=args.board, chip=args.chip, wiring=wiring, memory_model=args.memory_model, owners=tuple(args.owner),
+        idle_timeout_s=args.idle_timeout_s, slice_instructions=args.slice,
+    )  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one board until it ends. Exit code 3: another server has this board."""
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, b"tinyrack-board", 0, 0, 0)
+    folder = runtime.board_folder(options.board)
+    lock_fd = runtime.try_lock(folder)
+    if lock_fd is None:
+        return 3
+    Server(options, folder, lock_fd).serve()
+    return 0
+
+
+_PR_SET_NAME = 15
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
