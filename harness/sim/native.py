@@ -21,6 +21,7 @@ from typing import Any, Literal
 import filelock
 
 from harness import paths
+from harness.chips import Chip
 from harness.errors import MissingTool
 
 TIMING_MODEL = "tr-cortexm/1"
@@ -40,47 +41,138 @@ class RegionKind(IntEnum):
     """How a range of addresses answers; the values are those of `tr_region_kind` in timing.h."""
 
     ZERO_WAIT = 0
-    FLASH_ART = 1
-    FLASH_L1 = 2
-    RAM_L1 = 3
+    ART = 1
+    L1 = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """A range of addresses and what stands in front of it. Ranges not listed answer without wait."""
+    """A range of addresses and what stands in front of it. Ranges not listed answer without wait.
+
+    Args:
+        watch_data: data reads are modelled, not only instruction fetch; slows the engine.
+        first_word_cycles: core cycles of a miss beyond a zero-wait access, without flash wait states.
+        line_cycles: core cycles until the rest of the line has followed; a second miss waits for them.
+        wait_state_cycles: core cycles of one flash wait state; 0 where none apply.
+    """
 
     base: int
     bytes: int
     kind: RegionKind
+    watch_data: bool = False
     first_word_cycles: int = 0
     line_cycles: int = 0
+    wait_state_cycles: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheShape:
+    """Size of a cache; `ways` 0 is fully associative. Replacement is least recently used."""
+
+    bytes: int = 0
+    ways: int = 0
+    line_bytes: int = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryModel:
-    """The memory system of a chip as the timing model sees it.
+    """The memory system of a chip as the timing model sees it, everything switched on.
 
     Args:
-        kind: `ideal` is zero wait states everywhere; `chip` follows the regions, wait states and caches.
-        icache_bytes, dcache_bytes: sizes when switched on; for an F4 the lines of its flash accelerator.
+        kind: `ideal` is zero wait states everywhere; `chip` follows the rest.
+        wait_states: of the flash.
+        switches: which caches `set_caches` switches, the core's L1 or the flash accelerator's.
     """
 
     kind: Literal["ideal", "chip"]
     regions: tuple[Region, ...] = ()
     wait_states: int = 0
-    icache_bytes: int = 0
-    icache_ways: int = 2
-    icache_line_bytes: int = 32
-    dcache_bytes: int = 0
-    dcache_ways: int = 4
-    dcache_line_bytes: int = 32
+    l1_instruction: CacheShape = CacheShape()
+    l1_data: CacheShape = CacheShape()
+    art_instruction: CacheShape = CacheShape()
+    art_data: CacheShape = CacheShape()
+    switches: Literal["l1", "art"] = "l1"
 
 
 IDEAL = MemoryModel(kind="ideal")
 
+# Penalties of ST's chips in core cycles, with source or "assumed"; harness/sim/timing/README.md discusses them.
+# F4, F7: one wait state is one HCLK = one core cycle (RM0402 3.4, RM0385 3.3). H7: flash and AXI SRAM run on the
+# AXI clock, half the core's at 480 MHz (RM0433 8.5), so that one wait state is two core cycles.
+_F7_BUS_CYCLES = 6  # assumed: AXI to AHB bridge and bus matrix, there and back
+_F7_FLASH_LINE_CYCLES = 3  # a 256-bit flash line in four 64-bit beats (RM0385 3.3.2)
+_F7_SRAM_LINE_CYCLES = 7  # eight 32-bit AHB beats (RM0385 2.1)
+_H7_BUS_CYCLES = 10  # assumed: five AXI clocks through the interconnect, there and back
+_H7_LINE_CYCLES = 6  # four 64-bit beats at half the core clock (RM0433 2.1)
+_ART_F4_LINES, _ART_F4_DATA_LINES, _ART_F4_LINE_BYTES = 64, 8, 16  # RM0402 3.4.2
+_ART_F7_LINES, _ART_F7_LINE_BYTES = 64, 32  # RM0385 3.3.2
+_F7_ITCM_FLASH_BASE = 0x0020_0000
+
+
+def chip_memory(chip: Chip, kind: Literal["ideal", "chip"] = "chip") -> MemoryModel:
+    """The memory system of a chip folder.
+
+    Data reads are modelled where they leave the chip's SRAM: in flash, where weights and literals lie. Reads and
+    writes of RAM behind L1 are taken for hits (README.md says what that hides).
+    """
+    if kind == "ideal":
+        return IDEAL
+    flash, regions = chip.flash_memory, []
+    l1_i = CacheShape(bytes=chip.caches.icache_bytes, ways=2, line_bytes=chip.caches.line_bytes or 32)
+    l1_d = CacheShape(bytes=chip.caches.dcache_bytes, ways=4, line_bytes=chip.caches.line_bytes or 32)
+    rams = tuple(m for m in chip.memories if m.kind == "ram")
+    if chip.flash.controller == "f4":
+        return MemoryModel(
+            kind="chip",
+            regions=(
+                Region(
+                    base=flash.base, bytes=flash.bytes, kind=RegionKind.ART, watch_data=True, wait_state_cycles=1
+                ),
+            ),
+            wait_states=chip.clock.wait_states,
+            art_instruction=CacheShape(bytes=_ART_F4_LINES * _ART_F4_LINE_BYTES, line_bytes=_ART_F4_LINE_BYTES),
+            art_data=CacheShape(bytes=_ART_F4_DATA_LINES * _ART_F4_LINE_BYTES, line_bytes=_ART_F4_LINE_BYTES),
+            switches="art",
+        )
+    if chip.flash.controller == "f7":
+        bus, flash_line, ram_line, wait = _F7_BUS_CYCLES, _F7_FLASH_LINE_CYCLES, _F7_SRAM_LINE_CYCLES, 1
+        art = CacheShape(bytes=_ART_F7_LINES * _ART_F7_LINE_BYTES, line_bytes=_ART_F7_LINE_BYTES)
+        regions.append(
+            Region(base=_F7_ITCM_FLASH_BASE, bytes=flash.bytes, kind=RegionKind.ART, wait_state_cycles=wait)
+        )
+    else:
+        bus, flash_line, ram_line, wait, art = _H7_BUS_CYCLES, _H7_LINE_CYCLES, _H7_LINE_CYCLES, 2, CacheShape()
+    regions.append(
+        Region(
+            base=flash.base, bytes=flash.bytes, kind=RegionKind.L1, watch_data=True, first_word_cycles=bus,
+            line_cycles=flash_line, wait_state_cycles=wait,
+        )
+    )  # fmt: skip
+    regions += (
+        Region(base=m.base, bytes=m.bytes, kind=RegionKind.L1, first_word_cycles=bus, line_cycles=ram_line)
+        for m in rams
+    )
+    return MemoryModel(
+        kind="chip",
+        regions=tuple(regions),
+        wait_states=chip.clock.wait_states,
+        l1_instruction=l1_i,
+        l1_data=l1_d,
+        art_instruction=art,
+    )
+
 
 class _CRegion(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint32) for name in ("base", "bytes", "kind", "first_word_cycles", "line_cycles")]
+    _fields_ = [
+        (name, ctypes.c_uint32)
+        for name in (
+            "base", "bytes", "kind", "watch_data", "first_word_cycles", "line_cycles", "wait_state_cycles",
+        )
+    ]  # fmt: skip
+
+
+class _CCacheShape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("bytes", "ways", "line_bytes")]
 
 
 class _CMemory(ctypes.Structure):
@@ -88,19 +180,18 @@ class _CMemory(ctypes.Structure):
         ("enabled", ctypes.c_uint32),
         ("region_count", ctypes.c_uint32),
         ("regions", _CRegion * _REGIONS_MAX),
-        *(
-            (name, ctypes.c_uint32)
-            for name in (
-                "wait_states", "prefetch", "icache_bytes", "icache_ways", "icache_line_bytes", "dcache_bytes",
-                "dcache_ways", "dcache_line_bytes",
-            )
-        ),
-    ]  # fmt: skip
+        ("wait_states", ctypes.c_uint32),
+        ("prefetch", ctypes.c_uint32),
+        ("l1_instruction", _CCacheShape),
+        ("l1_data", _CCacheShape),
+        ("art_instruction", _CCacheShape),
+        ("art_data", _CCacheShape),
+    ]
 
 
 _COUNTERS = (
     "cycles", "instructions", "blocks", "fetch_stall_cycles", "data_stall_cycles", "icache_misses",
-    "dcache_misses", "mispredicted", "nodes", "states",
+    "dcache_misses", "unaligned", "mispredicted", "nodes", "states",
 )  # fmt: skip
 _FUNCTIONS = ("hook_add", "hook_del", "emu_stop", "mem_read", "reg_read")
 
@@ -124,6 +215,7 @@ class Counters:
     data_stall_cycles: int
     icache_misses: int
     dcache_misses: int
+    unaligned: int
     mispredicted: int
     nodes: int
     states: int
@@ -178,7 +270,7 @@ def _library() -> ctypes.CDLL:
         "tr_core_instructions": (u64, (core,)),
         "tr_core_invalidate": (None, (core,)),
         "tr_core_reset": (None, (core,)),
-        "tr_core_set_memory": (None, (core, ctypes.POINTER(_CMemory))),
+        "tr_unicorn_set_memory": (ctypes.c_int, (pointer, ctypes.POINTER(_CMemory))),
         "tr_core_counters": (None, (core, ctypes.POINTER(_CCounters))),
     }
     for name, (result, arguments) in signatures.items():
@@ -253,7 +345,10 @@ class NativeCore:
         return self._memory
 
     def begin_slice(self, budget_instructions: int = _UNLIMITED) -> None:
-        """Allows that many instructions; the block that would exceed it is neither counted nor executed."""
+        """Allows that many instructions; the block that would exceed it is neither counted nor executed.
+
+        The first block of a slice always runs, so that every slice makes progress.
+        """
         self._library.tr_unicorn_begin_slice(self._handle, min(budget_instructions, _UNLIMITED))
 
     def invalidate(self) -> None:
@@ -289,13 +384,20 @@ class NativeCore:
 
     def _apply_memory(self) -> None:
         memory = self._memory
+        if len(memory.regions) > _REGIONS_MAX:
+            raise ValueError(f"{len(memory.regions)} regions, the timing model takes {_REGIONS_MAX}")
         raw = _CMemory(enabled=int(memory.kind == "chip"), region_count=len(memory.regions))
         for slot, region in zip(raw.regions, memory.regions, strict=False):
             slot.base, slot.bytes, slot.kind = region.base, region.bytes, int(region.kind)
+            slot.watch_data, slot.wait_state_cycles = int(region.watch_data), region.wait_state_cycles
             slot.first_word_cycles, slot.line_cycles = region.first_word_cycles, region.line_cycles
         raw.wait_states, raw.prefetch = self._wait_states, int(self._prefetch_on)
-        raw.icache_bytes = memory.icache_bytes if self._icache_on else 0
-        raw.icache_ways, raw.icache_line_bytes = memory.icache_ways, memory.icache_line_bytes
-        raw.dcache_bytes = memory.dcache_bytes if self._dcache_on else 0
-        raw.dcache_ways, raw.dcache_line_bytes = memory.dcache_ways, memory.dcache_line_bytes
-        self._library.tr_core_set_memory(self._core, ctypes.byref(raw))
+        for name in ("l1_instruction", "l1_data", "art_instruction", "art_data"):
+            shape: CacheShape = getattr(memory, name)
+            on = self._icache_on if name.endswith("instruction") else self._dcache_on
+            switched = name.startswith(memory.switches)
+            slot = getattr(raw, name)
+            slot.bytes = shape.bytes if on or not switched else 0
+            slot.ways, slot.line_bytes = shape.ways, shape.line_bytes
+        if self._library.tr_unicorn_set_memory(self._handle, ctypes.byref(raw)) != 0:
+            raise RuntimeError("Unicorn refused a memory hook, or this computer has no memory left")

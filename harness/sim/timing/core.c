@@ -4,7 +4,9 @@
  * price of going from it to another block; so execution walks a graph that grows by need, and the walk is one compare
  * and two additions a block. Forgetting the graph (changed code, memory bound) changes no figure.
  */
+#include "memory.h"
 #include "model.h"
+#include "penalties.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -61,7 +63,9 @@ struct tr_core {
     uint64_t fetch_stall_cycles, data_stall_cycles, mispredicted;
     tr_host host;
     const tr_model *model;
-    tr_memory memory;
+    tr_memory_system *memory; /* NULL: zero wait everywhere */
+    uint32_t unaligned_cycles;
+    int slice_begun;
 
     tr_block **block_table;
     tr_node **node_table;
@@ -262,7 +266,8 @@ int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
         from = core->node;
     }
     tr_node *node = edge->node;
-    if (core->instructions + node->count > core->limit) return 1;
+    if (core->instructions + node->count > core->limit && core->slice_begun) return 1;
+    core->slice_begun = 1;
     core->instructions += node->count;
     core->cycles += edge->cycles;
     core->blocks++;
@@ -276,17 +281,28 @@ int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
         if (from->indirect && taken) predictor->target = pc;
     }
     core->node = node;
+    if (core->memory != NULL) {
+        const uint32_t stall = tr_memory_fetch(core->memory, pc, bytes);
+        core->cycles += stall;
+        core->fetch_stall_cycles += stall;
+    }
     if (node->divides) correct_divides(core, node->block);
     return 0;
 }
 
 void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes) {
-    (void)core;
-    (void)address;
-    (void)bytes;
+    if (core->memory == NULL) return;
+    uint32_t stall = tr_memory_data(core->memory, address, core->cycles);
+    if (address & (bytes - 1)) {
+        stall += core->unaligned_cycles;
+        core->memory->unaligned++;
+    }
+    core->cycles += stall;
+    core->data_stall_cycles += stall;
 }
 
 void tr_core_write(tr_core *core, uint32_t address, uint32_t bytes) {
+    /* Writes go through store buffers; write-allocate fills are not waited for. */
     (void)core;
     (void)address;
     (void)bytes;
@@ -303,6 +319,7 @@ void tr_core_reset(tr_core *core) {
     core->root.fallthrough = 1; /* no block starts there: the first one is jumped to */
     core->model->reset(&core->root_state.pipe);
     core->node = &core->root;
+    if (core->memory != NULL) tr_memory_reset(core->memory);
     graph_forget(core);
 }
 
@@ -312,6 +329,7 @@ tr_core *tr_core_new(tr_core_kind kind, const tr_host *host) {
     core->model = kind == TR_CORTEX_M4 ? &tr_model_m4 : &tr_model_m7;
     core->host = *host;
     core->limit = UINT64_C(1) << 62;
+    core->unaligned_cycles = kind == TR_CORTEX_M4 ? TR_M4_UNALIGNED_ACCESS_CYCLES : TR_M7_UNALIGNED_LOAD_CYCLES;
     core->block_table = calloc(BLOCK_BUCKETS, sizeof *core->block_table);
     core->node_table = calloc(NODE_BUCKETS, sizeof *core->node_table);
     core->state_table = calloc(STATE_BUCKETS, sizeof *core->state_table);
@@ -330,13 +348,24 @@ void tr_core_free(tr_core *core) {
         free(core->chunks);
         core->chunks = next;
     }
+    free(core->memory);
     free(core->block_table);
     free(core->node_table);
     free(core->state_table);
     free(core);
 }
 
-void tr_core_set_memory(tr_core *core, const tr_memory *memory) { core->memory = *memory; }
+int tr_core_set_memory(tr_core *core, const tr_memory *memory) {
+    if (!memory->enabled) {
+        free(core->memory);
+        core->memory = NULL;
+        return 0;
+    }
+    if (core->memory == NULL) core->memory = calloc(1, sizeof *core->memory);
+    if (core->memory == NULL) return -1;
+    tr_memory_configure(core->memory, memory);
+    return 0;
+}
 
 void tr_core_invalidate(tr_core *core) { graph_forget(core); }
 
@@ -349,6 +378,7 @@ void tr_core_retranslated(tr_core *core, uint32_t pc, uint32_t bytes) {
 void tr_core_set_budget(tr_core *core, uint64_t instructions) {
     const uint64_t most = UINT64_C(1) << 62;
     core->limit = core->instructions + (instructions > most ? most : instructions);
+    core->slice_begun = 0;
 }
 
 uint64_t tr_core_cycles(const tr_core *core) { return core->cycles; }
@@ -362,6 +392,11 @@ void tr_core_counters(const tr_core *core, tr_counters *out) {
     out->blocks = core->blocks;
     out->fetch_stall_cycles = core->fetch_stall_cycles;
     out->data_stall_cycles = core->data_stall_cycles;
+    if (core->memory != NULL) {
+        out->icache_misses = core->memory->fetch_misses;
+        out->dcache_misses = core->memory->data_misses;
+        out->unaligned = core->memory->unaligned;
+    }
     out->mispredicted = core->mispredicted;
     out->nodes = core->node_count;
     out->states = core->state_count;

@@ -27,18 +27,26 @@ typedef struct {
 /* How a range of addresses answers. Ranges that are not listed answer without wait. */
 typedef enum {
     TR_ZERO_WAIT = 0, /* tightly coupled memory, or SRAM that keeps up with the core */
-    TR_FLASH_ART = 1, /* flash behind ST's accelerator: wait states on a miss */
-    TR_FLASH_L1 = 2,  /* flash on the AXI bus behind the core's L1 caches */
-    TR_RAM_L1 = 3,    /* RAM on the AXI or AHB bus behind the core's L1 caches */
+    TR_ART = 1,       /* flash behind ST's accelerator: wait states on a miss */
+    TR_L1 = 2,        /* anything on the AXI bus behind the core's L1 caches */
 } tr_region_kind;
 
+/* Cycles are core cycles beyond a zero-wait access. Where they come from: penalties.h and README.md. */
 typedef struct {
     uint32_t base;
     uint32_t bytes;
-    uint32_t kind;             /* tr_region_kind */
-    uint32_t first_word_cycles; /* beyond a zero-wait access, till the first beat of a line has come */
-    uint32_t line_cycles;       /* beyond a zero-wait access, till the whole line has come */
+    uint32_t kind;              /* tr_region_kind */
+    uint32_t watch_data;        /* data accesses of this range are modelled, not only instruction fetch */
+    uint32_t first_word_cycles; /* of a miss, without the flash's wait states */
+    uint32_t line_cycles;       /* until the rest of the line has followed */
+    uint32_t wait_state_cycles; /* core cycles of one wait state; 0: none apply here */
 } tr_region;
+
+typedef struct {
+    uint32_t bytes; /* 0: none, or switched off */
+    uint32_t ways;  /* 0: fully associative */
+    uint32_t line_bytes;
+} tr_cache_shape;
 
 enum { TR_REGIONS_MAX = 12 };
 
@@ -46,10 +54,9 @@ typedef struct {
     uint32_t enabled; /* 0: every access takes zero wait states */
     uint32_t region_count;
     tr_region regions[TR_REGIONS_MAX];
-    uint32_t wait_states;      /* of the flash, as programmed */
-    uint32_t prefetch;         /* of the flash interface */
-    uint32_t icache_bytes, icache_ways, icache_line_bytes; /* 0 bytes: none or switched off */
-    uint32_t dcache_bytes, dcache_ways, dcache_line_bytes;
+    uint32_t wait_states; /* of the flash, as programmed */
+    uint32_t prefetch;    /* of the accelerator */
+    tr_cache_shape l1_instruction, l1_data, art_instruction, art_data;
 } tr_memory;
 
 typedef struct tr_core tr_core;
@@ -57,8 +64,8 @@ typedef struct tr_core tr_core;
 tr_core *tr_core_new(tr_core_kind kind, const tr_host *host);
 void tr_core_free(tr_core *core);
 
-/* Sets the memory system; its caches start empty. */
-void tr_core_set_memory(tr_core *core, const tr_memory *memory);
+/* Sets the memory system; its caches start empty. Not 0: no memory on the host for it, nothing was changed. */
+int tr_core_set_memory(tr_core *core, const tr_memory *memory);
 /* Pipeline, predictor and caches as after reset. The counters run on. */
 void tr_core_reset(tr_core *core);
 /* Code may have changed: decode it again. Neither the counters nor the machine's state are touched. */
@@ -68,11 +75,12 @@ void tr_core_retranslated(tr_core *core, uint32_t pc, uint32_t bytes);
 
 /* Announces a block. 1: the budget does not cover it, it was not counted and must not execute now; else 0. */
 int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes);
-/* Announces a data access; only those in ranges for which tr_core_wants() is true change anything. */
+/* Announces a data access; only those in watched ranges change anything. */
 void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes);
 void tr_core_write(tr_core *core, uint32_t address, uint32_t bytes);
 
-/* Instructions that may still be counted before tr_core_block answers 1. At most 2^62. */
+/* Instructions that may still be counted before tr_core_block answers 1; the next block is counted in any case, so
+ * that every slice makes progress. At most 2^62. */
 void tr_core_set_budget(tr_core *core, uint64_t instructions);
 
 uint64_t tr_core_cycles(const tr_core *core);
@@ -87,6 +95,7 @@ typedef struct {
     uint64_t data_stall_cycles;
     uint64_t icache_misses;
     uint64_t dcache_misses;
+    uint64_t unaligned; /* among the watched accesses */
     uint64_t mispredicted;
     uint64_t nodes;  /* memoized (block, pipeline state) pairs now held */
     uint64_t states; /* distinct pipeline states now held */

@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct {
     int (*hook_add)(void *engine, size_t *hook, int type, void *callback, void *context, uint64_t begin, uint64_t end, ...);
@@ -16,7 +17,7 @@ typedef struct {
     int (*reg_read)(void *engine, int number, void *value);
 } tr_unicorn_functions;
 
-enum { HOOK_BLOCK = 1 << 3, HOOK_MEM_READ = 1 << 10, HOOK_MEM_WRITE = 1 << 11 };
+enum { HOOK_BLOCK = 1 << 3, HOOK_MEM_READ = 1 << 10 };
 
 typedef struct {
     tr_core *core;
@@ -24,6 +25,9 @@ typedef struct {
     tr_unicorn_functions unicorn;
     int register_ids[16];
     size_t hook;
+    size_t data_hooks[TR_REGIONS_MAX];
+    tr_region watched[TR_REGIONS_MAX]; /* base and bytes only */
+    uint32_t data_hook_count;
     uint32_t exhausted;
 } tr_unicorn;
 
@@ -47,6 +51,17 @@ static void on_block(void *engine, uint64_t address, uint32_t bytes, void *conte
     }
 }
 
+static void on_read(void *engine, int type, uint64_t address, int bytes, int64_t value, void *context) {
+    (void)engine;
+    (void)type;
+    (void)value;
+    tr_core_read(((tr_unicorn *)context)->core, (uint32_t)address, (uint32_t)bytes);
+}
+
+static void drop_data_hooks(tr_unicorn *self) {
+    while (self->data_hook_count > 0) self->unicorn.hook_del(self->engine, self->data_hooks[--self->data_hook_count]);
+}
+
 tr_unicorn *tr_unicorn_attach(int kind, void *engine, const tr_unicorn_functions *functions, const int *register_ids) {
     tr_unicorn *self = calloc(1, sizeof *self);
     if (self == NULL) return NULL;
@@ -56,7 +71,7 @@ tr_unicorn *tr_unicorn_attach(int kind, void *engine, const tr_unicorn_functions
     const tr_host host = {.context = self, .fetch = fetch, .read_register = read_register};
     self->core = tr_core_new((tr_core_kind)kind, &host);
     if (self->core == NULL ||
-        functions->hook_add(engine, &self->hook, HOOK_BLOCK, (void *)on_block, self, 1, 0) != 0) {
+        functions->hook_add(engine, &self->hook, HOOK_BLOCK, (void *)on_block, self, (uint64_t)1, (uint64_t)0) != 0) {
         tr_core_free(self->core);
         free(self);
         return NULL;
@@ -66,9 +81,36 @@ tr_unicorn *tr_unicorn_attach(int kind, void *engine, const tr_unicorn_functions
 
 void tr_unicorn_detach(tr_unicorn *self, int engine_lives) {
     if (self == NULL) return;
-    if (engine_lives) self->unicorn.hook_del(self->engine, self->hook);
+    if (engine_lives) {
+        drop_data_hooks(self);
+        self->unicorn.hook_del(self->engine, self->hook);
+    }
     tr_core_free(self->core);
     free(self);
+}
+
+/* Sets the memory system and watches the data accesses it needs: a watched range slows every access of the engine, so
+ * none is watched without a penalty to charge. Wait states and cache switches may change while the engine runs; the
+ * watched ranges then stay as they are. */
+int tr_unicorn_set_memory(tr_unicorn *self, const tr_memory *memory) {
+    tr_region wanted[TR_REGIONS_MAX] = {{0}};
+    uint32_t count = 0;
+    for (uint32_t n = 0; memory->enabled && n < memory->region_count && n < TR_REGIONS_MAX; n++) {
+        if (!memory->regions[n].watch_data || memory->regions[n].bytes == 0) continue;
+        wanted[count].base = memory->regions[n].base;
+        wanted[count++].bytes = memory->regions[n].bytes;
+    }
+    if (tr_core_set_memory(self->core, memory) != 0) return -1;
+    if (count == self->data_hook_count && memcmp(wanted, self->watched, sizeof wanted) == 0) return 0;
+    drop_data_hooks(self);
+    memcpy(self->watched, wanted, sizeof wanted);
+    for (uint32_t n = 0; n < count; n++) {
+        const uint64_t begin = wanted[n].base, end = begin + wanted[n].bytes - 1;
+        if (self->unicorn.hook_add(self->engine, &self->data_hooks[n], HOOK_MEM_READ, (void *)on_read, self, begin, end) != 0)
+            return -1;
+        self->data_hook_count++;
+    }
+    return 0;
 }
 
 tr_core *tr_unicorn_core(tr_unicorn *self) { return self->core; }
