@@ -1,10 +1,10 @@
-"""Requantization of a doubled accumulator in two instructions: a rounding multiply-accumulate and a saturating shift.
+"""Requantization of a doubled accumulator in two instructions: rounding multiply-accumulate, saturating shift.
 
 With acc2 = 2 * acc, m in [2^30, 2^31) and e = the right shift, t = SMMLAR(acc2, m, c) is
 c + round(acc * m / 2^31), gemmlowp's first rounding; c = 2^(e-1) + (zero_point << e) carries the second rounding
 and the zero point, and SSAT #8, t, ASR #e finishes. gemmlowp rounds halves away from zero in the second step, so a
 negative accumulator needs one less: ADD t, acc, ASR #31. Where the clamp starts at the zero point a negative
-accumulator is clamped anyway and the correction is left out. Equality with fixedpoint.py is tested over every shift.
+accumulator is clamped anyway and the correction is left out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from tinyengine.fixedpoint import Multiplier
 from tinyengine.ir import Clamp
+from tinyengine.kernels.assembly.emitter import Emitter
+from tinyengine.kernels.assembly.instruction import Register
 
 MOST_RIGHT_SHIFT = 22
 """Above it zero_point << e no longer leaves headroom in 32 bits."""
@@ -75,3 +77,16 @@ def epilogue(multipliers: Sequence[Multiplier], zero_point: int, clamp: Clamp) -
         sign_correction=clamp.low < zero_point,
         clamp=clamp,
     )
+
+
+def clamp(e: Emitter, form: Epilogue, a: Register) -> None:
+    """Bounds narrower than int8: shifts the range to one end of int8, saturates there, and shifts back."""
+    low, high = form.clamp.low, form.clamp.high
+    if low > -128:
+        e.add_immediate(a, a, -(low + 128))
+        e.dsp(f"ssat {a}, #8, {a}", a, a)
+        e.add_immediate(a, a, low + 128)
+    if high < 127:
+        e.add_immediate(a, a, 127 - high)
+        e.dsp(f"ssat {a}, #8, {a}", a, a)
+        e.add_immediate(a, a, high - 127)

@@ -2,8 +2,8 @@
 
 Cortex-M4 issues in order, one at a time: a region stays as written, its author groups the loads. Cortex-M7 issues
 two: a list scheduler fills both slots by the pairing rules and latencies measured on silicon (sources in
-harness/sim/timing/README.md). Data hazards through registers decide what may move; loads and stores keep their
-order among each other unless both are loads, since addresses are not compared.
+harness/sim/timing/README.md). Data hazards through registers decide what may move. Addresses are not compared: a kernel
+promises that inside a region nothing it stores is loaded, and stores keep their order among each other.
 """
 
 from __future__ import annotations
@@ -105,7 +105,6 @@ def _dependences(region: Sequence[Instruction]) -> list[_Slot]:
     writer: dict[Register, int] = {}
     readers: dict[Register, list[int]] = {}
     last_store = -1
-    loads_since: list[int] = []
 
     def need(before: int, after: int, delay: int) -> None:
         known = slots[after].predecessors
@@ -125,13 +124,7 @@ def _dependences(region: Sequence[Instruction]) -> list[_Slot]:
         if ins.kind is Kind.STORE:
             if last_store >= 0:
                 need(last_store, i, 1)
-            for load in loads_since:
-                need(load, i, 0)
-            last_store, loads_since = i, []
-        elif ins.kind is Kind.LOAD:
-            if last_store >= 0:
-                need(last_store, i, 0)
-            loads_since.append(i)
+            last_store = i
         for reg in ins.reads:
             readers.setdefault(reg, []).append(i)
         for reg in ins.writes:

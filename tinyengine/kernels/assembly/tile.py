@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
-from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp
 from tinyengine.kernels.assembly.scheduler import Core
 
 _FIRST: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
@@ -275,8 +275,8 @@ def _epilogue_region(
         else:
             for a in accumulators:
                 e.dsp(f"ssat {a}, #8, {a}, asr #{form.right_shift}", a, a)
-    if form.clamp.low > -128 or form.clamp.high < 127:
-        _clamp(e, form, (*first, *second))
+    for a in (*first, *second):
+        clamp(e, form, a)
     e.from_fp(_X0, _OUT)
     for a, offset in zip(first, tile.out_offsets_bytes, strict=True):
         e.store("strb", a, _X0, offset)
@@ -289,20 +289,6 @@ def _epilogue_region(
     e.add_immediate(_X0, _X0, tile.out_step_bytes)
     e.from_fp(_W0, _X_END)
     e.to_fp(_OUT, _X0)
-
-
-def _clamp(e: Emitter, form: Epilogue, accumulators: Sequence[Register]) -> None:
-    """Bounds narrower than int8 by shifting the range to one end of it and saturating there, twice."""
-    low, high = form.clamp.low, form.clamp.high
-    for a in accumulators:
-        if low > -128:
-            e.alu(f"sub {a}, {a}, #{low + 128}", a, a)
-            e.dsp(f"ssat {a}, #8, {a}", a, a)
-            e.add_immediate(a, a, low + 128)
-        if high < 127:
-            e.add_immediate(a, a, 127 - high)
-            e.dsp(f"ssat {a}, #8, {a}", a, a)
-            e.add_immediate(a, a, high - 127)
 
 
 def _next_tile(e: Emitter, name: str) -> None:
