@@ -38,7 +38,7 @@ def runtime_dir() -> Path:
     if override := os.environ.get("TINYRACK_RUNTIME_DIR"):
         return Path(override)
     base = os.environ.get("XDG_RUNTIME_DIR", "")
-    if Path(base).is_absolute():
+    if Path(base).is_absolute() and os.access(base, os.W_OK):
         return Path(base) / "tinyrack"
     owner = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"tinyrack-{owner}"

@@ -1,5 +1,173 @@
-"""placeholder"""
+"""`tinyrack bench`: the main command. Arguments to a session, the session's rows to table, JSON and exit code."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from harness import evidence, host, row
+from harness.boards import load_boards
+from harness.cli import view
+from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.errors import ConfigError, Interrupted, Outcome
+from harness.evidence import Evidence
+from harness.job import MAX_REPETITIONS, Job, JobOptions, read_input
+from harness.models import resolve_all
+from harness.row import Row
+from harness.runner import Runner
+from harness.session import Request, Result, Session, all_ok
+from harness.station import Station
+from harness.store import Store
+from tinyengine.fixedpoint import Requant
+
+DEFAULT_RESULTS = "results"
+_REFRESH_S = 0.1
+_GRACE_S = 20.0
+"""How long a stop may take before the process ends without waiting for its threads."""
 
 
-def command() -> None:
-    """Not there yet."""
+def command(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="A .tflite file or zoo:NAME.")],
+    *,
+    boards: Annotated[
+        list[str] | None,
+        typer.Option("--boards", metavar="A,B", help="Boards by name; all of boards.yaml without it."),
+    ] = None,
+    repetitions: Annotated[int, typer.Option(min=1, max=MAX_REPETITIONS, help="Measured runs of each model.")] = 5,
+    warmups: Annotated[int, typer.Option(min=0, max=MAX_REPETITIONS, help="Runs before them.")] = 1,
+    requant: Annotated[
+        Requant, typer.Option(help="Rounding: as TFLite Micro, or once as XNNPACK.")
+    ] = Requant.EXACT,
+    float_io: Annotated[
+        bool, typer.Option("--float-io", help="Keep float32 inputs and outputs on the board.")
+    ] = False,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", metavar="FILE.npy", help="The input instead of seeded noise.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="DIR", help="Keep ELF, input and received output of each row.")
+    ] = None,
+    results: Annotated[str, typer.Option("--results", help="Results folder or PostgreSQL URL.")] = DEFAULT_RESULTS,
+    layers: Annotated[bool, typer.Option("--layers", help="Show the cycles of each layer too.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure everything, even after an unfinished call.")
+    ] = False,
+    boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Measure models on boards: compile, build, flash, run, check against the reference, store."""
+    if json is not None:
+        check_json_target(json)
+    if boards_file is not None:
+        # The probe's process reads the same file.
+        os.environ["TINYRACK_BOARDS"] = str(boards_file.absolute())
+    names = None if boards is None else [n.strip() for part in boards for n in part.split(",") if n.strip()]
+    chosen = load_boards(boards_file).select(names)
+    if not chosen:
+        raise ConfigError("names no board", file="--boards")
+    host.require(chosen)
+    request = Request(
+        models=resolve_all(models),
+        boards=chosen,
+        options=JobOptions(repetitions=repetitions, warmups=warmups, requant=requant, float_io=float_io),
+        given=None if input_file is None else read_input(input_file),
+        save=None if save is None else save.absolute(),
+    )
+    with Store.open(results, now=time.time) as store:
+        result = run(request, store=store, fresh=fresh, screen=console(stderr=True))
+    if json is not None:
+        write_json(row.bench_document(result.rows), json)
+    _show(result, layers=layers, screen=console(stderr=json == "-"))
+    if result.interrupted:
+        raise Interrupted(
+            f"stopped after {sum(r.outcome is not Outcome.INTERRUPTED for r in result.rows)} of "
+            f"{len(request.models) * len(request.boards)} rows; the same command measures the rest"
+        )
+    if not all_ok(result.rows, wanted=len(request.models) * len(request.boards)):
+        raise typer.Exit(1)
+
+
+def run(request: Request, *, store: Store, fresh: bool, screen: Console) -> Result:
+    """A session with real time, signals and a view around it."""
+    stop = threading.Event()
+    station = Station(stop=stop)
+    runner = Runner(
+        hardware=station,
+        stop=stop,
+        clock=time.monotonic,
+        now=time.time,
+        rng=random.SystemRandom(),
+    )
+
+    def measure(job: Job, *, stage: Callable[[str], None]) -> Row:
+        made, found = runner.run(job, stage=stage)
+        _keep(request.save, made, found)
+        return made
+
+    progress = view.Progress(screen, request.boards, len(request.models))
+    session = Session(
+        request,
+        store=store,
+        measure=measure,
+        observe=progress.observe,
+        stop=stop,
+        clock=time.monotonic,
+        now=time.time,
+        fresh=fresh,
+    )
+    if session.resumed:
+        screen.print(f"completing the unfinished session {session.id}", soft_wrap=True)
+    before = _handle_signals(stop)
+    progress.start()
+    try:
+        session.start()
+        deadline: float | None = None
+        while not session.wait(_REFRESH_S):
+            progress.refresh()
+            if stop.is_set():
+                station.abort()
+                deadline = deadline or time.monotonic() + _GRACE_S
+                if time.monotonic() > deadline:
+                    print("tinyrack: a board did not let go; ending without it", file=sys.stderr, flush=True)
+                    os._exit(Interrupted.exit_code)
+    finally:
+        progress.close()
+        for number, handler in before:
+            signal.signal(number, handler)
+    return session.finish()
+
+
+def _handle_signals(stop: threading.Event) -> list[tuple[signal.Signals, signal._HANDLER]]:
+    """The first signal ends the run in order. Returns what was set before."""
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    return [(number, signal.signal(number, on_signal)) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def _keep(folder: Path | None, made: Row, found: Evidence) -> None:
+    if folder is not None:
+        evidence.save(folder, made, found)
+
+
+def _show(result: Result, *, layers: bool, screen: Console) -> None:
+    screen.print(view.figures_table(result.rows))
+    for line in view.remarks(result.rows):
+        screen.print(line, soft_wrap=True)
+    if layers:
+        for each in result.rows:
+            if each.layers:
+                screen.print()
+                screen.print(view.layers_table(each))

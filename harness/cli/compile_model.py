@@ -1,5 +1,76 @@
-"""placeholder"""
+"""`tinyrack compile`: the generated C, for use in a project of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.errors import ConfigError
+from harness.models import resolve
+from harness.row import LayerRow
+from tinyengine.compile import CompileOptions, compile_graph
+from tinyengine.fixedpoint import Requant
 
 
-def command() -> None:
-    """Not there yet."""
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .tflite file or zoo:NAME.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the C files go.")],
+    requant: Annotated[
+        Requant, typer.Option(help="Rounding: as TFLite Micro, or once as XNNPACK.")
+    ] = Requant.EXACT,
+    float_io: Annotated[bool, typer.Option("--float-io", help="Keep float32 inputs and outputs.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Compile a model to C files that need nothing but a C11 compiler."""
+    if json is not None:
+        check_json_target(json)
+    source = resolve(model)
+    compiled = compile_graph(source.graph(float_io=float_io), CompileOptions(requant=requant))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file in compiled.sources.files:
+            (out / file.name).write_text(file.text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", file=str(out), field="--out") from error
+    if json is not None:
+        write_json(
+            {
+                "schema": "tinyrack.compile/1",
+                "model": source.name,
+                "model_sha256": source.sha256,
+                "sources_digest": compiled.sources.digest(),
+                "files": [file.name for file in compiled.sources.files],
+                "arena_bytes": compiled.plan.arena_bytes,
+                "weights_bytes": compiled.weights_bytes,
+                "macs": compiled.macs,
+                "macs_executed": compiled.macs_executed,
+                "layers": [
+                    _layer(
+                        LayerRow(index=each.index, name=each.name, op=each.op, kernel=each.kernel, macs=each.macs)
+                    )
+                    for each in compiled.layers
+                ],
+            },
+            json,
+        )
+    if json != "-":
+        console().print(
+            f"{source.name}: {len(compiled.layers)} layers, {compiled.macs / 1e6:,.2f} M MAC, arena "
+            f"{compiled.plan.arena_bytes:,} B, weights {compiled.weights_bytes:,} B, in "
+            f"{', '.join(str(out / file.name) for file in compiled.sources.files)}",
+            soft_wrap=True,
+        )
+
+
+def _layer(layer: LayerRow) -> dict[str, object]:
+    return {
+        "index": layer.index,
+        "name": layer.name,
+        "op": layer.op,
+        "kernel": layer.kernel,
+        "macs": layer.macs,
+    }

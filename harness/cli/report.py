@@ -1,5 +1,71 @@
-"""placeholder"""
+"""`tinyrack report`: what the store holds, as one HTML page or as JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness import row as rows
+from harness.cli.bench import DEFAULT_RESULTS
+from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.errors import ConfigError
+from harness.report import page
+from harness.row import Row
+from harness.store import Store
+
+REPORT_SCHEMA = "tinyrack.report/1"
 
 
-def command() -> None:
-    """Not there yet."""
+def command(
+    results: Annotated[str, typer.Option("--results", help="Results folder or PostgreSQL URL.")] = DEFAULT_RESULTS,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="The page; RESULTS/report.html.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="ID|last", help="Only that call of `tinyrack bench`.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Write the latest measurement of each model and board as one self-contained HTML page."""
+    if json is not None:
+        check_json_target(json)
+    with Store.open(results, now=time.time, create=False) as store:
+        found = _rows(store, session)
+        where = store.where
+    if json is not None:
+        write_json({"schema": REPORT_SCHEMA, "rows": [rows.to_json(row) for row in found]}, json)
+        if out is None:
+            return
+    if out is None and "://" in results:
+        raise ConfigError("is needed when the results are in a database", file="--out")
+    target = out or Path(results) / "report.html"
+    generated = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    try:
+        target.write_text(page.render(found, generated=generated, source=where), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", file=str(target), field="--out") from error
+    console(stderr=json == "-").print(f"{target}: {len(found)} rows", soft_wrap=True)
+
+
+def newest(attempts: Sequence[Row]) -> tuple[Row, ...]:
+    """The last attempt of each model, board and requantization; of a model that changed, the newest content."""
+    last: dict[tuple[str, str, str], Row] = {}
+    for row in attempts:
+        last[row.model, row.board, row.requant] = row
+    return tuple(last.values())
+
+
+def _rows(store: Store, session: str | None) -> tuple[Row, ...]:
+    if session is None:
+        return newest(store.attempts())
+    sessions = store.sessions()
+    found = sessions[0] if session == "last" and sessions else next((s for s in sessions if s.id == session), None)
+    if found is None:
+        there = ", ".join(s.id for s in sessions[:5]) or "none"
+        raise ConfigError(f"no session {session!r}; the newest are {there}", file=store.where, field="--session")
+    return found.rows

@@ -1,10 +1,81 @@
-"""placeholder"""
+"""`tinyrack sim`: simulated boards by hand. `bench` starts and ends them on its own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer()
+from harness import host
+from harness.boards import Board, load_boards
+from harness.cli.output import JsonOption, console, write_json
+from harness.errors import ConfigError
+from harness.station import simulated_board
+
+app = typer.Typer(help="Start, stop and inspect simulated boards.", no_args_is_help=True, rich_markup_mode=None)
+
+BoardArgument = Annotated[str, typer.Argument(metavar="BOARD", help="A simulated board of boards.yaml.")]
 
 
 @app.command()
-def status() -> None:
-    """Not there yet."""
+def start(board: BoardArgument, json: JsonOption = None) -> None:
+    """Switch a board on; it stays on until `stop`, or until nobody has used it for a while."""
+    from harness.sim import boards as simulated
+
+    found = simulated.ensure_running(simulated_board(_find(board)))
+    if json is not None:
+        write_json({"board": board, "uart": str(found.uart), "socket": str(found.socket)}, json)
+    if json != "-":
+        console().print(f"{board} is on; serial port {found.uart}, probe: pyocd ... -u {board}", soft_wrap=True)
+
+
+@app.command()
+def stop(board: BoardArgument, json: JsonOption = None) -> None:
+    """Switch a board off."""
+    from harness.sim import boards as simulated
+
+    was_on = simulated.stop(_find(board).name)
+    if json is not None:
+        write_json({"board": board, "was_on": was_on}, json)
+    if json != "-":
+        console().print(f"{board} is off" if was_on else f"{board} was off")
+
+
+@app.command()
+def status(board: BoardArgument, json: JsonOption = None) -> None:
+    """Show what a board does."""
+    from harness.sim import boards as simulated
+
+    found = simulated.status(_find(board).name)
+    if json is not None:
+        document: dict[str, Any] = {"board": board, "on": found is not None}
+        write_json({**document, **(asdict(found) if found is not None else {})}, json)
+    if json == "-":
+        return
+    if found is None:
+        console().print(f"{board} is off")
+        return
+    console().print(
+        f"{board} is on (process {found.pid}): {found.chip}, {found.state}, {found.clock_hz / 1e6:g} MHz, "
+        f"{found.cycles:,} cycles and {found.instructions:,} instructions since power-on, "
+        f"timing {found.timing_model}, memory {found.memory_model}",
+        soft_wrap=True,
+    )
+    for access in found.unmodelled:
+        console().print(
+            f"  not modelled: {access.kind} {access.address:#010x}, {access.count} times, from code at "
+            f"{access.code_address:#010x}"
+        )
+    for violation in found.violations:
+        console().print(f"  against the manual: {violation.rule}, {violation.count} times")
+    if found.fault is not None:
+        console().print(f"  last fault: {found.fault.what} at {found.fault.code_address:#010x}")
+
+
+def _find(name: str) -> Board:
+    board = load_boards().select([name])[0]
+    if not board.simulated:
+        raise ConfigError("is a real board; it has its own switch", file=name)
+    host.require([board])
+    return board

@@ -209,8 +209,8 @@ def test_the_table_for_pandas_has_a_column_a_scalar_key(store: Store) -> None:
 
 def test_the_contract_keys_are_those_of_the_issue() -> None:
     wanted = """
-        model model_sha256 board chip core clock_hz simulated timing_model memory_model requant outcome error cycles
-        cycles_samples instructions latency_ms latency_ms_216mhz macs macs_executed arena_planned_bytes
+        model model_sha256 board chip core clock_hz simulated timing_model memory_model requant outcome error
+        cycles cycles_samples instructions latency_ms latency_ms_216mhz macs macs_executed arena_planned_bytes
         arena_measured_bytes stack_bytes sram_bytes flash_bytes model_flash_bytes text_bytes rodata_bytes bit_exact
         input_sha256 output_sha256 sources_digest elf_sha256 toolchain layers
     """

@@ -1,0 +1,181 @@
+"""What people see while a bench runs, and the table after it. It only observes: it can stall no run."""
+
+from __future__ import annotations
+
+import queue
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harness.boards import Board
+from harness.errors import Outcome
+from harness.row import Row
+from harness.session import Event
+
+_STYLE = {Outcome.OK: "green", Outcome.INTERRUPTED: "yellow"}
+
+
+@dataclass(slots=True)
+class _Lane:
+    model: str = ""
+    stage: str = "waiting"
+    done: int = 0
+    failed: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+
+class Progress:
+    """Live lines, one a board, on a terminal; one plain line a finished row anywhere else."""
+
+    def __init__(self, console: Console, boards: Sequence[Board], models: int) -> None:
+        self._console = console
+        self._models = models
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._lanes = {board.name: _Lane() for board in boards}
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._broken = False
+
+    def observe(self, event: Event) -> None:
+        """Takes an event from any thread, without waiting."""
+        self._events.put(event)
+
+    def start(self) -> None:
+        if self._live is not None:
+            self._live.start()
+
+    def refresh(self) -> None:
+        """Shows what has come since; to be called from one thread only."""
+        changed = False
+        while not self._events.empty():
+            self._take(self._events.get())
+            changed = True
+        if changed and self._live is not None and not self._broken:
+            try:
+                self._live.update(self._table(), refresh=True)
+            except OSError:
+                # The terminal is gone. The measurement is not.
+                self._broken = True
+
+    def close(self) -> None:
+        """Takes the live lines away."""
+        self.refresh()
+        if self._live is not None and not self._broken:
+            self._live.stop()
+
+    def _take(self, event: Event) -> None:
+        lane = self._lanes[event.board]
+        if event.model is not None:
+            lane.model = event.model
+        if event.stage is not None:
+            lane.stage = event.stage
+        if event.row is not None:
+            lane.done += 1
+            lane.failed += event.row.outcome is not Outcome.OK
+            lane.stage = "done" if lane.done == self._models else "next"
+            if self._live is None and not self._broken:
+                try:
+                    self._console.print(_plain_line(event.row, resumed=event.resumed), soft_wrap=True)
+                except OSError:
+                    self._broken = True
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for name, lane in self._lanes.items():
+            bar = Text(
+                "━" * (20 * lane.done // max(1, self._models)), style="green" if not lane.failed else "yellow"
+            )
+            bar.append("━" * (20 - len(bar)), style="bright_black")
+            table.add_row(
+                Text(name, style="bold"),
+                bar,
+                f"{lane.done}/{self._models}",
+                Text(lane.model),
+                Text(lane.stage, style="dim"),
+                Text(f"{lane.failed} not ok", style="red") if lane.failed else Text(""),
+            )
+        return table
+
+
+def _plain_line(row: Row, *, resumed: bool) -> Text:
+    line = Text(f"{row.model} on {row.board}: ")
+    line.append(row.outcome.value, style=_STYLE.get(row.outcome, "red"))
+    if row.cycles is not None:
+        line.append(f", {row.cycles:,} cycles")
+    if row.error is not None:
+        line.append(f", {row.error}")
+    if resumed:
+        line.append(" (from the unfinished session)")
+    return line
+
+
+def figures_table(rows: Sequence[Row]) -> Table:
+    """The rows as people read them; kB = 1,024 B."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", overflow="fold")
+    table.add_column("board", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
+    for name in ("Mcyc", "ms", "cyc/MAC", "arena B", "stack B", "SRAM kB", "flash kB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("bit-exact", no_wrap=True)
+    before = None
+    for row in rows:
+        table.add_row(
+            Text(row.model if row.model != before else ""),
+            Text(row.board),
+            Text(row.outcome.value, style=_STYLE.get(row.outcome, "red")),
+            _show(row.cycles, 1e6, 3),
+            "" if row.latency_ms is None else f"{row.latency_ms:,.2f}",
+            f"{row.cycles / row.macs:.2f}" if row.cycles and row.macs else "",
+            _show(row.arena_measured_bytes, 1, 0),
+            _show(row.stack_bytes, 1, 0),
+            _show(row.sram_bytes, 1024, 1),
+            _show(row.flash_bytes, 1024, 1),
+            {True: "yes", False: "NO", None: ""}[row.bit_exact],
+        )
+        before = row.model
+    return table
+
+
+def remarks(rows: Sequence[Row]) -> list[Text]:
+    """Errors, warnings and retries, one line each."""
+    lines = []
+    for row in rows:
+        where = f"{row.model} on {row.board}"
+        if row.error is not None:
+            advice = f" ({row.advice})" if row.advice else ""
+            lines.append(Text(f"{where}: {row.error}{advice}", style="red"))
+        lines.extend(Text(f"{where}: {warning}", style="yellow") for warning in row.warnings)
+        if row.retries:
+            lines.append(Text(f"{where}: took {row.retries + 1} attempts", style="yellow"))
+    return lines
+
+
+def layers_table(row: Row) -> Table:
+    """Cycles of each layer of one row."""
+    table = Table(title=f"{row.model} on {row.board}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("#", justify="right")
+    table.add_column("op")
+    table.add_column("kernel", overflow="fold")
+    for name in ("k MAC", "k cycles", "cyc/MAC", "share"):
+        table.add_column(name, justify="right")
+    whole = sum(layer.cycles or 0 for layer in row.layers or ())
+    for layer in row.layers or ():
+        table.add_row(
+            str(layer.index),
+            Text(layer.op),
+            Text(layer.kernel),
+            _show(layer.macs, 1e3, 1) if layer.macs else "",
+            _show(layer.cycles, 1e3, 1),
+            f"{layer.cycles / layer.macs:.2f}" if layer.cycles is not None and layer.macs else "",
+            f"{layer.cycles / whole:.1%}" if layer.cycles is not None and whole else "",
+        )
+    return table
+
+
+def _show(value: float | None, unit: float, digits: int) -> str:
+    return "" if value is None else f"{value / unit:,.{digits}f}"

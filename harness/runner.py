@@ -1,0 +1,481 @@
+"""One attempt: build, flash, verify, run, read, check, and a row whatever happened.
+
+The order is fixed because each step proves the one before: the image is verified by read-back, the hello proves
+that this very image runs with clock, caches and counter as configured, only then is anything measured, and only an
+output equal to the reference's makes the row ok. Retries, leases and storage are the session's business.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from harness import __version__, paths, stats
+from harness.boards import Board
+from harness.build import BuildPlan, Image, build
+from harness.chips import Chip, load_chip
+from harness.device import Device
+from harness.errors import (
+    ArenaOverflow,
+    BoardCrash,
+    BoardTimeout,
+    BuildFailed,
+    ConfigError,
+    FlashFailed,
+    FlashOverflow,
+    HarnessError,
+    Interrupted,
+    Outcome,
+    WrongImage,
+)
+from harness.evidence import Evidence
+from harness.interfaces import Link, Probe
+from harness.job import Job, JobOptions, PreparedModel, sha256
+from harness.models import ModelSource
+from harness.row import BufferRow, Flashing, LayerRow, LinkStats, MemoryMap, Readback, Row, StageTime
+from harness.station import Hardware, Modelled
+from harness.store import utc
+from harness.toolchain import Toolchain, find_toolchain
+from harness.wire import Hello, MemoryReport
+from tinyengine.errors import ModelFormatError, TinyEngineError, UnsupportedOp
+from tinyengine.memory.plan import MemoryPlan
+
+LAYER_TOLERANCE = 0.02
+STACK_LIMIT_BYTES = 1024
+"""What a bit of generated C may use of the stack; more would hide arena there."""
+FLASH_TIMEOUT_S = 120.0
+RESET_TIMEOUT_S = 20.0
+
+
+class Verdict(NamedTuple):
+    """Whose fault a failure is, and what to do about it."""
+
+    outcome: Outcome
+    fault: str
+    advice: str | None
+
+
+def judge(error: HarnessError | TinyEngineError) -> Verdict:
+    """The outcome, fault class and advice that belong to an error."""
+    match error:
+        case UnsupportedOp():
+            return Verdict(Outcome.UNSUPPORTED_OP, "model", None)
+        case ModelFormatError():
+            return Verdict(
+                Outcome.MODEL_FORMAT, "model", "export the model again; the file is damaged or no .tflite"
+            )
+        case ArenaOverflow():
+            return Verdict(
+                Outcome.ARENA_OVERFLOW, "model", "a chip with more SRAM, a smaller input or narrower layers"
+            )
+        case FlashOverflow():
+            return Verdict(Outcome.FLASH_OVERFLOW, "model", "a chip with more flash, or a narrower model")
+        case BuildFailed():
+            return Verdict(Outcome.BUILD_FAILED, "toolchain", "`tinyrack doctor` checks the compiler")
+        case FlashFailed():
+            return Verdict(Outcome.FLASH_FAILED, "board", error.advice)
+        case BoardTimeout():
+            return Verdict(Outcome.TIMEOUT, "link", error.advice)
+        case WrongImage():
+            return Verdict(
+                Outcome.CRASH, "board", "power-cycle the board and check its clock source in boards.yaml"
+            )
+        case BoardCrash():
+            return Verdict(
+                Outcome.CRASH, "board", "look at the address in the saved ELF: arm-none-eabi-addr2line -e"
+            )
+        case Interrupted():
+            return Verdict(Outcome.INTERRUPTED, "user", "the same command measures the missing rows")
+        case TinyEngineError():
+            return Verdict(Outcome.BUILD_FAILED, "toolchain", None)
+        case _:
+            raise error
+
+
+def blank_row(source: ModelSource, board: Board, options: JobOptions, *, now_s: float) -> Row:
+    """A row that knows what was asked and nothing else."""
+    chip = load_chip(board.chip)
+    return Row(
+        model=source.name,
+        model_sha256=source.sha256,
+        board=board.name,
+        chip=board.chip,
+        core=chip.core,
+        simulated=board.simulated,
+        requant=options.requant.value,
+        outcome=Outcome.INTERRUPTED,
+        started=utc(now_s),
+        repetitions=options.repetitions,
+        warmups=options.warmups,
+        float_io=options.float_io,
+        baud=board.baud,
+        tinyrack=__version__,
+    )
+
+
+def failed_row(row: Row, error: HarnessError | TinyEngineError) -> Row:
+    """`row` as far as it got, ended by `error`."""
+    verdict = judge(error)
+    text = " ".join(str(error).split())
+    return replace(row, outcome=verdict.outcome, error=text, fault=verdict.fault, advice=verdict.advice)
+
+
+def model_facts(row: Row, model: PreparedModel) -> Row:
+    """`row` with what is known once the model is compiled."""
+    compiled = model.compiled
+    return replace(
+        row,
+        macs=compiled.macs,
+        macs_executed=compiled.macs_executed,
+        weights_bytes=compiled.weights_bytes,
+        arena_planned_bytes=compiled.plan.arena_bytes,
+        sources_digest=compiled.sources.digest(),
+        input_sha256=sha256(model.input_blob),
+        layers=tuple(
+            LayerRow(index=layer.index, name=layer.name, op=layer.op, kernel=layer.kernel, macs=layer.macs)
+            for layer in compiled.layers
+        ),
+        memory=memory_map(compiled.plan),
+    )
+
+
+def memory_map(plan: MemoryPlan) -> MemoryMap:
+    """The plan as the row keeps it."""
+    return MemoryMap(
+        steps=plan.steps,
+        buffers=tuple(
+            BufferRow(
+                label=p.buffer.label,
+                kind=p.buffer.kind.value,
+                offset_bytes=p.offset,
+                size_bytes=p.buffer.size_bytes,
+                first=p.buffer.first,
+                last=p.buffer.last,
+            )
+            for p in plan.placements
+        ),
+        lower_bound_bytes=plan.lower_bound_bytes,
+    )
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """An attempt as it proceeds: the row so far and what others may check it by."""
+
+    row: Row
+    evidence: Evidence
+
+
+class Runner:
+    """Runs jobs one at a time per board; may be used by several threads."""
+
+    def __init__(
+        self,
+        *,
+        hardware: Hardware,
+        stop: threading.Event,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+        rng: random.Random,
+        make: Callable[[BuildPlan], Image] | None = None,
+        converse: Callable[[Link, Board], Device] | None = None,
+    ) -> None:
+        """Args:
+        clock: monotonic seconds; `now`: seconds since the epoch.
+        rng: draws the nonces that tell this job's frames from those of earlier ones.
+        make: builds an image; gcc with the cache unless a test says otherwise.
+        converse: the dialogue over a link; the wire protocol unless a test says otherwise.
+        """
+        self._hardware = hardware
+        self._stop = stop
+        self._clock = clock
+        self._now = now
+        self._rng = rng
+        self._make = make or (lambda plan: build(plan, cache_dir=paths.cache_dir()))
+        self._converse = converse or (lambda link, board: Device(link, board=board.name, clock=clock))
+        self._toolchain: Toolchain | None = None
+
+    def run(self, job: Job, *, stage: Callable[[str], None]) -> tuple[Row, Evidence]:
+        """One attempt. Every failure that is not a bug of ours is in the row.
+
+        Raises:
+            MissingTool, ConfigError: this machine or boards.yaml, not the job, is at fault.
+        """
+        begun = self._clock()
+        row = model_facts(blank_row(job.model.source, job.board, job.options, now_s=self._now()), job.model)
+        attempt = _Attempt(row=row, evidence=Evidence(graph=job.model.graph, inputs=job.model.inputs))
+        try:
+            self._measure(job, attempt, stage)
+        except HarnessError as error:
+            if error.outcome is None:
+                raise
+            attempt.row = failed_row(attempt.row, error)
+        attempt.row = replace(attempt.row, seconds=round(self._clock() - begun, 3))
+        return attempt.row, attempt.evidence
+
+    def _measure(self, job: Job, attempt: _Attempt, stage: Callable[[str], None]) -> None:
+        with self._timed("build", attempt, stage):
+            image = self._make(self._plan(job))
+        attempt.evidence = replace(attempt.evidence, elf=image.elf)
+        attempt.row = _image_facts(attempt.row, image)
+        with self._opened(job.board) as (probe, link):
+            with self._timed("flash", attempt, stage):
+                report = probe.flash(image.elf, timeout_s=FLASH_TIMEOUT_S)
+            attempt.row = replace(
+                attempt.row,
+                flash=Flashing(
+                    probe=report.probe,
+                    programmed_bytes=report.programmed_bytes,
+                    verified=report.verified,
+                    seconds=round(report.seconds, 3),
+                ),
+            )
+            if not report.verified:
+                raise FlashFailed(job.board.name, "verify", "the image was not read back", "flash again")
+            with self._timed("start", attempt, stage):
+                link.discard_input()
+                probe.reset_and_run(timeout_s=RESET_TIMEOUT_S)
+            device = self._converse(link, job.board)
+            try:
+                self._talk(job, image, device, attempt, stage=stage)
+            finally:
+                counted = device.statistics
+                attempt.row = replace(
+                    attempt.row,
+                    link=LinkStats(
+                        frames=counted.frames, resends=counted.resends, garbage_bytes=counted.garbage_bytes
+                    ),
+                )
+
+    @contextmanager
+    def _opened(self, board: Board) -> Iterator[tuple[Probe, Link]]:
+        """Both cables; what keeps them from being opened is this board's fault, not this machine's."""
+        with ExitStack() as stack:
+            try:
+                probe = stack.enter_context(closing(self._hardware.probe(board)))
+                link = stack.enter_context(closing(self._hardware.link(board)))
+            except ConfigError as error:
+                raise FlashFailed(
+                    board.name, "opening probe and port", str(error), "check cable and boards.yaml"
+                ) from error
+            yield probe, link
+
+    def _talk(
+        self, job: Job, image: Image, device: Device, attempt: _Attempt, *, stage: Callable[[str], None]
+    ) -> None:
+        options = job.options
+        with self._timed("hello", attempt, stage):
+            hello = device.hello(self._rng.getrandbits(63))
+            attempt.row = _hello_facts(attempt.row, hello, hello.boot)
+            warning = check_hello(hello, chip=load_chip(job.board.chip), image=image, board=job.board)
+            if warning:
+                attempt.row = _warned(attempt.row, warning)
+        with self._timed("load", attempt, stage):
+            device.load_input(job.model.input_blob)
+        with self._timed("run", attempt, stage):
+            samples = device.run_whole(warmups=options.warmups, repetitions=options.repetitions)
+            cycles = tuple(sample.cycles for sample in samples)
+            modelled = self._hardware.modelled(job.board, stats.median_cycles(cycles))
+        with self._timed("read", attempt, stage):
+            output = device.output()
+        attempt.evidence = replace(attempt.evidence, output=output)
+        attempt.row = _cycle_facts(attempt.row, cycles, hello.clock_hz, modelled)
+        attempt.row = check_output(
+            attempt.row,
+            output,
+            tuple(sample.output_crc32 for sample in samples),
+            expected=job.model.expected_blob,
+        )
+        with self._timed("memory", attempt, stage):
+            memory = device.memory()
+        attempt.row = _memory_facts(attempt.row, memory, image)
+        if options.layers:
+            with self._timed("layers", attempt, stage):
+                cycles = device.run_layers()
+            attempt.row = check_layers(attempt.row, cycles)
+
+    def _plan(self, job: Job) -> BuildPlan:
+        if self._toolchain is None:
+            self._toolchain = find_toolchain()
+        return BuildPlan(
+            sources=job.model.compiled.sources,
+            chip=load_chip(job.board.chip),
+            uart=job.board.uart,
+            clock_source=job.board.clock_source,
+            baud=job.board.baud,
+            toolchain=self._toolchain,
+        )
+
+    @contextmanager
+    def _timed(self, name: str, attempt: _Attempt, stage: Callable[[str], None]) -> Iterator[None]:
+        if self._stop.is_set():
+            raise Interrupted(f"stopped before {name}")
+        stage(name)
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            took = StageTime(name=name, seconds=round(self._clock() - begun, 3))
+            attempt.row = replace(attempt.row, stages=(*attempt.row.stages, took))
+
+
+def check_hello(hello: Hello, *, chip: Chip, image: Image, board: Board) -> str | None:
+    """Whether this very image runs, on the right chip, as configured.
+
+    Returns:
+        A warning for the row, if something is slower than it could be for a known reason.
+
+    Raises:
+        WrongImage: what was expected and what the board says.
+    """
+    expected: tuple[tuple[str, object, object], ...] = (
+        ("build digest", image.build_digest, hello.build_digest),
+        ("chip", chip.name, hello.chip),
+        ("device id", f"{chip.idcode.device_id:#05x}", f"{hello.device_id:#05x}"),
+        ("cycle counter", "advancing", "advancing" if hello.dwt else "stopped"),
+        ("FPU", "on", "on" if hello.fpu else "off"),
+        ("instruction cache", bool(chip.caches.icache_bytes), hello.icache),
+        ("data cache", bool(chip.caches.dcache_bytes), hello.dcache),
+    )
+    for what, wanted, got in expected:
+        if wanted != got:
+            raise WrongImage(board.name, what, str(wanted), str(got))
+    if hello.clock_hz == chip.clock.rated_hz:
+        if hello.wait_states != chip.clock.wait_states:
+            raise WrongImage(board.name, "flash wait states", str(chip.clock.wait_states), str(hello.wait_states))
+        return None
+    revision = chip.idcode.revisions.get(hello.revision_id, f"{hello.revision_id:#06x}")
+    return (
+        f"runs at {hello.clock_hz / 1e6:g} MHz instead of {chip.clock.rated_hz / 1e6:g} (revision {revision}, "
+        f"clock status {hello.clock_status}); milliseconds are of this clock"
+    )
+
+
+def check_output(row: Row, output: bytes, crcs: tuple[int, ...], *, expected: bytes) -> Row:
+    """`row` with the verdict on the output: every repetition's checksum and the bytes themselves must be right."""
+    wrong = next((i for i in range(min(len(output), len(expected))) if output[i] != expected[i]), None)
+    same = output == expected
+    right = zlib.crc32(expected)
+    odd = [i for i, crc in enumerate(crcs) if crc != right]
+    row = replace(row, output_sha256=sha256(output), bit_exact=same and not odd)
+    if same and not odd:
+        return replace(row, outcome=Outcome.OK)
+    if not same:
+        differing = sum(a != b for a, b in zip(output, expected, strict=False))
+        where = f", first at {wrong}" if wrong is not None else ""
+        words = f"{differing} of {len(expected)} output bytes differ from the reference{where}"
+    else:
+        words = f"the output of repetition {odd[0]} differed from that of the last one"
+    return replace(
+        row,
+        outcome=Outcome.MISMATCH,
+        error=words,
+        fault="result",
+        advice="our bug: please report it with the files of --save",
+    )
+
+
+def check_layers(row: Row, cycles: tuple[int, ...]) -> Row:
+    """`row` with cycles a layer, or without them and with a warning when they do not add up to the whole."""
+    if row.layers is None or row.cycles is None:
+        return row
+    if len(cycles) != len(row.layers):
+        return _warned(row, f"the board sent cycles of {len(cycles)} layers, the model has {len(row.layers)}")
+    off = stats.relative_difference(sum(cycles), row.cycles)
+    if off > LAYER_TOLERANCE:
+        return _warned(
+            row,
+            f"layer cycles are left out: they add up to {sum(cycles):,}, {off:.1%} away from the whole run's "
+            f"{row.cycles:,}",
+        )
+    return replace(
+        row, layers=tuple(replace(layer, cycles=c) for layer, c in zip(row.layers, cycles, strict=True))
+    )
+
+
+def _image_facts(row: Row, image: Image) -> Row:
+    return replace(
+        row,
+        elf_sha256=image.elf_sha256,
+        build_digest=image.build_digest,
+        flash_bytes=image.flash_bytes,
+        model_flash_bytes=image.model_flash_bytes,
+        text_bytes=image.text_bytes,
+        rodata_bytes=image.rodata_bytes,
+        static_ram_bytes=image.static_ram_bytes,
+        toolchain=image.toolchain,
+    )
+
+
+def _hello_facts(row: Row, hello: Hello, boot: int) -> Row:
+    return replace(
+        row,
+        clock_hz=hello.clock_hz,
+        readback=Readback(
+            cpuid=hello.cpuid,
+            device_id=hello.device_id,
+            revision_id=hello.revision_id,
+            wait_states=hello.wait_states,
+            icache=hello.icache,
+            dcache=hello.dcache,
+            prefetch=hello.prefetch,
+            art=hello.art,
+            fpu=hello.fpu,
+            reset_cause=hello.reset_cause,
+            nonce=hello.nonce,
+            boot=boot,
+        ),
+    )
+
+
+def _cycle_facts(row: Row, samples: tuple[int, ...], clock_hz: int, modelled: Modelled | None) -> Row:
+    cycles = stats.median_cycles(samples)
+    row = replace(
+        row,
+        cycles=cycles,
+        cycles_samples=samples,
+        latency_ms=stats.milliseconds(cycles, clock_hz),
+        latency_ms_216mhz=stats.milliseconds(cycles, stats.REFERENCE_HZ),
+    )
+    if modelled is None:
+        return row
+    return replace(
+        row,
+        instructions=modelled.instructions,
+        timing_model=modelled.timing_model,
+        memory_model=modelled.memory_model,
+        warnings=(*row.warnings, *modelled.remarks),
+    )
+
+
+def _memory_facts(row: Row, memory: MemoryReport, image: Image) -> Row:
+    row = replace(
+        row,
+        arena_measured_bytes=memory.arena_mark_bytes,
+        stack_bytes=memory.stack_mark_bytes,
+        stack_inference_bytes=memory.stack_inference_bytes,
+        sram_bytes=image.static_ram_bytes + image.arena_bytes + memory.stack_mark_bytes,
+    )
+    if not memory.guard_intact:
+        return replace(
+            row,
+            outcome=Outcome.MISMATCH,
+            bit_exact=False,
+            error="inference wrote past the end of its arena",
+            fault="result",
+            advice="our bug: please report it with the files of --save",
+        )
+    if memory.stack_mark_bytes >= STACK_LIMIT_BYTES:
+        row = _warned(
+            row, f"the stack reached {memory.stack_mark_bytes:,} B; under {STACK_LIMIT_BYTES:,} B is promised"
+        )
+    return row
+
+
+def _warned(row: Row, words: str) -> Row:
+    return replace(row, warnings=(*row.warnings, words))

@@ -1,0 +1,329 @@
+"""One call of `tinyrack bench`: all models on all boards, boards in parallel, finished rows kept whatever happens.
+
+A session that was killed is found again by the digest of its request and only the missing rows are measured. How
+one row comes about is the runner's business; what people see of it is the view's, which gets events and can stall
+nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness import __version__, rack
+from harness.boards import Board
+from harness.errors import HarnessError, Interrupted, Outcome
+from harness.job import Job, JobOptions, PreparedModel, Values, prepare, sha256, to_blob
+from harness.models import ModelSource
+from harness.rack import Health, State
+from harness.row import Row
+from harness.runner import blank_row, failed_row
+from harness.store import Store, StoredSession
+from tinyengine.errors import TinyEngineError
+
+LEASE_WAIT_S = 600.0
+ATTEMPTS = 2
+"""A board's own failure is tried once more; each attempt is a stored row."""
+_RETRIED = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT})
+_WAIT_SLICE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What was asked for; its digest decides which unfinished session is the same one.
+
+    Args:
+        given: the input; None draws it.
+        save: folder that keeps what is behind each row.
+    """
+
+    models: tuple[ModelSource, ...]
+    boards: tuple[Board, ...]
+    options: JobOptions
+    given: Values | None = None
+    save: Path | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Everything that can change a figure or what is kept of it, as JSON."""
+        options = asdict(self.options)
+        options["requant"] = self.options.requant.value
+        return {
+            "models": [[m.name, m.sha256] for m in self.models],
+            "boards": [_plain(board) for board in self.boards],
+            "options": options,
+            "input": None
+            if self.given is None
+            else sha256(str(self.given.dtype).encode() + to_blob([self.given])),
+            # Rows of a call that saved elsewhere have no files here.
+            "save": None if self.save is None else str(self.save),
+            "tinyrack": __version__,
+            "code": code_digest(),
+        }
+
+    def digest(self) -> str:
+        """SHA-256 of the document."""
+        return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What an observer is told. `row` is set when a job ended, `stage` while it runs."""
+
+    board: str
+    model: str | None = None
+    stage: str | None = None
+    row: Row | None = None
+    resumed: bool = False
+
+
+class Measure(Protocol):
+    """Runs one attempt of a job on a leased board; every failure of model, board or link is a row."""
+
+    def __call__(self, job: Job, *, stage: Callable[[str], None]) -> Row: ...
+
+
+Prepare = Callable[[ModelSource, JobOptions, Values | None], PreparedModel]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """`rows`: the last attempt of each job, models first, then boards, in the order asked for."""
+
+    session: str
+    resumed: bool
+    rows: tuple[Row, ...]
+    interrupted: bool
+
+
+class Session:
+    """A session being run. `start`, then `wait` until it says True; `stop` may be set by anyone at any time."""
+
+    def __init__(
+        self,
+        request: Request,
+        *,
+        store: Store,
+        measure: Measure,
+        observe: Callable[[Event], None],
+        stop: threading.Event,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+        fresh: bool = False,
+        lease_wait_s: float = LEASE_WAIT_S,
+        lease_folder: Path | None = None,
+        make_ready: Prepare = prepare,
+    ) -> None:
+        self._request = request
+        self._store = store
+        self._measure = measure
+        self._observe = observe
+        self._stop = stop
+        self._clock = clock
+        self._now = now
+        self._lease_wait_s = lease_wait_s
+        self._lease_folder = lease_folder
+        self._shelf = _Shelf(request, stop, make_ready)
+        self._stored: StoredSession = store.begin_session(
+            request=request.document(), request_digest=request.digest(), fresh=fresh
+        )
+        self._rows: dict[tuple[str, str], Row] = {
+            (row.model, row.board): row for row in self._stored.rows if row.outcome is not Outcome.INTERRUPTED
+        }
+        self._lock = threading.Lock()
+        self._bugs: list[BaseException] = []
+        self._threads = [
+            threading.Thread(target=self._work_safely, args=(board,), name=board.name, daemon=True)
+            for board in request.boards
+        ]
+
+    @property
+    def id(self) -> str:
+        return self._stored.id
+
+    @property
+    def resumed(self) -> bool:
+        return self._stored.resumed
+
+    def start(self) -> None:
+        """Starts one thread a board."""
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether all boards are done, after at most `timeout_s`."""
+        deadline = self._clock() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - self._clock()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def finish(self) -> Result:
+        """Closes the session in the store and returns what was measured.
+
+        Raises:
+            Exception: whatever bug ended a board's thread.
+        """
+        wanted = [(m.name, b.name) for m in self._request.models for b in self._request.boards]
+        with self._lock:
+            rows = tuple(self._rows[key] for key in wanted if key in self._rows)
+            bugs = list(self._bugs)
+        whole = len(rows) == len(wanted) and all(row.outcome is not Outcome.INTERRUPTED for row in rows)
+        if whole:
+            self._store.finish_session(self.id)
+        else:
+            self._store.release_session(self.id)
+        if bugs:
+            raise bugs[0]
+        return Result(session=self.id, resumed=self.resumed, rows=rows, interrupted=not whole)
+
+    def _work_safely(self, board: Board) -> None:
+        try:
+            self._work(board)
+        except BaseException as bug:
+            # Not ours to judge in a thread: `finish` raises it again where its traceback is seen.
+            with self._lock:
+                self._bugs.append(bug)
+
+    def _work(self, board: Board) -> None:
+        todo: list[ModelSource] = []
+        for source in self._request.models:
+            row = self._rows.get((source.name, board.name))
+            if row is None:
+                todo.append(source)
+            else:
+                self._observe(Event(board=board.name, model=source.name, row=row, resumed=True))
+        if not todo:
+            return
+        try:
+            lease = rack.lease(
+                board,
+                timeout_s=self._lease_wait_s,
+                clock=self._clock,
+                stop=self._stop,
+                waiting=lambda words: self._observe(Event(board=board.name, stage=words)),
+                folder=self._lease_folder,
+            )
+        except HarnessError as error:
+            for source in todo:
+                self._keep(failed_row(self._blank(source, board), error))
+            return
+        with lease:
+            health = Health()
+            for source in todo:
+                if self._stop.is_set():
+                    return
+                health = self._job(source, board, health)
+
+    def _job(self, source: ModelSource, board: Board, health: Health) -> Health:
+        def stage(name: str) -> None:
+            self._observe(Event(board=board.name, model=source.name, stage=name))
+
+        if health.state is State.QUARANTINED:
+            row = replace(
+                self._blank(source, board),
+                outcome=Outcome.FLASH_FAILED,
+                error=f"{board.name} is quarantined after {health.failures_in_a_row} failures in a row, "
+                f"the last: {health.last_error}",
+                fault="board",
+                advice="look at the board, its cable and its power, then run the same command again with --fresh",
+            )
+            self._keep(row)
+            return health
+        try:
+            stage("compile")
+            job = Job(board=board, model=self._shelf.get(source), options=self._request.options)
+        except (HarnessError, TinyEngineError) as error:
+            if isinstance(error, HarnessError) and error.outcome is None:
+                raise
+            self._keep(failed_row(self._blank(source, board), error))
+            return health
+        for attempt in range(ATTEMPTS):
+            row = replace(self._measure(job, stage=stage), retries=attempt)
+            if self._stop.is_set() and row.outcome is not Outcome.OK:
+                # What fails after the user's stop fails because of it.
+                row = replace(row, outcome=Outcome.INTERRUPTED, fault="user")
+            health = health.after(row.outcome, row.error)
+            last = row.outcome not in _RETRIED or attempt == ATTEMPTS - 1
+            self._keep(row, show=last)
+            if last:
+                break
+            stage("retry")
+        return health
+
+    def _blank(self, source: ModelSource, board: Board) -> Row:
+        return blank_row(source, board, self._request.options, now_s=self._now())
+
+    def _keep(self, row: Row, *, show: bool = True) -> None:
+        stored = self._store.append(self.id, row)
+        with self._lock:
+            self._rows[stored.model, stored.board] = stored
+        if show:
+            self._observe(Event(board=stored.board, model=stored.model, row=stored))
+
+
+class _Shelf:
+    """Prepared models: each is made once, by the first board that needs it."""
+
+    def __init__(self, request: Request, stop: threading.Event, make_ready: Prepare) -> None:
+        self._request = request
+        self._stop = stop
+        self._make_ready = make_ready
+        self._lock = threading.Lock()
+        self._futures: dict[str, Future[PreparedModel]] = {}
+
+    def get(self, source: ModelSource) -> PreparedModel:
+        with self._lock:
+            future = self._futures.get(source.name)
+            mine = future is None
+            if future is None:
+                future = self._futures[source.name] = Future()
+        if mine:
+            try:
+                future.set_result(self._make_ready(source, self._request.options, self._request.given))
+            except BaseException as error:
+                future.set_exception(error)
+        while True:
+            try:
+                return future.result(timeout=_WAIT_SLICE_S)
+            except FutureTimeout:
+                if future.done():
+                    raise
+                if self._stop.is_set():
+                    raise Interrupted("stopped while the model was compiled") from None
+
+
+def code_digest() -> str:
+    """SHA-256 over our own sources: rows of two versions of the code never complete one session."""
+    from harness import paths
+
+    package = Path(__file__).resolve().parent
+    h = hashlib.sha256()
+    for root in (package, package.parent / "tinyengine", paths.firmware_dir()):
+        for file in sorted(p for p in root.rglob("*") if p.is_file() and p.suffix not in (".pyc", ".pyo")):
+            h.update(f"{file.relative_to(root).as_posix()}\0".encode())
+            h.update(hashlib.sha256(file.read_bytes()).digest())
+    return h.hexdigest()
+
+
+def _plain(board: Board) -> dict[str, Any]:
+    return {
+        "name": board.name,
+        "chip": board.chip,
+        "simulated": board.simulated,
+        "probe": asdict(board.probe),
+        "link": asdict(board.link),
+        "uart": [board.uart.instance, board.uart.tx, board.uart.rx],
+        "clock_source": asdict(board.clock_source),
+        "baud": board.baud,
+    }
+
+
+def all_ok(rows: Sequence[Row], *, wanted: int) -> bool:
+    """Whether every row that was asked for is there and ok."""
+    return len(rows) == wanted and all(row.outcome is Outcome.OK for row in rows)

@@ -1,0 +1,251 @@
+"""A session measures everything once, keeps what is finished and stops in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from harness.boards import Board, load_boards
+from harness.errors import ArenaOverflow, BoardTimeout, ConfigError, Interrupted, Outcome
+from harness.job import Job, JobOptions, PreparedModel, Values
+from harness.models import ModelSource
+from harness.paths import default_boards_file
+from harness.rack import lease
+from harness.row import Row
+from harness.runner import blank_row, failed_row
+from harness.session import Event, Request, Result, Session, all_ok
+from harness.store import Store
+from tests.harness.rows import OK
+from tinyengine.errors import UnsupportedOp
+
+BOARDS = load_boards(default_boards_file()).all
+Behave = Callable[[str, str], Row | Exception]
+
+
+def source(name: str) -> ModelSource:
+    return ModelSource(argument=name, name=name, origin="tflite", sha256=name * 64, data=b"")
+
+
+def good(model: str, board: str) -> Row:
+    return replace(OK, model=model, model_sha256=model * 64, board=board)
+
+
+@dataclass
+class Bench:
+    """Sessions over one store, with a made-up way to measure."""
+
+    store: Store
+    folder: Path
+    behave: Behave = good
+    unready: dict[str, Exception] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+    measured: list[tuple[str, str]] = field(default_factory=list)
+    prepared: list[str] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def request(self, models: str = "ab", boards: int = 2) -> Request:
+        return Request(models=tuple(source(m) for m in models), boards=BOARDS[:boards], options=JobOptions())
+
+    def session(self, request: Request, *, fresh: bool = False, lease_wait_s: float = 5.0) -> Session:
+        def measure(job: Job, *, stage: Callable[[str], None]) -> Row:
+            stage("run")
+            asked = (job.model.source.name, job.board.name)
+            self.measured.append(asked)
+            found = self.behave(*asked)
+            if isinstance(found, Exception):
+                blank = blank_row(job.model.source, job.board, job.options, now_s=0)
+                return failed_row(blank, cast(BoardTimeout, found))
+            return found
+
+        def make_ready(wanted: ModelSource, _options: JobOptions, _given: Values | None) -> PreparedModel:
+            self.prepared.append(wanted.name)
+            if wanted.name in self.unready:
+                raise self.unready[wanted.name]
+            return PreparedModel(source=wanted, graph=None, compiled=None, inputs=(), expected=())  # type: ignore[arg-type]
+
+        return Session(
+            request,
+            store=self.store,
+            measure=measure,
+            observe=self.events.append,
+            stop=self.stop,
+            clock=time.monotonic,
+            now=time.time,
+            fresh=fresh,
+            lease_wait_s=lease_wait_s,
+            lease_folder=self.folder,
+            make_ready=make_ready,
+        )
+
+    def run(self, request: Request, *, fresh: bool = False, lease_wait_s: float = 5.0) -> Result:
+        session = self.session(request, fresh=fresh, lease_wait_s=lease_wait_s)
+        session.start()
+        assert session.wait(30)
+        return session.finish()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with Store.open(str(tmp_path), now=time.time) as store:
+        yield Bench(store=store, folder=tmp_path / "run")
+
+
+def test_every_model_meets_every_board_once_and_is_prepared_once(bench: Bench) -> None:
+    result = bench.run(bench.request("abc", 4))
+    assert [(r.model, r.board) for r in result.rows] == [(m, b.name) for m in "abc" for b in BOARDS]
+    assert sorted(bench.prepared) == ["a", "b", "c"]
+    assert all_ok(result.rows, wanted=12)
+    assert not result.interrupted
+    assert all(r.session == result.session and r.attempt for r in result.rows)
+
+
+def test_boards_work_at_the_same_time(bench: Bench) -> None:
+    together = threading.Barrier(4, timeout=20)
+
+    def meet(model: str, board: str) -> Row:
+        together.wait()
+        return good(model, board)
+
+    bench.behave = meet
+    assert all_ok(bench.run(bench.request("a", 4)).rows, wanted=4)
+
+
+def test_a_failure_is_a_row_and_the_others_go_on(bench: Bench) -> None:
+    bench.unready = {"b": UnsupportedOp("HARD_SWISH", 3, "x", "not compiled")}
+    bench.behave = lambda m, b: ArenaOverflow(2, 1, "it") if (m, b) == ("a", "f412-sim") else good(m, b)
+    result = bench.run(bench.request("abc"))
+    found = {(r.model, r.board): r for r in result.rows}
+    assert [found[k].outcome.value for k in sorted(found)] == [
+        "arena_overflow",
+        "ok",
+        "unsupported_op",
+        "unsupported_op",
+        "ok",
+        "ok",
+    ]
+    assert "HARD_SWISH at index 3" in (found["b", "f746-sim"].error or "")
+    assert found["b", "f746-sim"].cycles is None
+    assert not all_ok(result.rows, wanted=6)
+    assert not result.interrupted
+
+
+def test_a_board_fault_is_tried_again_and_every_attempt_is_stored(bench: Bench) -> None:
+    answers = iter([BoardTimeout("f412-sim", "hello", 3, "check the cable"), good("a", "f412-sim")])
+    bench.behave = lambda _m, _b: next(answers)
+    result = bench.run(bench.request("a", 1))
+    assert [(r.outcome, r.retries) for r in result.rows] == [(Outcome.OK, 1)]
+    assert [(r.outcome, r.retries) for r in bench.store.attempts()] == [(Outcome.TIMEOUT, 0), (Outcome.OK, 1)]
+
+
+def test_a_model_fault_is_not_tried_again(bench: Bench) -> None:
+    bench.behave = lambda m, b: replace(good(m, b), outcome=Outcome.MISMATCH, bit_exact=False)
+    bench.run(bench.request("a", 1))
+    assert len(bench.measured) == 1
+
+
+def test_a_dead_board_is_quarantined_and_says_why(bench: Bench) -> None:
+    bench.behave = lambda m, b: BoardTimeout(b, "hello", 3, "check the cable") if b == "f412-sim" else good(m, b)
+    result = bench.run(bench.request("abcd"))
+    dead = [r for r in result.rows if r.board == "f412-sim"]
+    assert [r.outcome.value for r in dead] == ["timeout", "timeout", "flash_failed", "flash_failed"]
+    assert "quarantined after 4 failures in a row, the last: f412-sim: hello gave no answer" in (
+        dead[3].error or ""
+    )
+    assert all(r.outcome is Outcome.OK for r in result.rows if r.board == "f746-sim")
+
+
+def test_an_interrupted_session_is_completed_by_the_next_call(bench: Bench) -> None:
+    def stop_in_b(model: str, board: str) -> Row | Exception:
+        if model == "b":
+            bench.stop.set()
+            return Interrupted("stopped before run")
+        return good(model, board)
+
+    bench.behave = stop_in_b
+    first = bench.run(bench.request("abc", 1))
+    assert first.interrupted
+    assert [r.outcome.value for r in first.rows] == ["ok", "interrupted"]
+    bench.stop.clear()
+    bench.behave = good
+    bench.measured.clear()
+    second = bench.run(bench.request("abc", 1))
+    assert second.resumed
+    assert second.session == first.session
+    assert bench.measured == [("b", "f412-sim"), ("c", "f412-sim")]
+    assert all_ok(second.rows, wanted=3)
+    assert [e.model for e in bench.events if e.resumed] == ["a"]
+    third = bench.run(bench.request("abc", 1))
+    assert third.session != first.session
+
+
+def test_what_fails_after_a_stop_is_interrupted_not_failed(bench: Bench) -> None:
+    def fail(_model: str, board: str) -> Exception:
+        bench.stop.set()
+        return BoardTimeout(board, "hello", 3, "check the cable")
+
+    bench.behave = fail
+    result = bench.run(bench.request("a", 1))
+    assert [r.outcome for r in result.rows] == [Outcome.INTERRUPTED]
+    assert len(bench.measured) == 1
+
+
+def test_fresh_measures_everything_again(bench: Bench) -> None:
+    first = bench.session(bench.request())
+    assert bench.run(bench.request(), fresh=True).session != first.id
+
+
+def test_a_request_that_differs_in_anything_is_another_one(bench: Bench, tmp_path: Path) -> None:
+    base = bench.request()
+    others = (
+        replace(base, models=base.models[:1]),
+        replace(base, boards=base.boards[:1]),
+        replace(base, options=replace(base.options, repetitions=6)),
+        replace(base, models=(replace(base.models[0], sha256="0" * 64), base.models[1])),
+        replace(base, boards=(replace(base.boards[0], baud=9600), base.boards[1])),
+        replace(base, save=tmp_path),
+    )
+    digests = {each.digest() for each in (base, *others)}
+    assert len(digests) == 1 + len(others)
+    assert bench.request().digest() == base.digest()
+
+
+def test_our_own_bug_keeps_its_traceback_and_other_boards_finish(bench: Bench) -> None:
+    def broken(model: str, board: str) -> Row:
+        if board == "f412-sim":
+            raise ZeroDivisionError("a bug")
+        return good(model, board)
+
+    bench.behave = broken
+    session = bench.session(bench.request())
+    session.start()
+    assert session.wait(30)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        session.finish()
+    assert {(r.model, r.board) for r in bench.store.attempts()} == {("a", "f746-sim"), ("b", "f746-sim")}
+
+
+def test_a_usage_error_found_while_preparing_is_not_a_row(bench: Bench) -> None:
+    bench.unready = {"a": ConfigError("needs an input of shape (1,)", file="a", field="--input")}
+    session = bench.session(bench.request("a", 1))
+    session.start()
+    assert session.wait(30)
+    with pytest.raises(ConfigError, match="needs an input of shape"):
+        session.finish()
+
+
+def test_a_board_in_use_times_out_with_its_owner_named(bench: Bench) -> None:
+    def board_lease(board: Board) -> None:
+        with lease(board, timeout_s=1, clock=time.monotonic, stop=threading.Event(), folder=bench.folder):
+            result = bench.run(bench.request("ab", 2), lease_wait_s=0.3)
+        assert [r.outcome.value for r in result.rows if r.board == board.name] == ["timeout", "timeout"]
+        assert all(r.outcome is Outcome.OK for r in result.rows if r.board != board.name)
+        assert "is in use by process" in (result.rows[0].error or "")
+
+    board_lease(BOARDS[0])
+    assert any("is in use by" in (event.stage or "") for event in bench.events)
