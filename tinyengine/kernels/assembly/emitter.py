@@ -103,10 +103,14 @@ class Emitter:
         )
 
     def dsp(self, text: str, rd: Register, *sources: Register, comment: str = "") -> None:
-        """Any of SXTB16, PKHBT, PKHTB, SSAT, SADD16, SSUB16, written out in `text`."""
+        """Any of SXTB16, PKHBT, PKHTB, BFI, SSAT, SADD16, SSUB16, written out in `text`."""
         self._add(
             Instruction(
-                text=text, kind=Kind.DSP, writes=frozenset({rd}), reads=frozenset(sources), comment=comment
+                text=text,
+                kind=Kind.SATURATE if text.startswith("ssat ") else Kind.DSP,
+                writes=frozenset({rd}),
+                reads=frozenset(sources),
+                comment=comment,
             )
         )
 

@@ -20,7 +20,9 @@ class Kind(Enum):
     STORE = auto()
     MULTIPLY = auto()
     DSP = auto()
-    """Extends, packs, saturations and parallel adds: older slot only, result one cycle late to addresses."""
+    """Extends, packs, bit-field inserts and parallel adds: older slot only on the M7."""
+    SATURATE = auto()
+    """SSAT: as DSP, its operand is read a stage early and its result is late."""
     ALU = auto()
     SHIFTED = auto()
     """ALU with a shifted operand."""

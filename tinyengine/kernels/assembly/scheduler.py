@@ -22,17 +22,23 @@ class Core(Enum):
     M7 = "cortex-m7"
 
 
-# Cycles until a result may be used: by an ALU operand; by a multiplier, shifter or address.
-_LATENCY: dict[Kind, tuple[int, int]] = {
-    Kind.LOAD: (1, 2),
-    Kind.MULTIPLY: (2, 3),
-    Kind.DSP: (1, 2),
-    Kind.ALU: (1, 1),
-    Kind.SHIFTED: (1, 2),
-    Kind.MOVE_FROM_FP: (2, 3),
-    Kind.MOVE_TO_FP: (1, 1),
-    Kind.STORE: (1, 1),
+# Stage of the pipeline, counted from issue, from which a result can be used: by most readers, and by multiplies.
+_AVAILABLE: dict[Kind, tuple[int, int]] = {
+    Kind.LOAD: (2, 3),
+    Kind.MULTIPLY: (3, 3),
+    Kind.DSP: (2, 2),
+    Kind.SATURATE: (3, 3),
+    Kind.ALU: (2, 2),
+    Kind.SHIFTED: (2, 2),
+    Kind.MOVE_FROM_FP: (2, 2),
+    Kind.MOVE_TO_FP: (3, 3),
+    Kind.STORE: (0, 0),
 }
+# Stage at which an operand is read.
+_STAGE_ADDRESS = _STAGE_SHIFTED = 0
+_STAGE_OPERAND = 1
+_STAGE_ACCUMULATOR = 2
+_STAGE_STORED = 3
 
 
 @dataclass(slots=True)
@@ -140,14 +146,19 @@ def _set_priorities(slots: list[_Slot]) -> None:
 
 
 def _latency(producer: Instruction, consumer: Instruction, register: Register) -> int:
-    late, early = _LATENCY[producer.kind]
-    if consumer.accumulator == register and sum(register == r for r in _factors(consumer)) == 0:
-        return max(late - 1, 0)  # the accumulator is read a stage later
-    if consumer.kind is Kind.STORE and register not in consumer.address:
-        return max(late - 1, 0)
-    if register in consumer.address or consumer.kind in (Kind.MULTIPLY, Kind.SHIFTED):
-        return early
-    return late
+    """Cycles from the producer's issue to the first at which the consumer may issue."""
+    usual, by_multiply = _AVAILABLE[producer.kind]
+    if register in consumer.address:
+        return max(usual - _STAGE_ADDRESS, 1)
+    if consumer.kind is Kind.STORE:
+        return max(usual - _STAGE_STORED, 0)
+    if consumer.accumulator == register and register not in _factors(consumer):
+        return max(usual - _STAGE_ACCUMULATOR, 0)
+    if consumer.kind in (Kind.SHIFTED, Kind.SATURATE):
+        return max(usual - _STAGE_SHIFTED, 1)
+    if consumer.kind is Kind.MULTIPLY:
+        return max(by_multiply - _STAGE_OPERAND, 1)
+    return max(usual - _STAGE_OPERAND, 0)
 
 
 def _factors(instruction: Instruction) -> list[Register]:
@@ -160,17 +171,10 @@ def _pairs(older: Instruction, younger: Instruction) -> bool:
     a, b = older.kind, younger.kind
     if older.writes & younger.reads and b is not Kind.STORE:
         return False
-    if a is Kind.STORE and b in (Kind.STORE, Kind.MULTIPLY):
+    if {a, b} == {Kind.STORE} or {a, b} == {Kind.MULTIPLY} or {a, b} == {Kind.STORE, Kind.MULTIPLY}:
+        return False
+    if b in (Kind.DSP, Kind.SATURATE):
         return False
     if a is Kind.LOAD and b is Kind.LOAD:
-        return older.bank != younger.bank
-    if a is Kind.MULTIPLY and b in (Kind.MULTIPLY, Kind.STORE):
-        return False
-    if b is Kind.DSP:
-        return False
-    if a is Kind.DSP and b is Kind.SHIFTED:
-        return False
-    if a is Kind.SHIFTED and b is Kind.SHIFTED:
-        return False
-    fp = (Kind.MOVE_FROM_FP, Kind.MOVE_TO_FP)
-    return not (a in fp and b in fp)
+        return older.address == younger.address and older.bank != younger.bank
+    return not (b is Kind.SHIFTED and a in (Kind.SHIFTED, Kind.DSP, Kind.SATURATE))

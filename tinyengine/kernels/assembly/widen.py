@@ -1,0 +1,188 @@
+"""int8 maps to int16 operands: widening for the matrix tiles, and NHWC to padded channel planes for depthwise.
+
+void widen(const int8_t *in, int16_t *out, uint32_t groups);                    16 bytes a group
+void planes(const int8_t *in, int16_t *plane, uint32_t rows);                   4 channels at a time
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
+from tinyengine.kernels.assembly.instruction import Register
+from tinyengine.kernels.assembly.scheduler import Core
+
+
+class Order(Enum):
+    """Order of four widened channels in memory. SXTB16 takes bytes 0 and 2, so `SPLIT` costs nothing."""
+
+    SPLIT = (0, 2, 1, 3)
+    KEPT = (0, 1, 2, 3)
+
+
+WIDEN_GROUP_BYTES = 16
+
+
+def render_widen(name: str, order: Order, core: Core, comment: str) -> str:
+    """Widens groups of 16 bytes; `in` and `out` are word-aligned."""
+    e = Emitter(core)
+
+    def body() -> None:
+        e.label(f".L{name}_group")
+        with e.scheduled():
+            _group(e, order)
+            e.add_immediate("r0", "r0", WIDEN_GROUP_BYTES)
+            e.add_immediate("r1", "r1", 2 * WIDEN_GROUP_BYTES)
+        e.fixed("subs r2, r2, #1")
+        e.fixed(f"bne .L{name}_group")
+
+    return e.function(name, body, comment)
+
+
+def _group(e: Emitter, order: Order) -> None:
+    sources: tuple[Register, ...] = ("r4", "r5", "r6", "r7")
+    for n, source in enumerate(sources):
+        e.ldr(source, "r0", 4 * n)
+    targets: list[Register] = ["r8", "r9", "r10", "r11", "r12", "lr"]
+    for n, source in enumerate(sources):
+        even, odd = targets[0], targets[1]
+        targets = targets[2:] + targets[:2]
+        e.dsp(f"sxtb16 {even}, {source}", even, source, comment="bytes 0, 2")
+        e.dsp(f"sxtb16 {odd}, {source}, ror #8", odd, source, comment="bytes 1, 3")
+        if order is Order.KEPT:
+            e.dsp(f"pkhbt {source}, {even}, {odd}, lsl #16", source, even, odd, comment="bytes 0, 1")
+            e.dsp(f"pkhtb {odd}, {odd}, {even}, asr #16", odd, odd, even, comment="bytes 2, 3")
+            even = source
+        e.store("str", even, "r1", 8 * n)
+        e.store("str", odd, "r1", 8 * n + 4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneFill:
+    """Literals of one NHWC-to-planes kernel.
+
+    Args:
+        columns: columns of the map.
+        pixel_bytes: from one pixel to the next in the map, a multiple of 4.
+        row_bytes: from one map row to the next.
+        plane_row_bytes: from one plane row to the next, a multiple of 4.
+        plane_bytes: from one channel's plane to the next, a multiple of 4.
+        odd: the map's first column lies in the upper half of a plane's word.
+    """
+
+    columns: int
+    pixel_bytes: int
+    row_bytes: int
+    plane_row_bytes: int
+    plane_bytes: int
+    odd: bool
+
+    def refusal(self) -> str | None:
+        """Why the instruction set cannot encode this kernel, or None."""
+        if self.pixel_bytes % 4 or self.row_bytes % 4 or self.plane_row_bytes % 4 or self.plane_bytes % 4:
+            return "pixels, rows or planes are not word-aligned"
+        if 2 * self.columns + 4 > MOST_LOAD_OFFSET_BYTES:
+            return f"{self.columns} columns are too many"
+        return None
+
+
+_MOST_UNROLLED_PAIRS = 6
+
+
+def render_planes(name: str, fill: PlaneFill, core: Core, comment: str) -> str:
+    """Four neighbouring channels of a map into four planes; `plane` points at the word of the first column.
+
+    Raises:
+        ValueError: `fill.refusal()` has a reason.
+    """
+    reason = fill.refusal()
+    if reason:
+        raise ValueError(reason)
+    e = Emitter(core)
+    return e.function(name, lambda: _planes_body(e, name, fill), comment)
+
+
+def _planes_body(e: Emitter, name: str, fill: PlaneFill) -> None:
+    """Rows as a loop; in a row, column pairs are unrolled or a loop of unrolled pairs."""
+    lone_first = int(fill.odd)
+    pairs, lone_last = divmod(fill.columns - lone_first, 2)
+    loops, rest = divmod(pairs, _MOST_UNROLLED_PAIRS) if pairs > 2 * _MOST_UNROLLED_PAIRS else (0, pairs)
+    e.to_fp("s0", "r2", "rows")
+    e.constant("r3", fill.plane_bytes, "plane to plane")
+    e.label(f".L{name}_row")
+    e.to_fp("s1", "r0")
+    e.to_fp("s2", "r1")
+    e.alu("add r2, r1, r3", "r2", "r1", "r3", comment="four planes: r1, r2, r4, r5")
+    e.alu("add r4, r2, r3", "r4", "r2", "r3")
+    e.alu("add r5, r4, r3", "r5", "r4", "r3")
+    column, half = 0, 0
+    if lone_first:
+        _single(e, 0, 2)
+        column, half = 1, 4
+    if loops:
+        # The loop moves all five pointers; the unrolled rest continues from there.
+        for plane in _PLANES:
+            e.add_immediate(plane, plane, half)
+        e.add_immediate("r0", "r0", column * fill.pixel_bytes)
+        e.constant("lr", loops)
+        e.to_fp("s3", "lr")
+        e.label(f".L{name}_pairs")
+        with e.scheduled():
+            for n in range(_MOST_UNROLLED_PAIRS):
+                _pair(e, 2 * n * fill.pixel_bytes, fill.pixel_bytes, 4 * n)
+            e.add_immediate("r0", "r0", 2 * _MOST_UNROLLED_PAIRS * fill.pixel_bytes)
+            for plane in _PLANES:
+                e.add_immediate(plane, plane, 4 * _MOST_UNROLLED_PAIRS)
+            e.from_fp("lr", "s3")
+        e.fixed("subs lr, lr, #1")
+        e.to_fp("s3", "lr")
+        e.fixed(f"bne .L{name}_pairs")
+        column, half = 0, 0
+    with e.scheduled():
+        for n in range(rest):
+            _pair(e, (column + 2 * n) * fill.pixel_bytes, fill.pixel_bytes, half + 4 * n)
+        if lone_last:
+            _single(e, (column + 2 * rest) * fill.pixel_bytes, half + 4 * rest)
+    e.from_fp("r0", "s1")
+    e.from_fp("r1", "s2")
+    e.from_fp("lr", "s0")
+    e.add_immediate("r0", "r0", fill.row_bytes)
+    e.add_immediate("r1", "r1", fill.plane_row_bytes)
+    e.fixed("subs lr, lr, #1")
+    e.to_fp("s0", "lr")
+    e.fixed(f"bne .L{name}_row")
+
+
+_PLANES: tuple[Register, ...] = ("r1", "r2", "r4", "r5")
+
+
+def _load(e: Emitter, rd: Register, offset: int) -> None:
+    if offset <= MOST_LOAD_OFFSET_BYTES:
+        e.ldr(rd, "r0", offset)
+        return
+    e.add_immediate(rd, "r0", offset)
+    e.ldr(rd, rd, 0)
+
+
+def _pair(e: Emitter, offset: int, pixel_bytes: int, half: int) -> None:
+    """Two columns of four channels: each channel's two values make one word of its plane."""
+    a, b, low, high, packed, top = "r6", "r7", "r8", "r9", "r10", "r11"
+    _load(e, a, offset)
+    _load(e, b, offset + pixel_bytes)
+    for rotation, planes in (("", ("r1", "r4")), (", ror #8", ("r2", "r5"))):
+        e.dsp(f"sxtb16 {low}, {a}{rotation}", low, a)
+        e.dsp(f"sxtb16 {high}, {b}{rotation}", high, b)
+        e.dsp(f"pkhbt {packed}, {low}, {high}, lsl #16", packed, low, high)
+        e.dsp(f"pkhtb {top}, {high}, {low}, asr #16", top, high, low)
+        e.store("str", packed, planes[0], half)
+        e.store("str", top, planes[1], half)
+        low, high, packed, top = "r12", "lr", a, "lr"
+
+
+def _single(e: Emitter, offset: int, half: int) -> None:
+    """One column of four channels."""
+    _load(e, "r6", offset)
+    for n, plane in enumerate(_PLANES):
+        e.alu(f"sbfx r7, r6, #{8 * n}, #8", "r7", "r6")
+        e.store("strh", "r7", plane, half)
