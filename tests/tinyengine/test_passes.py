@@ -321,6 +321,33 @@ def test_an_identity_before_an_output_gives_the_producer_the_outputs_name(b: Fix
     assert_same_integers(graph, after)
 
 
+def test_readers_behind_two_identities_follow_when_the_producer_takes_the_outputs_name(b: Fixture) -> None:
+    conv = b.convolution(b.input((1, 5, 5, 2)))
+    shape = b.shape(conv)
+    first = b.apply(Reshape(), conv, shape)
+    out = b.apply(Reshape(), conv, shape)
+    other = b.apply(Relu(clamp=Clamp(low=-1)), first, shape)
+    graph = b.graph((out, other))
+    after = passes.remove_no_ops(graph)
+    assert_sound(after)
+    assert ops(after) == ["CONV_2D", "RELU"]
+    assert_same_integers(graph, after)
+
+
+def test_a_deep_nest_of_moves_ends(b: Fixture) -> None:
+    x = b.input((1, 2, 3, 4), QUANT)
+    value, shape = x, (1, 2, 3, 4)
+    for _ in range(300):
+        value = b.apply(Transpose(permutation=(0, 3, 1, 2)), value, (shape[0], shape[3], shape[1], shape[2]))
+        shape = b.shape(value)
+        value = b.apply(Reshape(), value, (shape[1], shape[0], *shape[2:]))
+        value = b.apply(Reshape(), value, shape)
+    graph = b.graph((value,))
+    after = passes.run(graph)
+    assert len(after.nodes) <= 1
+    assert_same_integers(graph, after)
+
+
 def test_a_requantization_between_equal_parameters_vanishes_and_another_stays(b: Fixture) -> None:
     conv = b.convolution(b.input((1, 5, 5, 2)))
     same = b.apply(Quantize(), conv, b.shape(conv))

@@ -482,6 +482,38 @@ def test_float_arithmetic_inside_the_graph_is_refused() -> None:
             load(build(tensors, operators, [0], [3]), name="m", float_io=float_io)
 
 
+def test_a_float_input_that_two_operators_read_is_refused_unless_the_device_quantizes_it() -> None:
+    real = TensorSpec(name="real", shape=(1, 4), type="float32")
+    tensors = [real, t("a", 1, 4), t("b", 1, 4), t("y", 1, 4)]
+    operators = [
+        OperatorSpec(name="QUANTIZE", inputs=(0,), outputs=(1,)),
+        OperatorSpec(name="QUANTIZE", inputs=(0,), outputs=(2,)),
+        OperatorSpec(name="ADD", inputs=(1, 2), outputs=(3,)),
+    ]
+    data = build(tensors, operators, [0], [3])
+    with pytest.raises(UnsupportedOp, match="more than one operator"):
+        load(data, name="m")
+    assert [op_name(n.op) for n in load(data, name="m", float_io=True).nodes] == ["QUANTIZE", "QUANTIZE", "ADD"]
+
+
+def test_a_model_that_only_quantizes_has_nothing_for_the_device() -> None:
+    real = [TensorSpec(name=name, shape=(1, 4), type="float32") for name in ("in", "out")]
+    operators = [
+        OperatorSpec(name="QUANTIZE", inputs=(0,), outputs=(2,)),
+        OperatorSpec(name="DEQUANTIZE", inputs=(2,), outputs=(1,)),
+    ]
+    data = build([*real, t("x", 1, 4)], operators, [0], [1])
+    with pytest.raises(UnsupportedOp, match="no operator that runs"):
+        load(data, name="m")
+    assert len(load(data, name="m", float_io=True).nodes) == 2
+
+
+def test_an_operator_with_hundreds_of_operands_is_refused() -> None:
+    operator = OperatorSpec(name="CONCATENATION", inputs=[0] * 300, outputs=(1,), options={"axis": 1})
+    with pytest.raises(ModelFormatError, match="300 inputs"):
+        load(build([t("x", 1, 4), t("y", 1, 1200)], [operator], [0], [1]), name="m")
+
+
 def test_names_from_the_file_reach_messages_only_as_one_short_line_of_ascii() -> None:
     evil = "x\n\x1b[31m<script>\u202e" + "A" * 500
     operator = OperatorSpec(name="SOFTMAX", inputs=(0,), outputs=(1,), options={"beta": 1.0})

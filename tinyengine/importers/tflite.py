@@ -10,6 +10,7 @@ read, and work is bounded. It does not optimise (passes do) and computes nothing
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
@@ -57,6 +58,7 @@ _MOST_CONSTANT_BYTES = 128 << 20  # read by all operators together; a shared con
 _MOST_TENSORS = 20_000
 _MOST_OPERATORS = 5_000
 _MOST_OPERATOR_CODES = 1_000
+_MOST_OPERANDS = 256
 _MOST_RANK = 6
 _MOST_BROADCAST_RANK = 4
 _MOST_WINDOW = 4_096  # rows or columns a window spans, and its stride
@@ -102,16 +104,22 @@ class _Model:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 
+    def reads(self) -> Counter[int]:
+        """How many operands each tensor is."""
+        return Counter(index for operator in self.operators for index in operator.inputs)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Border:
     """What of the model's border the host takes over.
 
     Args:
+        float_io: float32 may cross the border, so nothing is taken over.
         dropped: indices of the operators that leave the graph.
         inputs, outputs: tensor of the file -> the int8 tensor that takes its place.
     """
 
+    float_io: bool
     dropped: frozenset[int]
     inputs: dict[int, int]
     outputs: dict[int, int]
@@ -134,8 +142,8 @@ def load(data: bytes, *, name: str, float_io: bool = False) -> Graph:
         UnsupportedOp: it holds an operator, or a form of one, that is not compiled.
     """
     model = _parse(bytes(data))
-    border = _Border(dropped=frozenset(), inputs={}, outputs={}) if float_io else _find_border(model)
-    return _Builder(model, border).build(name)
+    kept = _Border(float_io=True, dropped=frozenset(), inputs={}, outputs={})
+    return _Builder(model, kept if float_io else _find_border(model)).build(name)
 
 
 # --- the file ---------------------------------------------------------------------------------------------------
@@ -207,12 +215,19 @@ def _parse_operators(root: Table, main: Table) -> tuple[_RawOperator, ...]:
         variables = table.vector(schema.Operator.MUTATING_VARIABLE_INPUTS, "u1", "mutating_variable_inputs")
         if variables is not None and variables.any():
             raise UnsupportedOp(names[code], index, "", "it changes one of its inputs: state is not compiled")
+        inputs = _indices(table, schema.Operator.INPUTS, "inputs", _MOST_TENSORS, optional=True)
+        outputs = _indices(table, schema.Operator.OUTPUTS, "outputs", _MOST_TENSORS, optional=False)
+        if len(inputs) > _MOST_OPERANDS or len(outputs) > _MOST_OPERANDS:
+            raise ModelFormatError(
+                f"{len(inputs)} inputs and {len(outputs)} outputs, the most that is read is {_MOST_OPERANDS}",
+                table.path,
+            )
         operators.append(
             _RawOperator(
                 index=index,
                 name=names[code],
-                inputs=_indices(table, schema.Operator.INPUTS, "inputs", _MOST_TENSORS, optional=True),
-                outputs=_indices(table, schema.Operator.OUTPUTS, "outputs", _MOST_TENSORS, optional=False),
+                inputs=inputs,
+                outputs=outputs,
                 options_type=table.integer(schema.Operator.OPTIONS_TYPE, Scalar.UINT8),
                 options=table.table(schema.Operator.OPTIONS, "builtin_options"),
             )
@@ -345,10 +360,8 @@ def _find_border(model: _Model) -> _Border:
 
     uint8 borders go the same way when the QUANTIZE there only moves the zero point by 128.
     """
-    reads: dict[int, int] = {}
-    for operator in model.operators:
-        for index in operator.inputs:
-            reads[index] = reads.get(index, 0) + 1
+    reads = model.reads()
+    entries, ends = frozenset(model.inputs), frozenset(model.outputs)
     dropped = set()
     inputs: dict[int, int] = {}
     outputs: dict[int, int] = {}
@@ -357,15 +370,15 @@ def _find_border(model: _Model) -> _Border:
             continue
         source, target = operator.inputs[0], operator.outputs[0]
         before, after = model.tensors[source], model.tensors[target]
-        enters = source in model.inputs and reads[source] == 1 and source not in model.outputs
-        leaves = target in model.outputs and target not in reads
+        enters = source in entries and reads[source] == 1 and source not in ends
+        leaves = target in ends and target not in reads
         if enters and operator.name == "QUANTIZE" and _is_border_pair(before, after):
             inputs[source] = target
             dropped.add(operator.index)
         elif leaves and operator.name in ("QUANTIZE", "DEQUANTIZE") and _is_border_pair(after, before):
             outputs[target] = source
             dropped.add(operator.index)
-    return _Border(dropped=frozenset(dropped), inputs=inputs, outputs=outputs)
+    return _Border(float_io=False, dropped=frozenset(dropped), inputs=inputs, outputs=outputs)
 
 
 def _is_border_pair(outer: _Raw, inner: _Raw) -> bool:
@@ -393,6 +406,8 @@ class _Builder:
         self.border = border
         self.tensors: list[Tensor] = []
         self.constant_bytes = 0
+        self.reads = model.reads()
+        self.model_inputs, self.model_outputs = frozenset(model.inputs), frozenset(model.outputs)
         self._ids: dict[int, TensorId] = {}
 
     def build(self, name: str) -> Graph:
@@ -1081,8 +1096,10 @@ def _quantize(call: _Call) -> tuple[Op, _Ids]:
     if x.data is not None:
         raise call.refuse("its data input is a constant: fold it before export", x)
     if x.type == "float32":
-        if x.index not in call.builder.model.inputs:
+        if x.index not in call.builder.model_inputs:
             raise call.refuse("float32 values inside the graph are not compiled", x)
+        if not call.builder.border.float_io:
+            raise call.refuse("the float32 input is read by more than one operator: quantize it once", x)
     else:
         call.check_int8(x)
         _check_left_shift(call, _scale(x) / _scale(out), 256)
@@ -1095,8 +1112,8 @@ def _dequantize(call: _Call) -> tuple[Op, _Ids]:
     x, out = call.data(0), call.output
     call._check_fault(out)
     call.check_shape(x.shape)
-    read = any(out.index in operator.inputs for operator in call.builder.model.operators)
-    if out.type != "float32" or out.index not in call.builder.model.outputs or read:
+    inside = out.index in call.builder.reads or out.index not in call.builder.model_outputs
+    if out.type != "float32" or inside or not call.builder.border.float_io:
         raise call.refuse("float32 values inside the graph are not compiled", out)
     return Dequantize(), (call.builder.activation(x),)
 
@@ -1107,13 +1124,15 @@ def _relu(call: _Call) -> tuple[Op, _Ids]:
     call.ignore_options(schema.OptionsType.NONE)
     x, out = call.data(0), call.result()
     call.check_shape(x.shape)
-    rescale = x.quant != out.quant
-    if rescale and call.operator.name == "RELU6":
+    clamp = _clamp(call, schema.Activation[call.operator.name], out)
+    if call.operator.name == "RELU6":
         # TFLite rescales here and TFLite Micro does not: there is no right answer to match.
-        raise call.refuse("input and output are quantized differently: fuse it into its producer", x)
+        if not _same_quant(x.quant, out.quant):
+            raise call.refuse("input and output are quantized differently: fuse it into its producer", x)
+        return Relu(clamp=clamp, rescale=False), (call.builder.activation(x),)
+    rescale = x.quant != out.quant
     if rescale:
         _check_left_shift(call, _scale(x) / _scale(out), 256)
-    clamp = _clamp(call, schema.Activation[call.operator.name], out)
     return Relu(clamp=clamp, rescale=rescale), (call.builder.activation(x),)
 
 

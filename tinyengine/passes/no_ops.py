@@ -27,14 +27,17 @@ from tinyengine.ir import (
 )
 from tinyengine.passes.uses import Uses, reading, without
 
+_MOST_ROUNDS = 32  # nests of moves deeper than this keep their outer ones; real networks need two
+
 
 def remove_no_ops(graph: Graph) -> Graph:
     """`graph` without operators that do nothing."""
-    while True:
+    for _ in range(_MOST_ROUNDS):
         smaller = _remove_identities(_merge_moves(graph))
         if smaller.nodes == graph.nodes:
-            return graph
+            break
         graph = smaller
+    return graph
 
 
 def _merge_moves(graph: Graph) -> Graph:
@@ -81,29 +84,33 @@ def _without_unread(graph: Graph) -> Graph:
 def _remove_identities(graph: Graph) -> Graph:
     uses = Uses.of(graph)
     nodes: list[Node | None] = list(graph.nodes)
-    names: dict[TensorId, TensorId] = {}
-    for position, node in enumerate(graph.nodes):
-        renamed = reading(node, names)
-        nodes[position] = renamed
-        if not _is_identity(graph, renamed):
+    readers = {tensor: list(positions) for tensor, positions in uses.consumers.items()}
+
+    def redirect(old: TensorId, new: TensorId) -> None:
+        """Who reads `old` reads `new` from now on."""
+        moved = readers.pop(old, [])
+        for reader in moved:
+            node = nodes[reader]
+            nodes[reader] = None if node is None else reading(node, {old: new})
+        readers.setdefault(new, []).extend(moved)
+
+    for position in range(len(nodes)):
+        node = nodes[position]
+        if node is None or not _is_identity(graph, node):
             continue
-        source, target = renamed.inputs[0], renamed.outputs[0]
+        source, target = node.inputs[0], node.outputs[0]
         if target not in uses.outputs:
-            names[target] = source
             nodes[position] = None
+            redirect(target, source)
             continue
         # The value keeps the output's name: its producer writes there, and who read the source reads the output.
         producer = uses.producer.get(source)
         before = None if producer is None else nodes[producer]
         if producer is None or before is None or source in uses.outputs or before.outputs != (source,):
             continue
-        nodes[producer] = replace(before, outputs=(target,))
-        for between in range(producer + 1, position):
-            other = nodes[between]
-            if other is not None:
-                nodes[between] = reading(other, {source: target})
-        names[source] = target
         nodes[position] = None
+        nodes[producer] = replace(before, outputs=(target,))
+        redirect(source, target)
     return graph.with_nodes(without(nodes))
 
 
