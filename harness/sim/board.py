@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from mmap import mmap
+from typing import Literal
 
 import unicorn
 
 from harness.chips import Chip
-from harness.sim import timing_models
+from harness.sim import native
 from harness.sim.bus import Findings, RegisterFile, SystemBus
 from harness.sim.core import Core, Region, Stop, TransferFault
 from harness.sim.peripherals.flash import FlashArray, FlashController, FlashF4F7, FlashH7
@@ -42,6 +43,8 @@ _USART_ALTERNATE = {1: 7, 2: 7, 3: 7, 6: 8}
 _OPTCR = {"stm32f412": 0x0FFF_AAED, "stm32f746": 0xC0FF_AAFD}
 _OPTCR_SINGLE_BANK = 0xFFFF_AAFD
 """F76x and F77x after production: nDBANK = 1, one bank."""
+
+MemoryModelName = Literal["ideal", "chip"]
 
 DFSR_HALTED, DFSR_BKPT, DFSR_VCATCH = 1, 2, 8
 
@@ -78,12 +81,12 @@ class SimulatedBoard:
         wiring: Wiring,
         flash: mmap,
         transmit: Callable[[bytes], None],
-        memory_model: str = "chip",
+        memory_model: MemoryModelName = "chip",
     ) -> None:
         if len(flash) != chip.flash_bytes:
             raise ValueError(f"{chip.name} has {chip.flash_bytes} B of flash, not {len(flash)}")
         self.chip, self.wiring = chip, wiring
-        self.timing_model, self.memory_model = timing_models.NAME, memory_model
+        self.timing_model, self.memory_model = native.TIMING_MODEL, memory_model
         self.idle = False
         self.sleeping = False
         self.in_reset = False
@@ -116,8 +119,9 @@ class SimulatedBoard:
 
     # -- construction
 
-    def _make_timing(self, engine: unicorn.Uc, memory_model: str) -> timing_models.SettableTiming:
-        self.timing = timing_models.make(engine, self.chip, memory_model)
+    def _make_timing(self, engine: unicorn.Uc, memory_model: MemoryModelName) -> native.NativeCore:
+        memory = native.chip_memory(self.chip, memory_model)
+        self.timing = native.NativeCore(engine, core=self.chip.core, memory=memory)
         return self.timing
 
     def _regions(self) -> tuple[Region, ...]:
@@ -247,7 +251,8 @@ class SimulatedBoard:
         if self.chip.core == "cortex-m7":
             self.timing.set_caches(self.scs.instruction_cache, self.scs.data_cache)
         elif isinstance(self._controller, FlashF4F7):
-            self.timing.set_caches(self._controller.instruction_cache, self._controller.data_cache)
+            flash = self._controller
+            self.timing.set_caches(flash.instruction_cache, flash.data_cache, prefetch=flash.prefetch)
         self._check_limits()
 
     def _check_limits(self) -> None:
@@ -343,6 +348,7 @@ class SimulatedBoard:
         self._ready = True
         self._memory_settings_changed()
         self._timer.clocks_changed()
+        self.timing.reset()
         self.core.reset(vector_base=self._vector_base)
         self.resets += 1
         self._reset_pending = False

@@ -87,7 +87,6 @@ class Timing(Protocol):
     def budget_exhausted(self) -> bool: ...
     def begin_slice(self, budget_instructions: int) -> None: ...
     def invalidate(self) -> None: ...
-    def stop(self) -> None: ...
 
 
 class Bus(Protocol):
@@ -322,7 +321,6 @@ class Core:
     def request_stop(self) -> None:
         """Ends the running slice after the current basic block."""
         self._requested = True
-        self.timing.stop()
         self._engine.emu_stop()
 
     def step(self) -> Stop:

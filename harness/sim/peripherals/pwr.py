@@ -13,7 +13,7 @@ class PwrF4F7(RegisterFile):
     _CR, _CSR = 0x00, 0x04
 
     def __init__(self, *, f7: bool) -> None:
-        resets = {self._CR: 0x0000_C000, self._CSR: 0}
+        resets = {self._CR: 0x0000_C000 if f7 else 0x0000_8000, self._CSR: 0}
         if f7:
             resets |= {0x08: 0, 0x0C: 0}
         super().__init__("PWR", 0x4000_7000, resets, writable={self._CSR: 0x0300})
