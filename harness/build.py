@@ -1,8 +1,8 @@
 """BuildPlan -> Image: generated sources and the firmware compiled and linked into an ELF named by its digest.
 
-A plan is a value; equal plans give equal bytes in any folder, and are built once. Nothing is printed. The linker is
-given open-ended memories so that it never fails for want of room: what does not fit is found from the sections'
-sizes, with both numbers.
+A plan is a value; equal plans give equal bytes in any folder, and are built once. Nothing is printed. The linker
+is given open-ended memories so that it never fails for want of room: what does not fit is found from the
+sections' sizes, with both numbers.
 """
 
 from __future__ import annotations
@@ -192,8 +192,8 @@ def _build(plan: BuildPlan, digest: str, work: Path, place: Path) -> Image:
     _step(
         "linking",
         [
-            str(plan.toolchain.gcc), *plan.chip.cpu_flags, *_LINK_FLAGS, "-Wl,-T,tinyrack.ld", "-Wl,-Map,image.map",
-            *objects, "-o", elf.name,
+            str(plan.toolchain.gcc), *plan.chip.cpu_flags, *_LINK_FLAGS,
+            "-Wl,-T,tinyrack.ld", "-Wl,-Map,image.map", *objects, "-o", elf.name,
         ],
         work,
     )  # fmt: skip

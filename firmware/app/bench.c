@@ -230,6 +230,8 @@ enum tr_status tr_bench_run(const struct tr_run *run, struct tr_run_report *repo
     uint32_t most = records_capacity / 2u < TR_REPETITIONS_MAX ? records_capacity / 2u : TR_REPETITIONS_MAX;
     enum tr_status status = need_input(detail);
 
+    report->records = 0;
+    report->discarded = 0;
     if (status != TR_STATUS_OK) {
         return status;
     }
@@ -338,7 +340,11 @@ static void run_painted(struct tr_memory_report *report)
 
 enum tr_status tr_bench_memory(uint32_t action, struct tr_memory_report *report, uint32_t *detail)
 {
+    report->arena_mark_bytes = 0;
     report->guard_intact = 1;
+    report->stack_inference_bytes = 0;
+    report->stack_mark_bytes = tr_stack_mark();
+    report->stack_reserve_bytes = tr_stack_reserve();
     if (action == TR_MEMORY_PAINT_A || action == TR_MEMORY_PAINT_B) {
         paint(patterns[action == TR_MEMORY_PAINT_B]);
         loaded_bytes = stash != 0 ? loaded_bytes : 0;
@@ -361,7 +367,6 @@ enum tr_status tr_bench_memory(uint32_t action, struct tr_memory_report *report,
         }
     }
     report->stack_mark_bytes = tr_stack_mark();
-    report->stack_reserve_bytes = tr_stack_reserve();
     return TR_STATUS_OK;
 }
 

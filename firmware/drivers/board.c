@@ -66,11 +66,7 @@ static uint32_t flags(void)
 #if defined(TR_FLASH_ACR_ART)
     uint32_t acr = REG(FLASH_ACR);
     set |= acr & MASK(FLASH_ACR_PRFTEN) ? TR_FLAG_PREFETCH : 0;
-    set |= acr & MASK(TR_FLASH_ACR_ART) ? TR_FLAG_ART : 0;
-#if defined(TR_FAMILY_F4)
-    set |= acr & MASK(FLASH_ACR_ICEN) ? TR_FLAG_ICACHE : 0;
-    set |= acr & MASK(FLASH_ACR_DCEN) ? TR_FLAG_DCACHE : 0;
-#endif
+    set |= (acr & (TR_FLASH_ACR_ART)) == (TR_FLASH_ACR_ART) ? TR_FLAG_ART : 0;
 #endif
     set |= tr_cycles_enable() ? TR_FLAG_DWT : 0;
     uint32_t fpu = MASK(SCB_CPACR_CP10) | MASK(SCB_CPACR_CP11);

@@ -186,7 +186,7 @@ static int execute(struct tr_writer *writer, struct tr_reader *reader, uint32_t 
     }
     case TR_KIND_RUN: {
         struct tr_run run;
-        struct tr_run_report report = {0, 0};
+        struct tr_run_report report;
         run.warmups = tr_get_u32(reader);
         run.repetitions = tr_get_u32(reader);
         run.mode = tr_get_u32(reader);
@@ -215,7 +215,7 @@ static int execute(struct tr_writer *writer, struct tr_reader *reader, uint32_t 
         return 1;
     }
     case TR_KIND_MEMORY: {
-        struct tr_memory_report report = {0, 0, 0, 0, 0};
+        struct tr_memory_report report;
         uint32_t action = tr_get_u32(reader);
         if (arguments != 1u || reader->bad || reader->at != reader->end) {
             return 0;

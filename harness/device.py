@@ -1,0 +1,374 @@
+"""The host's side of the dialogue with a board: requests, resends, deadlines. What bytes mean is wire.py's.
+
+Every request is sent until its reply arrives or its deadline passes; the board executes it once however often it
+was sent. What the line lost is counted and visible, because a figure read over a bad cable should say so.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from harness import wire
+from harness.errors import BoardCrash, BoardTimeout, WrongImage
+from harness.interfaces import Link
+
+_M = TypeVar("_M", bound=wire.Message)
+_READ_SLICE_S = 0.25
+_SAMPLES_PER_REQUEST = 16
+_LAYERS_PER_REQUEST = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Deadlines. Silicon and simulated boards answer within milliseconds; only inference takes long.
+
+    Args:
+        start_s: from reset to the first answer; covers a power-up and a simulated board's start.
+        reply_s: until a request is sent again, and the least deadline is `attempts` of it.
+        attempts: how often a request is sent.
+        run_s: until a whole RUN or MEMORY must have ended; the caller's estimate may raise it.
+    """
+
+    start_s: float = 10.0
+    reply_s: float = 1.0
+    attempts: int = 5
+    run_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What the line did.
+
+    Args:
+        frames: sound frames received.
+        resends: requests sent again because no reply came.
+        garbage_bytes: bytes received that were no frame, or a damaged one.
+        stale_frames: sound frames of an earlier session, an earlier request or an earlier image.
+        discarded_repetitions: repetitions the board threw away because its counter was stopped in them.
+    """
+
+    frames: int = 0
+    resends: int = 0
+    garbage_bytes: int = 0
+    stale_frames: int = 0
+    discarded_repetitions: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeRun:
+    """Repetitions of the whole inference, in order; the CRC-32 is that of each repetition's output."""
+
+    cycles: tuple[int, ...]
+    output_crcs: tuple[int, ...]
+    discarded: int
+
+
+class Device:
+    """One conversation with the firmware on a board. The link stays the caller's: it opens and closes it."""
+
+    def __init__(
+        self, link: Link, *, board: str, clock: Callable[[], float], timing: Timing | None = None
+    ) -> None:
+        self._link = link
+        self._board = board
+        self._clock = clock
+        self._timing = timing or Timing()
+        self._decoder = wire.Decoder()
+        self._waiting: deque[wire.Frame] = deque()
+        self._nonce = 0
+        self._seq = 0
+        self._hello: wire.Hello | None = None
+        self._input: bytes | None = None
+        self._old_crash: wire.Crash | None = None
+        self._frames = self._resends = self._garbage = self._stale = self._discarded = 0
+
+    @property
+    def statistics(self) -> Statistics:
+        """What the line did so far."""
+        return Statistics(
+            frames=self._frames,
+            resends=self._resends,
+            garbage_bytes=self._garbage,
+            stale_frames=self._stale,
+            discarded_repetitions=self._discarded,
+        )
+
+    @property
+    def boot(self) -> int:
+        """The board's boot counter as of HELLO.
+
+        Raises:
+            RuntimeError: no HELLO yet (a mistake of the caller).
+        """
+        return self._known().boot
+
+    def hello(self, nonce: int) -> wire.Hello:
+        """Opens a session: everything the board says from now on repeats `nonce`.
+
+        Args:
+            nonce: below 2**64, never used before with this board.
+
+        Raises:
+            BoardTimeout, BoardCrash.
+        """
+        self._nonce, self._seq, self._hello, self._input = nonce, 0, None, None
+        attempts = max(self._timing.attempts, round(self._timing.start_s / self._timing.reply_s))
+        hello = self._ask("hello", wire.Hello, wire.Kind.HELLO, deadline_s=self._timing.start_s, attempts=attempts)
+        self._hello = hello
+        return hello
+
+    def load_input(self, data: bytes) -> None:
+        """Loads all inputs, one after the other, and checks by CRC that they arrived.
+
+        Raises:
+            BoardTimeout, BoardCrash; WrongImage: another size than the image's input, or a wrong CRC.
+        """
+        hello = self._known()
+        if len(data) != hello.input_bytes:
+            raise WrongImage(self._board, "input size", f"{len(data)} B", f"{hello.input_bytes} B")
+        self._input = data
+        self._transfer(data)
+        crc = self._ask("load", wire.InputCrc, wire.Kind.INPUT_CRC).crc32
+        if crc != zlib.crc32(data):
+            raise WrongImage(self._board, "CRC of the input", f"{zlib.crc32(data):#010x}", f"{crc:#010x}")
+
+    def run_whole(self, *, warmups: int, repetitions: int, deadline_s: float | None = None) -> WholeRun:
+        """Runs the whole inference and measures each repetition.
+
+        Args:
+            deadline_s: for each RUN the board is asked for; None: the timing's `run_s`.
+
+        Raises:
+            BoardTimeout, BoardCrash, WrongImage.
+        """
+        hello = self._known()
+        cycles: list[int] = []
+        crcs: list[int] = []
+        discarded = 0
+        if not hello.stash:
+            # Every run destroys the input, so each is a request of its own; warm-ups are thrown away here.
+            for _ in range(warmups + repetitions):
+                self._reload()
+                discarded += self._run(0, 1, wire.Mode.WHOLE, 0, deadline_s).discarded
+                sample = self._samples(1)[0]
+                cycles.append(sample.cycles)
+                crcs.append(sample.output_crc32)
+            return WholeRun(cycles=tuple(cycles[warmups:]), output_crcs=tuple(crcs[warmups:]), discarded=discarded)
+        while len(cycles) < repetitions:
+            now = min(hello.repetitions_max, repetitions - len(cycles))
+            first = not cycles
+            discarded += self._run(warmups if first else 0, now, wire.Mode.WHOLE, 0, deadline_s).discarded
+            for sample in self._samples(now):
+                cycles.append(sample.cycles)
+                crcs.append(sample.output_crc32)
+        return WholeRun(cycles=tuple(cycles), output_crcs=tuple(crcs), discarded=discarded)
+
+    def run_layers(self, *, deadline_s: float | None = None) -> tuple[int, ...]:
+        """Cycles of each layer, from runs of their own with a window around every layer.
+
+        Raises:
+            BoardTimeout, BoardCrash, WrongImage.
+        """
+        hello = self._known()
+        cycles: list[int] = []
+        while len(cycles) < hello.layer_count:
+            if not hello.stash:
+                self._reload()
+            begin = len(cycles)
+            records = self._run(0, 1, wire.Mode.LAYERS, begin, deadline_s).records
+            if records < 1:
+                raise WrongImage(self._board, "layers recorded", "at least 1", str(records))
+            while len(cycles) < begin + records:
+                count = min(_LAYERS_PER_REQUEST, begin + records - len(cycles))
+                part = self._ask("layers", wire.Layers, wire.Kind.LAYERS, len(cycles), count).cycles
+                if len(part) != count:
+                    raise WrongImage(self._board, "layers in a reply", str(count), str(len(part)))
+                cycles += part
+        return tuple(cycles)
+
+    def memory(self, *, deadline_s: float | None = None) -> wire.MemoryReport:
+        """Two runs on an arena painted with complementary patterns: how far it was written, and the stack.
+
+        Raises:
+            BoardTimeout, BoardCrash, WrongImage.
+        """
+        if self._known().stash:
+            return self._memory(wire.MemoryAction.BOTH, deadline_s)
+        reports: list[wire.MemoryReport] = []
+        for pattern in (wire.MemoryAction.PAINT_A, wire.MemoryAction.PAINT_B):
+            self._memory(pattern, deadline_s)
+            self._reload()
+            reports.append(self._memory(wire.MemoryAction.MEASURE, deadline_s))
+        last = reports[-1]
+        return wire.MemoryReport(
+            envelope=last.envelope,
+            arena_bytes=max(r.arena_bytes for r in reports),
+            guard_intact=all(r.guard_intact for r in reports),
+            stack_bytes=last.stack_bytes,
+            stack_inference_bytes=max(r.stack_inference_bytes for r in reports),
+            stack_reserve_bytes=last.stack_reserve_bytes,
+        )
+
+    def output(self) -> bytes:
+        """All outputs of the last run, one after the other.
+
+        Raises:
+            BoardTimeout, BoardCrash, WrongImage.
+        """
+        hello = self._known()
+        out = b""
+        while len(out) < hello.output_bytes:
+            count = min(hello.chunk_bytes, hello.output_bytes - len(out))
+            part = self._ask("output", wire.OutputChunk, wire.Kind.OUTPUT, len(out), count).data
+            if len(part) != count:
+                raise WrongImage(self._board, "bytes in a reply", str(count), str(len(part)))
+            out += part
+        return out
+
+    def _known(self) -> wire.Hello:
+        if self._hello is None:
+            raise RuntimeError("Device.hello comes first")
+        return self._hello
+
+    def _reload(self) -> None:
+        if self._input is None:
+            raise RuntimeError("Device.load_input comes first")
+        self._transfer(self._input)
+
+    def _transfer(self, data: bytes) -> None:
+        chunk = self._known().chunk_bytes
+        for offset in range(0, len(data), chunk):
+            part = data[offset : offset + chunk]
+            loaded = self._ask("load", wire.Loaded, wire.Kind.LOAD, offset, part).loaded_bytes
+            if loaded != offset + len(part):
+                raise WrongImage(self._board, "input bytes loaded", str(offset + len(part)), str(loaded))
+
+    def _run(
+        self, warmups: int, repetitions: int, mode: wire.Mode, first_layer: int, deadline_s: float | None
+    ) -> wire.RunStatus:
+        status = self._ask(
+            "run",
+            wire.RunStatus,
+            wire.Kind.RUN,
+            warmups,
+            repetitions,
+            int(mode),
+            first_layer,
+            deadline_s=deadline_s or self._timing.run_s,
+        )
+        self._discarded += status.discarded
+        return status
+
+    def _memory(self, action: wire.MemoryAction, deadline_s: float | None) -> wire.MemoryReport:
+        deadline_s = deadline_s or self._timing.run_s
+        return self._ask("memory", wire.MemoryReport, wire.Kind.MEMORY, int(action), deadline_s=deadline_s)
+
+    def _samples(self, count: int) -> list[wire.Sample]:
+        out: list[wire.Sample] = []
+        while len(out) < count:
+            now = min(_SAMPLES_PER_REQUEST, count - len(out))
+            part = self._ask("samples", wire.Samples, wire.Kind.SAMPLES, len(out), now).samples
+            if len(part) != now:
+                raise WrongImage(self._board, "samples in a reply", str(now), str(len(part)))
+            out += part
+        return out
+
+    def _ask(
+        self,
+        stage: str,
+        expected: type[_M],
+        kind: wire.Kind,
+        *arguments: int | bytes,
+        deadline_s: float | None = None,
+        attempts: int | None = None,
+    ) -> _M:
+        """Sends one request until its reply is there.
+
+        Args:
+            deadline_s: for the whole of it; None: all attempts' waits. The first resend of a request that takes
+                long comes late as well: a busy board does not listen, and what is sent to it is lost.
+        """
+        timing = self._timing
+        self._seq += 1
+        request = wire.encode_request(kind, self._nonce, self._seq, *arguments)
+        attempts = attempts or timing.attempts
+        total_s = deadline_s or attempts * timing.reply_s
+        begun = self._clock()
+        for attempt in range(attempts):
+            if attempt:
+                self._resends += 1
+            self._link.write(request, timeout_s=timing.reply_s)
+            # Equal shares of the deadline; the last one takes what is left.
+            until = begun + total_s * (attempt + 1) / attempts
+            while (reply := self._next_reply(stage, until)) is not None:
+                if isinstance(reply, expected):
+                    return reply
+                self._refuse(stage, reply)
+        if self._old_crash is not None:
+            raise BoardCrash(self._board, stage, f"still in the fault of an earlier session: {self._old_crash}")
+        raise BoardTimeout(
+            self._board,
+            stage,
+            total_s,
+            f"the request was sent {attempts} times, {self._frames} frames and {self._garbage} garbage bytes came"
+            " back; check the cable, the baud rate and boards.yaml's uart pins",
+        )
+
+    def _next_reply(self, stage: str, until: float) -> wire.Message | None:
+        """The next message that answers the current request; None when the time is over."""
+        while True:
+            while self._waiting:
+                message = self._parsed(self._waiting.popleft())
+                if self._is_current(stage, message):
+                    return message
+            left = until - self._clock()
+            if left <= 0:
+                return None
+            for piece in self._decoder.feed(self._link.read(timeout_s=min(left, _READ_SLICE_S))):
+                if isinstance(piece, wire.Frame):
+                    self._frames += 1
+                    self._waiting.append(piece)
+                else:
+                    self._garbage += len(piece.data)
+
+    def _parsed(self, frame: wire.Frame) -> wire.Message:
+        try:
+            return wire.parse(frame.payload)
+        except wire.WireError as e:
+            # Its CRC is right, so this is what the board meant to send: not ours, or of another version.
+            raise WrongImage(self._board, "message", f"protocol version {wire.VERSION}", str(e)) from e
+
+    def _is_current(self, stage: str, message: wire.Message) -> bool:
+        envelope = message.envelope
+        if isinstance(message, wire.Crash):
+            if self._hello is None and envelope.nonce not in (0, self._nonce):
+                # Of an earlier session: either bytes from before the reset, or the board was never reset.
+                self._stale += 1
+                self._old_crash = message
+                return False
+            raise BoardCrash(self._board, stage, str(message))
+        if isinstance(message, wire.BootBanner):
+            if self._hello is not None:
+                raise BoardCrash(self._board, stage, f"rebooted (boot {self._hello.boot} -> {envelope.boot})")
+            return False
+        if envelope.nonce != self._nonce or envelope.seq != self._seq:
+            if self._hello is not None and envelope.boot != self._hello.boot:
+                raise BoardCrash(self._board, stage, f"rebooted (boot {self._hello.boot} -> {envelope.boot})")
+            self._stale += 1
+            return False
+        if self._hello is not None and envelope.boot != self._hello.boot:
+            raise BoardCrash(self._board, stage, f"rebooted (boot {self._hello.boot} -> {envelope.boot})")
+        return True
+
+    def _refuse(self, stage: str, reply: wire.Message) -> None:
+        if isinstance(reply, wire.Refused):
+            text = f"{reply.status.name.lower().replace('_', ' ')} ({reply.detail})"
+        elif isinstance(reply, wire.ProtocolError):
+            text = f"protocol error {reply.code.name} ({reply.detail})"
+        else:
+            text = type(reply).__name__
+        raise WrongImage(self._board, f"answer to {stage}", "a result", text)

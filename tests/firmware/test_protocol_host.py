@@ -1,0 +1,335 @@
+"""The real protocol and bench code, compiled for this machine under sanitizers, against the real host side."""
+
+from __future__ import annotations
+
+import random
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness import wire
+from harness.device import Device, Timing
+from harness.errors import BoardCrash, BoardTimeout, WrongImage
+from harness.interfaces import Link
+from tests.firmware.host_build import BUILD_DIGEST, PipeLink, build_host_board
+from tests.firmware.tiny_model import ARENA_BYTES, INPUT_BYTES, expected_output
+
+INPUT = random.Random(1).randbytes(INPUT_BYTES)
+QUICK = Timing(start_s=4.0, reply_s=0.15, attempts=24, run_s=4.0)
+
+
+@pytest.fixture(scope="session")
+def host_board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_host_board(tmp_path_factory.mktemp("host board"))
+
+
+@pytest.fixture
+def link(host_board: Path) -> Iterator[PipeLink]:
+    link = PipeLink(host_board)
+    link.restart()
+    yield link
+    link.close()
+
+
+def device(link: Link, timing: Timing = QUICK) -> Device:
+    return Device(link, board="host", clock=time.monotonic, timing=timing)
+
+
+class BadLine:
+    """A link that loses, flips, repeats and invents bytes, each with a probability, from a seed."""
+
+    def __init__(self, link: PipeLink, *, seed: int, rate: float) -> None:
+        self._link, self._random, self._rate = link, random.Random(seed), rate
+
+    def write(self, data: bytes, *, timeout_s: float) -> None:
+        self._link.write(self._spoil(data), timeout_s=timeout_s)
+
+    def read(self, *, timeout_s: float) -> bytes:
+        return self._spoil(self._link.read(timeout_s=timeout_s))
+
+    def discard_input(self) -> None:
+        self._link.discard_input()
+
+    def close(self) -> None:
+        self._link.close()
+
+    def _spoil(self, data: bytes) -> bytes:
+        out = bytearray()
+        for byte in data:
+            if self._random.random() >= self._rate:
+                out.append(byte)
+                continue
+            kind = self._random.randrange(4)
+            if kind == 0:
+                continue
+            out.append(byte ^ 1 << self._random.randrange(8) if kind == 1 else byte)
+            if kind == 2:
+                out.append(byte)
+            if kind == 3:
+                out += self._random.randbytes(self._random.randrange(1, 20))
+        return bytes(out)
+
+
+def raw(link: Link, request: bytes, *, wait_s: float = 2.0) -> wire.Message:
+    """The next message after `request`, banners left out."""
+    decoder = wire.Decoder()
+    link.write(request, timeout_s=1.0)
+    until = time.monotonic() + wait_s
+    while time.monotonic() < until:
+        for piece in decoder.feed(link.read(timeout_s=0.1)):
+            if isinstance(piece, wire.Frame):
+                message = wire.parse(piece.payload)
+                if not isinstance(message, wire.BootBanner):
+                    return message
+    raise AssertionError("no answer")
+
+
+def test_a_whole_job_gives_the_models_output(link: PipeLink) -> None:
+    board = device(link)
+    hello = board.hello(12345678901234567890)
+    assert (hello.build_digest, hello.chip, hello.boot, hello.nonce) == (
+        BUILD_DIGEST,
+        "host",
+        1,
+        12345678901234567890,
+    )
+    assert (hello.arena_bytes, hello.input_bytes, hello.output_bytes) == (ARENA_BYTES, INPUT_BYTES, 304)
+    assert (hello.stash, hello.repetitions_max, hello.layer_count) == (True, 64, 2)
+    board.load_input(INPUT)
+    run = board.run_whole(warmups=2, repetitions=40)
+    wanted = expected_output(INPUT)
+    assert run.cycles == (1000,) * 40
+    assert set(run.output_crcs) == {zlib.crc32(wanted)}
+    assert board.output() == wanted
+    memory = board.memory()
+    assert (memory.arena_bytes, memory.guard_intact) == (ARENA_BYTES, True)
+    assert (memory.stack_bytes, memory.stack_inference_bytes) == (512, 64)
+    assert board.run_layers() == (1000, 1000)
+    assert board.run_whole(warmups=0, repetitions=100).cycles == (1000,) * 100
+    assert board.statistics.resends == board.statistics.garbage_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("spare", "stash", "repetitions_max"), [(0, False, 4), (700, True, 4), (1100, False, 64), (1700, True, 64)]
+)
+def test_little_spare_ram_costs_the_stash_or_the_records_but_no_result(
+    link: PipeLink, spare: int, stash: bool, repetitions_max: int
+) -> None:
+    link.restart(spare=spare)
+    board = device(link)
+    hello = board.hello(7)
+    assert (hello.stash, hello.repetitions_max) == (stash, repetitions_max)
+    board.load_input(INPUT)
+    run = board.run_whole(warmups=1, repetitions=5)
+    assert run.output_crcs == (zlib.crc32(expected_output(INPUT)),) * 5
+    assert board.output() == expected_output(INPUT)
+    assert board.memory().arena_bytes == ARENA_BYTES
+    assert board.run_layers() == (1000, 1000)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_bad_line_changes_no_result_and_is_counted(link: PipeLink, seed: int) -> None:
+    line = BadLine(link, seed=seed, rate=0.0015)
+    board = device(line)
+    board.hello(seed)
+    board.load_input(INPUT)
+    run = board.run_whole(warmups=0, repetitions=20)
+    assert run.cycles == (1000,) * 20
+    assert board.output() == expected_output(INPUT)
+    assert board.run_layers() == (1000, 1000)
+    assert board.statistics.resends > 0
+    assert board.statistics.garbage_bytes > 0
+
+
+def test_garbage_before_a_frame_is_cut_off(link: PipeLink) -> None:
+    link.write(b"\x05boot loader says hello\xff\xfe" * 50, timeout_s=1)
+    assert device(link).hello(1).chip == "host"
+
+
+def test_a_repeated_request_is_answered_again_and_not_executed_twice(link: PipeLink) -> None:
+    board = device(link)
+    board.hello(5)
+    request = wire.encode_request(wire.Kind.LOAD, 5, 2, 0, INPUT[:100])
+    first, again = raw(link, request), raw(link, request)
+    assert isinstance(first, wire.Loaded)
+    assert first == again
+    assert first.loaded_bytes == 100
+
+
+@pytest.mark.parametrize(
+    ("nonce", "seq", "code"),
+    [(6, 2, wire.ErrorCode.NONCE), (5, 3, wire.ErrorCode.SEQ), (5, 0, wire.ErrorCode.SEQ)],
+)
+def test_a_stale_session_or_sequence_is_refused(
+    link: PipeLink, nonce: int, seq: int, code: wire.ErrorCode
+) -> None:
+    device(link).hello(5)
+    reply = raw(link, wire.encode_request(wire.Kind.INPUT_CRC, nonce, seq))
+    assert isinstance(reply, wire.ProtocolError)
+    assert (reply.code, reply.envelope.nonce, reply.envelope.seq) == (code, nonce, seq)
+
+
+def test_an_error_reply_does_not_displace_the_last_one(link: PipeLink) -> None:
+    device(link).hello(5)
+    request = wire.encode_request(wire.Kind.LOAD, 5, 2, 0, INPUT[:256])
+    first = raw(link, request)
+    assert isinstance(raw(link, wire.encode_request(wire.Kind.LOAD, 5, 9, 0, b"")), wire.ProtocolError)
+    assert raw(link, request) == first
+
+
+def test_every_kind_refuses_wrong_arguments_and_executes_nothing(link: PipeLink) -> None:
+    device(link).hello(5)
+    for kind in [k for k in wire.Kind if k < wire.Kind.BANNER]:
+        for arguments in ((1, 2, 3, 4, 5), (b"x", b"y"), (1,), (1 << 40, 1), (1 << 32, 1, 1, 1)):
+            if kind is wire.Kind.MEMORY and arguments == (1,):
+                continue
+            reply = raw(link, wire.encode_request(kind, 5, 2, *arguments))
+            assert isinstance(reply, wire.ProtocolError), (kind, arguments, reply)
+            assert reply.code is wire.ErrorCode.MALFORMED
+    board = raw(link, wire.encode_request(wire.Kind.INPUT_CRC, 5, 2))
+    assert isinstance(board, wire.Refused)
+    assert board.status is wire.Status.NO_INPUT
+
+
+def test_an_oversized_request_is_dropped_and_the_next_one_understood(link: PipeLink) -> None:
+    device(link).hello(5)
+    link.write(wire.encode_request(wire.Kind.LOAD, 5, 2, 0, bytes(280)), timeout_s=1)
+    link.write(wire.encode_frame(b"\x01" * 5000), timeout_s=1)
+    assert isinstance(raw(link, wire.encode_request(wire.Kind.LOAD, 5, 2, 0, bytes(250))), wire.Loaded)
+
+
+def test_bad_offsets_and_counts_are_refused_with_what_would_work(link: PipeLink) -> None:
+    board = device(link)
+    board.hello(5)
+    seq = iter(range(2, 100))
+
+    def ask(kind: wire.Kind, *arguments: int | bytes) -> wire.Refused:
+        reply = raw(link, wire.encode_request(kind, 5, next(seq), *arguments))
+        assert isinstance(reply, wire.Refused), reply
+        return reply
+
+    assert ask(wire.Kind.LOAD, 4, b"abcd").detail == 0
+    assert ask(wire.Kind.RUN, 0, 1, 0, 0).status is wire.Status.NO_INPUT
+    for at in range(0, INPUT_BYTES, 200):
+        assert isinstance(
+            raw(link, wire.encode_request(wire.Kind.LOAD, 5, next(seq), at, INPUT[at : at + 200])), wire.Loaded
+        )
+    assert ask(wire.Kind.LOAD, INPUT_BYTES, b"x").detail == INPUT_BYTES
+    assert ask(wire.Kind.RUN, 0, 65, 0, 0).detail == 64
+    assert ask(wire.Kind.RUN, 0, 0, 0, 0).detail == 64
+    assert ask(wire.Kind.RUN, 0, 1, 2, 0).status is wire.Status.BAD_ARGUMENT
+    assert ask(wire.Kind.RUN, 0, 1, 1, 2).detail == 1
+    assert ask(wire.Kind.SAMPLES, 0, 1).detail == 0
+    assert ask(wire.Kind.SAMPLES, 0, 17).detail == 16
+    assert ask(wire.Kind.SAMPLES, 0xFFFFFFFF, 16).status is wire.Status.BAD_ARGUMENT
+    assert ask(wire.Kind.LAYERS, 0, 1).detail == 0
+    assert ask(wire.Kind.OUTPUT, 304, 1).detail == 304
+    assert ask(wire.Kind.OUTPUT, 0, 257).detail == 256
+    assert ask(wire.Kind.OUTPUT, 0xFFFFFFFF, 1).status is wire.Status.BAD_ARGUMENT
+    assert ask(wire.Kind.MEMORY, 4).status is wire.Status.BAD_ARGUMENT
+
+
+def test_a_reboot_in_the_middle_of_a_job_is_a_crash(link: PipeLink) -> None:
+    board = device(link)
+    board.hello(5)
+    board.load_input(INPUT)
+    link.restart(boot=2)
+    with pytest.raises(BoardCrash, match="rebooted"):
+        board.run_whole(warmups=0, repetitions=1)
+    link.restart(boot=3)
+    link.discard_input()  # the banner is lost: the board's answer shows it
+    with pytest.raises(BoardCrash, match="rebooted"):
+        board.output()
+
+
+def test_a_fault_is_reported_at_once_and_to_everyone_who_asks_later(link: PipeLink) -> None:
+    link.restart(crash_at=4)
+    board = device(link)
+    board.hello(5)
+    board.load_input(INPUT)
+    with pytest.raises(BoardCrash, match="HardFault at 0xdeadbeef: pc 0x08001234"):
+        board.run_whole(warmups=0, repetitions=9)
+    with pytest.raises(BoardCrash, match="pc 0x08001234"):
+        board.output()
+    with pytest.raises(BoardCrash, match="earlier session"):
+        device(link, Timing(start_s=0.5, reply_s=0.1, attempts=2)).hello(6)
+
+
+def test_a_disturbed_repetition_is_discarded_and_repeated(link: PipeLink) -> None:
+    link.restart(disturb=3)
+    board = device(link)
+    board.hello(5)
+    board.load_input(INPUT)
+    run = board.run_whole(warmups=0, repetitions=10)
+    assert run.cycles == (1000,) * 10
+    assert run.discarded == board.statistics.discarded_repetitions == 3
+
+
+def test_a_counter_that_keeps_stopping_is_an_error(link: PipeLink) -> None:
+    link.restart(disturb=1000)
+    board = device(link)
+    board.hello(5)
+    board.load_input(INPUT)
+    with pytest.raises(WrongImage, match="counter stopped"):
+        board.run_whole(warmups=0, repetitions=1)
+
+
+@pytest.mark.parametrize("wraps", [1, 3])
+def test_cycles_beyond_a_wrap_of_the_counter_are_found_by_the_slow_timer(link: PipeLink, wraps: int) -> None:
+    link.restart(wraps=wraps)
+    board = device(link)
+    board.hello(5)
+    board.load_input(INPUT)
+    assert board.run_whole(warmups=0, repetitions=2).cycles == ((wraps << 32) + 1000,) * 2
+    assert board.run_layers() == ((wraps << 32) + 1000,) * 2
+
+
+def test_a_silent_board_is_a_timeout_that_names_the_stage() -> None:
+    class Silence:
+        def write(self, data: bytes, *, timeout_s: float) -> None: ...
+
+        def read(self, *, timeout_s: float) -> bytes:
+            time.sleep(timeout_s)
+            return b""
+
+        def discard_input(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    board = device(Silence(), Timing(start_s=0.3, reply_s=0.1, attempts=2))
+    with pytest.raises(BoardTimeout, match=r"host: hello gave no answer within 0\.3 s"):
+        board.hello(1)
+    assert board.statistics.resends == 2
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    data=st.lists(
+        st.one_of(
+            st.binary(max_size=600),
+            st.binary(max_size=300).map(wire.encode_frame),
+            st.lists(st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 40), st.binary(max_size=270)), max_size=8)
+            .map(lambda rest: wire.encode_request(wire.Kind(len(rest) % 8 + 1), 5, 2, *rest)),
+        ),
+        max_size=6,
+    ).map(b"".join)
+)  # fmt: skip
+def test_arbitrary_bytes_never_harm_the_device(fuzzed: PipeLink, data: bytes) -> None:
+    fuzzed.write(data + b"\0", timeout_s=1)
+    reply = raw(fuzzed, wire.encode_request(wire.Kind.HELLO, 5, 1))
+    while not isinstance(reply, wire.Hello):  # answers to what the fuzzed bytes happened to ask
+        reply = raw(fuzzed, b"")
+    assert reply.build_digest == BUILD_DIGEST
+
+
+@pytest.fixture(scope="module")
+def fuzzed(host_board: Path) -> Iterator[PipeLink]:
+    link = PipeLink(host_board)
+    link.restart()
+    yield link
+    link.close()
