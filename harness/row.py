@@ -52,11 +52,16 @@ class MemoryMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkStats:
-    """What the serial line needed: frames, requests sent again, bytes that were no frame."""
+    """What the serial line needed: frames, requests sent again, bytes that were no frame, frames of earlier jobs.
+
+    `discarded_repetitions`: the board's counter was stopped in them, so they were run again.
+    """
 
     frames: int
     resends: int
     garbage_bytes: int
+    stale_frames: int = 0
+    discarded_repetitions: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

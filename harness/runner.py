@@ -248,7 +248,11 @@ class Runner:
                 attempt.row = replace(
                     attempt.row,
                     link=LinkStats(
-                        frames=counted.frames, resends=counted.resends, garbage_bytes=counted.garbage_bytes
+                        frames=counted.frames,
+                        resends=counted.resends,
+                        garbage_bytes=counted.garbage_bytes,
+                        stale_frames=counted.stale_frames,
+                        discarded_repetitions=counted.discarded_repetitions,
                     ),
                 )
 
@@ -278,19 +282,13 @@ class Runner:
         with self._timed("load", attempt, stage):
             device.load_input(job.model.input_blob)
         with self._timed("run", attempt, stage):
-            samples = device.run_whole(warmups=options.warmups, repetitions=options.repetitions)
-            cycles = tuple(sample.cycles for sample in samples)
-            modelled = self._hardware.modelled(job.board, stats.median_cycles(cycles))
+            whole = device.run_whole(warmups=options.warmups, repetitions=options.repetitions)
+            modelled = self._hardware.modelled(job.board, stats.median_cycles(whole.cycles))
         with self._timed("read", attempt, stage):
             output = device.output()
         attempt.evidence = replace(attempt.evidence, output=output)
-        attempt.row = _cycle_facts(attempt.row, cycles, hello.clock_hz, modelled)
-        attempt.row = check_output(
-            attempt.row,
-            output,
-            tuple(sample.output_crc32 for sample in samples),
-            expected=job.model.expected_blob,
-        )
+        attempt.row = _cycle_facts(attempt.row, whole.cycles, hello.clock_hz, modelled)
+        attempt.row = check_output(attempt.row, output, whole.output_crcs, expected=job.model.expected_blob)
         with self._timed("memory", attempt, stage):
             memory = device.memory()
         attempt.row = _memory_facts(attempt.row, memory, image)
@@ -456,10 +454,10 @@ def _cycle_facts(row: Row, samples: tuple[int, ...], clock_hz: int, modelled: Mo
 def _memory_facts(row: Row, memory: MemoryReport, image: Image) -> Row:
     row = replace(
         row,
-        arena_measured_bytes=memory.arena_mark_bytes,
-        stack_bytes=memory.stack_mark_bytes,
+        arena_measured_bytes=memory.arena_bytes,
+        stack_bytes=memory.stack_bytes,
         stack_inference_bytes=memory.stack_inference_bytes,
-        sram_bytes=image.static_ram_bytes + image.arena_bytes + memory.stack_mark_bytes,
+        sram_bytes=image.static_ram_bytes + image.arena_bytes + memory.stack_bytes,
     )
     if not memory.guard_intact:
         return replace(
@@ -470,9 +468,9 @@ def _memory_facts(row: Row, memory: MemoryReport, image: Image) -> Row:
             fault="result",
             advice="our bug: please report it with the files of --save",
         )
-    if memory.stack_mark_bytes >= STACK_LIMIT_BYTES:
+    if memory.stack_bytes >= STACK_LIMIT_BYTES:
         row = _warned(
-            row, f"the stack reached {memory.stack_mark_bytes:,} B; under {STACK_LIMIT_BYTES:,} B is promised"
+            row, f"the stack reached {memory.stack_bytes:,} B; under {STACK_LIMIT_BYTES:,} B is promised"
         )
     return row
 

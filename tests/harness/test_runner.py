@@ -1,0 +1,422 @@
+"""One attempt on a made-up board: what is measured, what is checked, and what a failure looks like."""
+
+from __future__ import annotations
+
+import random
+import threading
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from harness import job as jobs
+from harness import wire
+from harness.boards import Board, load_boards
+from harness.build import BuildPlan, Image
+from harness.device import Device, Statistics, WholeRun
+from harness.errors import (
+    ArenaOverflow,
+    BoardCrash,
+    BoardTimeout,
+    BuildFailed,
+    ConfigError,
+    FlashFailed,
+    FlashOverflow,
+    MissingTool,
+    Outcome,
+)
+from harness.evidence import Evidence, save
+from harness.interfaces import FlashReport, Link, Probe
+from harness.job import Job, JobOptions, PreparedModel
+from harness.models import resolve
+from harness.paths import default_boards_file
+from harness.row import CONTRACT_KEYS, Row, to_json
+from harness.runner import Runner
+from harness.station import Modelled
+
+BOARD = load_boards(default_boards_file()).all[1]
+
+
+@pytest.fixture(scope="module")
+def model() -> PreparedModel:
+    return jobs.prepare(resolve("zoo:ad-autoencoder"), JobOptions())
+
+
+@dataclass
+class MadeUp:
+    """A whole board: probe, link, firmware and the simulator's word on it."""
+
+    model: PreparedModel
+    trouble: dict[str, Exception] = field(default_factory=dict)
+    hello_changes: dict[str, Any] = field(default_factory=dict)
+    output: bytes | None = None
+    crcs: tuple[int, ...] | None = None
+    layer_cycles: int = 100
+    guard_intact: bool = True
+    stack_bytes: int = 500
+    silicon: bool = False
+    verified: bool = True
+    calls: list[str] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def _step(self, name: str) -> None:
+        self.calls.append(name)
+        if name in self.trouble:
+            raise self.trouble[name]
+
+    # -- Hardware
+
+    def probe(self, board: Board) -> Probe:
+        del board
+        self._step("probe")
+        return cast(Probe, self)
+
+    def link(self, board: Board) -> Link:
+        del board
+        self._step("link")
+        return cast(Link, self)
+
+    def modelled(self, board: Board, cycles: int) -> Modelled | None:
+        del board
+        return (
+            None
+            if self.silicon
+            else Modelled(timing_model="tr-cortexm/1", memory_model="chip", instructions=cycles // 2, remarks=())
+        )
+
+    # -- Probe and Link
+
+    def flash(self, elf: Path, *, timeout_s: float) -> FlashReport:
+        del elf, timeout_s
+        self._step("flash")
+        return FlashReport(programmed_bytes=9, erased_sectors=1, verified=self.verified, seconds=0.5, probe="p")
+
+    def reset_and_run(self, *, timeout_s: float) -> None:
+        del timeout_s
+        self._step("reset_and_run")
+
+    def discard_input(self) -> None:
+        self._step("discard_input")
+
+    def close(self) -> None:
+        self._step("close")
+
+    # -- the dialogue
+
+    @property
+    def statistics(self) -> Statistics:
+        return Statistics(frames=12, resends=1, garbage_bytes=3)
+
+    def hello(self, nonce: int) -> object:
+        self._step("hello")
+        known: dict[str, Any] = {
+            "build_digest": "b" * 64, "sources_digest": "s" * 64, "chip": "stm32f746", "cpuid": 0x410FC271,
+            "device_id": 0x449, "revision_id": 0x1001, "clock_hz": 216_000_000, "wait_states": 7, "icache": True,
+            "dcache": True, "prefetch": True, "art": True, "dwt": True, "fpu": True, "nonce": nonce, "boot": 3,
+            "reset_cause": 4, "clock_status": wire.ClockStatus.RATED,
+        }  # fmt: skip
+        return SimpleNamespace(**{**known, **self.hello_changes})
+
+    def load_input(self, data: bytes) -> None:
+        self._step("load_input")
+        assert data == self.model.input_blob
+
+    def run_whole(self, *, warmups: int, repetitions: int) -> WholeRun:
+        self._step("run_whole")
+        del warmups
+        crc = zlib.crc32(self.model.expected_blob)
+        cycles = tuple(1000 + 10 * (i % 2) for i in range(repetitions))
+        return WholeRun(cycles=cycles, output_crcs=self.crcs or (crc,) * repetitions, discarded=0)
+
+    def run_layers(self) -> tuple[int, ...]:
+        self._step("run_layers")
+        return (self.layer_cycles,) * len(self.model.compiled.layers)
+
+    def memory(self) -> wire.MemoryReport:
+        self._step("memory")
+        envelope = wire.Envelope(kind=wire.Kind.MEMORY, nonce=1, seq=1, boot=3)
+        return wire.MemoryReport(
+            envelope=envelope,
+            arena_bytes=self.model.compiled.plan.arena_bytes,
+            guard_intact=self.guard_intact,
+            stack_bytes=self.stack_bytes,
+            stack_inference_bytes=100,
+            stack_reserve_bytes=2048,
+        )
+
+    def read_output(self) -> bytes:
+        self._step("output")
+        return self.model.expected_blob if self.output is None else self.output
+
+    # -- a job
+
+    def make(self, plan: BuildPlan) -> Image:
+        self._step("build")
+        return Image(
+            elf=Path("image.elf"), elf_sha256="e" * 64, build_digest="b" * 64, flash_bytes=300_000,
+            model_flash_bytes=270_000, text_bytes=20_000, rodata_bytes=250_000, static_ram_bytes=1_000,
+            arena_bytes=self.model.compiled.plan.arena_bytes, stack_reserve_bytes=2048,
+            toolchain=plan.toolchain.description,
+        )  # fmt: skip
+
+    def run(self, options: JobOptions | None = None) -> tuple[Row, Evidence]:
+        ticks = iter(x / 100 for x in range(10_000))
+        runner = Runner(
+            hardware=cast(Any, self),
+            stop=self.stop,
+            clock=lambda: next(ticks),
+            now=lambda: 1_700_000_000.0,
+            rng=random.Random(1),
+            make=self.make,
+            converse=lambda _link, _board: cast(Device, _Dialogue(self)),
+        )
+        return runner.run(
+            Job(board=BOARD, model=self.model, options=options or JobOptions()), stage=lambda _: None
+        )
+
+
+class _Dialogue:
+    """The made-up board's dialogue; `output` is a method here and a value there."""
+
+    def __init__(self, board: MadeUp) -> None:
+        self._board = board
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._board, "read_output" if name == "output" else name)
+
+
+def run(model: PreparedModel, **changes: Any) -> Row:
+    return MadeUp(model=model, **changes).run()[0]
+
+
+def test_a_good_run_fills_every_key_of_the_contract(model: PreparedModel) -> None:
+    row = run(model)
+    document = to_json(row)
+    assert [key for key in CONTRACT_KEYS if document[key] is None] == ["error"]
+    assert row.outcome is Outcome.OK
+    assert row.bit_exact
+    assert row.cycles == 1000
+    assert row.cycles_samples == (1000, 1010, 1000, 1010, 1000)
+    assert row.latency_ms == row.latency_ms_216mhz == 1000 / 216e6 * 1e3
+    assert row.arena_measured_bytes == row.arena_planned_bytes == model.compiled.plan.arena_bytes
+    assert row.sram_bytes == 1_000 + model.compiled.plan.arena_bytes + 500
+    assert row.instructions == 500
+    assert row.input_sha256 == jobs.sha256(model.input_blob)
+    assert row.output_sha256 == jobs.sha256(model.expected_blob)
+    assert row.started == "2023-11-14T22:13:20.000Z"
+    assert row.link is not None
+    assert (row.link.resends, row.link.garbage_bytes) == (1, 3)
+    assert row.readback is not None
+    assert row.readback.boot == 3
+    stages = [stage.name for stage in row.stages]
+    assert stages == ["build", "flash", "start", "hello", "load", "run", "read", "memory", "layers"]
+
+
+def test_stale_bytes_are_dropped_before_the_image_starts(model: PreparedModel) -> None:
+    board = MadeUp(model=model)
+    board.run()
+    wanted = ["build", "probe", "link", "flash", "discard_input", "reset_and_run", "hello", "load_input"]
+    assert board.calls[: len(wanted)] == wanted
+    assert board.calls[-2:] == ["close", "close"]
+
+
+def test_silicon_has_no_model_and_no_instruction_count(model: PreparedModel) -> None:
+    row = run(model, silicon=True)
+    assert row.outcome is Outcome.OK
+    assert (row.timing_model, row.memory_model, row.instructions) == (None, None, None)
+
+
+def test_a_wrong_byte_is_a_mismatch_however_good_the_checksums(model: PreparedModel) -> None:
+    wrong = bytes([model.expected_blob[0] ^ 1, *model.expected_blob[1:]])
+    row = run(model, output=wrong)
+    assert row.outcome is Outcome.MISMATCH
+    assert row.bit_exact is False
+    assert row.error == f"1 of {len(wrong)} output bytes differ from the reference, first at 0"
+    assert row.cycles == 1000
+
+
+def test_one_odd_repetition_is_a_mismatch(model: PreparedModel) -> None:
+    right = zlib.crc32(model.expected_blob)
+    row = run(model, crcs=(right, right, 5, right, right))
+    assert row.outcome is Outcome.MISMATCH
+    assert "repetition 2" in (row.error or "")
+
+
+def test_a_broken_guard_is_never_ok(model: PreparedModel) -> None:
+    row = run(model, guard_intact=False)
+    assert (row.outcome, row.bit_exact) == (Outcome.MISMATCH, False)
+    assert "past the end of its arena" in (row.error or "")
+
+
+def test_layers_that_do_not_add_up_are_left_out_with_a_warning(model: PreparedModel) -> None:
+    good, bad = run(model), run(model, layer_cycles=103)
+    assert good.layers is not None
+    assert bad.layers is not None
+    assert sum(layer.cycles or 0 for layer in good.layers) == 1000
+    assert all(layer.cycles is None for layer in bad.layers)
+    assert bad.warnings == (
+        "layer cycles are left out: they add up to 1,030, 3.0% away from the whole run's 1,000",
+    )
+    assert bad.outcome is Outcome.OK
+
+
+def test_a_deep_stack_is_a_warning(model: PreparedModel) -> None:
+    assert "the stack reached 1,500 B" in run(model, stack_bytes=1500).warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"build_digest": "x"}, "build digest: expected bbbb"),
+        ({"chip": "stm32f412"}, "chip: expected stm32f746, the board says stm32f412"),
+        ({"device_id": 0x451}, "device id: expected 0x449, the board says 0x451"),
+        ({"dwt": False}, "cycle counter: expected advancing, the board says stopped"),
+        ({"fpu": False}, "FPU"),
+        ({"icache": False}, "instruction cache: expected True, the board says False"),
+        ({"dcache": False}, "data cache"),
+        ({"wait_states": 9}, "flash wait states: expected 7, the board says 9"),
+    ],
+)
+def test_nothing_is_measured_on_a_board_in_another_state(
+    model: PreparedModel, change: dict[str, Any], words: str
+) -> None:
+    board = MadeUp(model=model, hello_changes=change)
+    row, _ = board.run()
+    assert row.outcome is Outcome.CRASH
+    assert words in (row.error or "")
+    assert row.cycles is None
+    assert "run_whole" not in board.calls
+
+
+def test_a_slower_clock_is_measured_and_said(model: PreparedModel) -> None:
+    change = {"clock_hz": 200_000_000, "wait_states": 6, "clock_status": wire.ClockStatus.REDUCED_REVISION}
+    row = run(model, hello_changes=change)
+    assert row.outcome is Outcome.OK
+    assert row.clock_hz == 200_000_000
+    assert row.latency_ms == 1000 / 200e6 * 1e3
+    assert row.latency_ms_216mhz == 1000 / 216e6 * 1e3
+    assert "200 MHz instead of 216" in row.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "outcome", "fault"),
+    [
+        ("build", ArenaOverflow(400_000, 327_680, "arena"), "arena_overflow", "model"),
+        ("build", FlashOverflow(2, 1, "image"), "flash_overflow", "model"),
+        ("build", BuildFailed("compiling", "x.c:1: error: no"), "build_failed", "toolchain"),
+        ("probe", ConfigError("no such probe", file="boards.yaml"), "flash_failed", "board"),
+        ("link", ConfigError("no such port", file="/dev/x"), "flash_failed", "board"),
+        ("flash", FlashFailed("b", "program", "fault at 0x8000000", "flash again"), "flash_failed", "board"),
+        ("flash", BoardTimeout("b", "flash", 120, "power-cycle"), "timeout", "link"),
+        ("hello", BoardTimeout("b", "hello", 10, "check the cable"), "timeout", "link"),
+        ("run_whole", BoardCrash("b", "run", "HardFault pc 0x08000400"), "crash", "board"),
+        ("memory", BoardCrash("b", "memory", "rebooted"), "crash", "board"),
+    ],
+)
+def test_a_failure_is_a_row_with_what_was_known_by_then(
+    model: PreparedModel, where: str, error: Exception, outcome: str, fault: str
+) -> None:
+    board = MadeUp(model=model, trouble={where: error})
+    row, evidence = board.run()
+    assert (row.outcome.value, row.fault) == (outcome, fault)
+    assert row.error
+    assert row.bit_exact is not True or where == "memory"
+    assert row.sources_digest == model.compiled.sources.digest()
+    assert (row.elf_sha256 is None) == (where == "build")
+    assert (row.cycles is None) == (where != "memory")
+    assert (evidence.output is None) == (where != "memory")
+    assert board.calls.count("close") == sum(each in board.calls and each != where for each in ("probe", "link"))
+
+
+def test_an_image_that_was_not_read_back_is_not_run(model: PreparedModel) -> None:
+    board = MadeUp(model=model, verified=False)
+    row, _ = board.run()
+    assert row.outcome is Outcome.FLASH_FAILED
+    assert "reset_and_run" not in board.calls
+
+
+def test_a_missing_compiler_is_no_row(model: PreparedModel) -> None:
+    with pytest.raises(MissingTool, match="apt-get"):
+        run(model, trouble={"build": MissingTool("arm-none-eabi-gcc", "apt-get install it")})
+
+
+def test_a_stop_ends_before_the_next_stage_and_frees_both_cables(model: PreparedModel) -> None:
+    board = MadeUp(model=model)
+
+    def stopping(elf: Path, *, timeout_s: float) -> FlashReport:
+        board.stop.set()
+        return MadeUp.flash(board, elf, timeout_s=timeout_s)
+
+    board.flash = stopping  # type: ignore[method-assign]
+    row, _ = board.run()
+    assert row.outcome is Outcome.INTERRUPTED
+    assert row.error == "stopped before start"
+    assert board.calls[-2:] == ["close", "close"]
+
+
+def test_evidence_can_be_checked_by_others(model: PreparedModel, tmp_path: Path) -> None:
+    row, evidence = MadeUp(model=model).run()
+    elf = tmp_path / "some.elf"
+    elf.write_bytes(b"\x7fELF")
+    save(tmp_path / "kept", row, replace(evidence, elf=elf))
+    save(tmp_path / "kept", row, replace(evidence, elf=elf))
+    folder = tmp_path / "kept" / "zoo-ad-autoencoder__f746-sim"
+    names = ["image.elf", "input.bin", "input.npy", "output.bin", "output.npy", "row.json"]
+    assert sorted(p.name for p in folder.iterdir()) == names
+    assert jobs.sha256((folder / "output.bin").read_bytes()) == row.output_sha256
+    assert jobs.sha256((folder / "input.bin").read_bytes()) == row.input_sha256
+    assert np.load(folder / "output.npy").shape == model.expected[0].shape
+    assert (np.load(folder / "input.npy") == model.inputs[0]).all()
+
+
+def test_the_default_input_is_seeded_uniform_int8(model: PreparedModel) -> None:
+    wanted = np.random.default_rng(0).integers(-128, 128, size=model.inputs[0].shape, dtype=np.int8)
+    assert (model.inputs[0] == wanted).all()
+
+
+def _inputs(model: PreparedModel) -> Iterable[tuple[Any, Callable[[Any], bool]]]:
+    shape = model.inputs[0].shape
+    quant = model.graph.tensors[model.graph.inputs[0]].quant
+    assert quant is not None
+    zero = np.clip(quant.zero_point, -128, 127)
+    yield np.zeros(shape, np.float32), lambda found: bool((found == zero).all())
+    yield np.zeros(shape, np.float64), lambda found: bool((found == zero).all())
+    yield np.full(shape[1:], 5, np.int8), lambda found: bool((found == 5).all())
+
+
+def test_an_input_may_be_float_and_lack_the_batch(model: PreparedModel) -> None:
+    for given, right in _inputs(model):
+        found = jobs.fit_input(model.graph, given, where="m")
+        assert found.dtype == np.int8
+        assert found.shape == model.inputs[0].shape
+        assert right(found)
+
+
+def test_an_input_that_does_not_fit_is_refused(model: PreparedModel, tmp_path: Path) -> None:
+    shape = model.inputs[0].shape
+    for given, words in (
+        (np.zeros((3, 3), np.int8), "needs an input of shape"),
+        (np.zeros(shape, np.int32), "needs finite float32 or int8"),
+        (np.full(shape, np.nan, np.float32), "needs finite float32 or int8"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            jobs.fit_input(model.graph, given, where="m")
+    pickled = tmp_path / "x.npy"
+    np.save(pickled, np.array([{}], dtype=object), allow_pickle=True)
+    text = tmp_path / "t.npy"
+    text.write_text("hello")
+    archive = tmp_path / "a.npz"
+    np.savez(archive, x=np.zeros(3))
+    for file, words in (
+        (pickled, "not a .npy file"),
+        (text, "not a .npy"),
+        (archive, "npz"),
+        (tmp_path / "n", "read"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            jobs.read_input(file)
