@@ -112,8 +112,8 @@ _F7_ITCM_FLASH_BASE = 0x0020_0000
 def chip_memory(chip: Chip, kind: Literal["ideal", "chip"] = "chip") -> MemoryModel:
     """The memory system of a chip folder.
 
-    Data reads are modelled where they leave the chip's SRAM: in flash, where weights and literals lie. Reads and
-    writes of RAM behind L1 are taken for hits (README.md says what that hides).
+    Data accesses are modelled wherever one can wait: in flash, where weights and literals lie, and in RAM behind
+    L1. Accesses of tightly coupled memory and of an F4's SRAM never wait and are not watched.
     """
     if kind == "ideal":
         return IDEAL
@@ -149,9 +149,12 @@ def chip_memory(chip: Chip, kind: Literal["ideal", "chip"] = "chip") -> MemoryMo
         )
     )  # fmt: skip
     regions += (
-        Region(base=m.base, bytes=m.bytes, kind=RegionKind.L1, first_word_cycles=bus, line_cycles=ram_line)
+        Region(
+            base=m.base, bytes=m.bytes, kind=RegionKind.L1, watch_data=True, first_word_cycles=bus,
+            line_cycles=ram_line,
+        )
         for m in rams
-    )
+    )  # fmt: skip
     return MemoryModel(
         kind="chip",
         regions=tuple(regions),

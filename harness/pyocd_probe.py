@@ -1,0 +1,200 @@
+"""A board's debug probe through stock pyOCD, in a process of its own that is killed when a deadline passes.
+
+Real and simulated boards take the same way; only the probe's unique id differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.boards import Board
+from harness.chips import Chip, load_chip
+from harness.errors import BoardTimeout, FlashFailed
+from harness.interfaces import FlashReport
+from harness.pyocd_worker import Target
+
+_END_GRACE_S = 2.0
+
+_ADVICE = {
+    "probe": "is the probe plugged in, and is nobody else using it? `pyocd list` shows what is there",
+    "connect": "check power and the debug cable; a board that sleeps may need its reset line connected",
+    "identity": "wrong board on the probe: compare boards.yaml with `pyocd list`",
+    "program": "try again; if it stays, the chip's flash may be write-protected",
+    "verify": "the flash holds something else than was programmed: program again, then suspect the chip",
+    "run": "press the board's reset button and try again",
+}
+_STAGES = {
+    "probe": "looking for the probe",
+    "connect": "connecting",
+    "identity": "checking the chip",
+    "program": "programming",
+    "verify": "verifying",
+    "run": "resetting",
+}
+
+
+class PyocdProbe:
+    """A `Probe` over pyOCD. Use from one thread; `close` may come from any.
+
+    Args:
+        board: its probe's unique id and its chip are what counts.
+    """
+
+    def __init__(self, board: Board) -> None:
+        chip: Chip = load_chip(board.chip)
+        self._name = board.name
+        self._unique_id = board.probe.unique_id
+        self._target = Target(
+            unique_id=board.probe.unique_id,
+            target=chip.pyocd_target,
+            frequency_hz=board.probe.frequency_hz,
+            idcode_address=chip.idcode.address,
+            device_id=chip.idcode.device_id,
+            # pyOCD's H743 algorithm erases the sector after the one it is asked to erase, too. Programming every
+            # sector in ascending order makes up for that; leaving unchanged ones alone would not.
+            incremental=chip.flash.controller != "h7",
+        )
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def flash(self, elf: Path, *, timeout_s: float) -> FlashReport:
+        """Erases, programs, reads back and compares every loaded byte, then leaves the core halted at its reset.
+
+        Raises:
+            FlashFailed, BoardTimeout
+        """
+        start = time.monotonic()
+        result = self._ask({"do": "flash", "elf": str(elf.resolve())}, timeout_s=timeout_s)
+        return FlashReport(
+            programmed_bytes=int(result["programmed_bytes"]),
+            erased_sectors=int(result["erased_sectors"]),
+            verified=True,
+            seconds=time.monotonic() - start,
+            probe=self._unique_id,
+        )
+
+    def reset_and_run(self, *, timeout_s: float) -> None:
+        """Starts the firmware from reset and disconnects.
+
+        Raises:
+            FlashFailed, BoardTimeout
+        """
+        self._ask({"do": "run"}, timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Ends the worker. A board that was left halted stays halted."""
+        with self._lock:
+            self._closed = True
+            process, self._process = self._process, None
+        if process is not None:
+            _end(process)
+
+    def _ask(self, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout_s
+        process = self._worker()
+        stage = "starting pyOCD"
+        stdin, stdout = process.stdin, process.stdout
+        if stdin is None or stdout is None:
+            raise RuntimeError("the worker was started without pipes")
+        try:
+            stdin.write(json.dumps({**request, "board": asdict(self._target)}).encode() + b"\n")
+            stdin.flush()
+            for line in _lines(stdout, deadline):
+                answer: dict[str, Any] = json.loads(line)
+                if "stage" in answer:
+                    stage = answer["stage"]
+                elif "error" in answer:
+                    kind, reason = answer["error"]["kind"], " ".join(answer["error"]["reason"].split())
+                    raise FlashFailed(self._name, _STAGES[kind], reason, _ADVICE[kind])
+                else:
+                    result: dict[str, Any] = answer["result"]
+                    return result
+        except TimeoutError:
+            self._kill()
+            raise BoardTimeout(
+                self._name, f"pyOCD, {stage},", timeout_s, "unplug the probe and plug it in again"
+            ) from None
+        except (BrokenPipeError, ValueError) as e:
+            self._kill()
+            raise FlashFailed(self._name, stage, f"the pyOCD worker died ({e})", _ADVICE["probe"]) from e
+        except BaseException as e:
+            if not isinstance(e, FlashFailed):
+                # Ctrl-C: the worker is in its own session and did not see it.
+                self._kill()
+            raise
+        code = process.poll()
+        self._kill()
+        why = "was stopped" if self._closed else f"ended with code {code}"
+        raise FlashFailed(self._name, stage, f"the pyOCD worker {why}", _ADVICE["probe"])
+
+    def _worker(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._closed:
+                raise FlashFailed(self._name, "starting pyOCD", "the probe was closed", "open it again")
+            if self._process is None:
+                root = str(Path(__file__).resolve().parents[1])
+                path = os.environ.get("PYTHONPATH")
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "harness.pyocd_worker"],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                    env={**os.environ, "PYTHONPATH": root if not path else f"{root}{os.pathsep}{path}"},
+                )  # fmt: skip
+            return self._process
+
+    def _kill(self) -> None:
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            _kill_group(process)
+
+
+def _lines(stdout: Any, deadline: float) -> Any:
+    """Lines as they come, until the stream ends. Raises TimeoutError at the deadline."""
+    fd = stdout.fileno()
+    pending = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, selectors.EVENT_READ)
+        while True:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
+            data = os.read(fd, 65536)
+            if not data:
+                return
+            *whole, pending = (pending + data).split(b"\n")
+            yield from whole
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Asks the worker to end by closing its stdin, then insists."""
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    try:
+        process.wait(_END_GRACE_S)
+    except subprocess.TimeoutExpired:
+        pass
+    _kill_group(process)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
