@@ -62,6 +62,17 @@ int tr_cycles_enabled(void)
     return 1;
 }
 
+static void serve(void)
+{
+    fflush(stdout);
+    for (int byte; (byte = getchar()) != EOF;) {
+        tr_protocol_feed((uint8_t)byte);
+        if (byte == 0) {
+            fflush(stdout);
+        }
+    }
+}
+
 uint32_t tr_cycles_of(void (*fn)(uint8_t *arena), uint8_t *arena)
 {
     uint64_t cycles = 1000u + ((uint64_t)wraps << 32);
@@ -72,9 +83,7 @@ uint32_t tr_cycles_of(void (*fn)(uint8_t *arena), uint8_t *arena)
         static const uint32_t numbers[TR_CRASH_NUMBERS] = {3, 0x08001234, 0x08000001, 0x20000700, 1u << 24,
                                                            0x8200, 1u << 30, 0, 0xDEADBEEF};
         tr_protocol_crash(numbers);
-        for (int byte; (byte = getchar()) != EOF;) {
-            tr_protocol_feed((uint8_t)byte);
-        }
+        serve();
         exit(0);
     }
     time_cycles += cycles;
@@ -124,12 +133,6 @@ int main(int count, char **values)
         *settings[i - 1] = (uint32_t)strtoul(values[i], 0, 10);
     }
     tr_protocol_start(tr_board_boot_count(), TR_BUILD_DIGEST, put);
-    fflush(stdout);
-    for (int byte; (byte = getchar()) != EOF;) {
-        tr_protocol_feed((uint8_t)byte);
-        if (byte == 0) {
-            fflush(stdout);
-        }
-    }
+    serve();
     return 0;
 }

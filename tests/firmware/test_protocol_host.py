@@ -20,7 +20,7 @@ from tests.firmware.host_build import BUILD_DIGEST, PipeLink, build_host_board
 from tests.firmware.tiny_model import ARENA_BYTES, INPUT_BYTES, expected_output
 
 INPUT = random.Random(1).randbytes(INPUT_BYTES)
-QUICK = Timing(start_s=4.0, reply_s=0.15, attempts=24, run_s=4.0)
+QUICK = Timing(start_s=4.0, reply_s=0.08, attempts=40, run_s=4.0)
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +134,7 @@ def test_little_spare_ram_costs_the_stash_or_the_records_but_no_result(
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_bad_line_changes_no_result_and_is_counted(link: PipeLink, seed: int) -> None:
-    line = BadLine(link, seed=seed, rate=0.0015)
+    line = BadLine(link, seed=seed, rate=0.004)
     board = device(line)
     board.hello(seed)
     board.load_input(INPUT)
@@ -143,7 +143,6 @@ def test_a_bad_line_changes_no_result_and_is_counted(link: PipeLink, seed: int) 
     assert board.output() == expected_output(INPUT)
     assert board.run_layers() == (1000, 1000)
     assert board.statistics.resends > 0
-    assert board.statistics.garbage_bytes > 0
 
 
 def test_garbage_before_a_frame_is_cut_off(link: PipeLink) -> None:
@@ -320,11 +319,18 @@ def test_a_silent_board_is_a_timeout_that_names_the_stage() -> None:
     ).map(b"".join)
 )  # fmt: skip
 def test_arbitrary_bytes_never_harm_the_device(fuzzed: PipeLink, data: bytes) -> None:
-    fuzzed.write(data + b"\0", timeout_s=1)
-    reply = raw(fuzzed, wire.encode_request(wire.Kind.HELLO, 5, 1))
-    while not isinstance(reply, wire.Hello):  # answers to what the fuzzed bytes happened to ask
-        reply = raw(fuzzed, b"")
-    assert reply.build_digest == BUILD_DIGEST
+    # A HELLO opens session 5, the bytes do what they like in it, and a session of its own must still open.
+    hello, proof = (wire.encode_request(wire.Kind.HELLO, nonce, 1) for nonce in (5, 6))
+    fuzzed.write(hello + data + b"\0" + proof, timeout_s=1)
+    decoder = wire.Decoder()
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        for piece in decoder.feed(fuzzed.read(timeout_s=0.5)):
+            assert isinstance(piece, wire.Frame)
+            message = wire.parse(piece.payload)
+            if isinstance(message, wire.Hello) and message.nonce == 6:
+                return
+    pytest.fail("no answer")
 
 
 @pytest.fixture(scope="module")
