@@ -2,9 +2,8 @@
 
 A call computes one row of tiles for `blocks` pairs of output channels, weights-stationary: the pair is the outer
 loop, the row's tiles the inner. All fourteen free registers are in use: eight accumulators, two weight words, two
-activation words, two pointers; loop state lives in FP registers. A tile's window is a sequence of segments, each a
-run of consecutive activation words, with a step of the pointer between them, so that a 1x1, a KxK and a dilated
-kernel are the same code with other literals.
+activation words, two pointers; loop state lives in FP registers. A tile's window is a list of word offsets, walked
+once or in equal passes, so that a 1x1, a KxK and a dilated kernel are the same code with other literals.
 
     void name(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t tiles_and_blocks);
 
@@ -41,18 +40,19 @@ class Window:
     """How a tile walks the activations.
 
     Args:
-        run_words: consecutive words a pass of the loop reads for each pixel.
-        passes: how often the loop runs.
+        offsets_bytes: where each word a pass reads lies, relative to the pixel's pointer.
+        passes: how often the loop runs; 1 leaves the loop away.
         step_bytes: what the pointer advances a pass.
     """
 
-    run_words: int
-    passes: int
-    step_bytes: int
+    offsets_bytes: tuple[int, ...]
+    passes: int = 1
+    step_bytes: int = 0
 
     @property
     def words(self) -> int:
-        return self.run_words * self.passes
+        """Words of the whole window: two input channels each."""
+        return len(self.offsets_bytes) * self.passes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +79,14 @@ class Tile:
         """Why the instruction set cannot encode this tile, or None."""
         if not 1 <= len(self.pixel_offsets_bytes) <= 4:
             return f"{len(self.pixel_offsets_bytes)} pixels"
-        if any(o % 4 for o in (*self.pixel_offsets_bytes, self.tile_step_bytes, self.window.step_bytes)):
+        steps = (self.tile_step_bytes, self.window.step_bytes)
+        if any(o % 4 for o in (*self.pixel_offsets_bytes, *self.window.offsets_bytes, *steps)):
             return "a pixel's window is not word-aligned"
-        reach = max(self.pixel_offsets_bytes) + 4 * self.window.run_words
+        reach = max(self.pixel_offsets_bytes) + max(self.window.offsets_bytes)
         if reach > MOST_LOAD_OFFSET_BYTES or max(self.out_offsets_bytes) + 1 > MOST_LOAD_OFFSET_BYTES:
             return f"a tile spans {reach} B, an offset reaches {MOST_LOAD_OFFSET_BYTES}"
-        if 8 * self.window.run_words + 64 > MOST_LOAD_OFFSET_BYTES:
-            return f"{self.window.run_words} words a pass are too many"
+        if 8 * len(self.window.offsets_bytes) + 64 > MOST_LOAD_OFFSET_BYTES:
+            return f"{len(self.window.offsets_bytes)} words a pass are too many"
         return None
 
     @property
@@ -190,14 +191,15 @@ def _looped_window(
         e.alu(f"mov {b}, {second[0]}", b, second[0])
     e.add_immediate("r1", "r1", 4 * BIAS_WORDS)
     e.label(f".L{name}_run")
+    words = len(tile.window.offsets_bytes)
     chunk = max(1, REGION_INSTRUCTIONS // (3 * len(first) + 2))
-    for start in range(0, tile.window.run_words, chunk):
-        last = min(start + chunk, tile.window.run_words)
+    for start in range(0, words, chunk):
+        last = min(start + chunk, words)
         with e.scheduled():
             _steps(e, tile, first, second, start, last, fresh=False, table_bytes=0)
-            if last == tile.window.run_words:
+            if last == words:
                 e.from_fp(_W0, _SEGMENT_END)
-                e.add_immediate("r1", "r1", 8 * tile.window.run_words, "next weights")
+                e.add_immediate("r1", "r1", 8 * words, "next weights")
                 e.add_immediate("r0", "r0", tile.window.step_bytes, "next run of activations")
     e.fixed(f"cmp r1, {_W0}")
     e.fixed(f"bne .L{name}_run")
@@ -240,7 +242,7 @@ def _steps(
         for pixel in range(0, len(first), 2):
             pair = range(pixel, min(pixel + 2, len(first)))
             for p, x in zip(pair, (_X0, _X1), strict=False):
-                e.ldr(x, "r0", tile.pixel_offsets_bytes[p] + 4 * step)
+                e.ldr(x, "r0", tile.pixel_offsets_bytes[p] + tile.window.offsets_bytes[step])
             for p, x in zip(pair, (_X0, _X1), strict=False):
                 e.multiply("smlad", first[p], _W0, x, bias0 or first[p])
                 e.multiply("smlad", second[p], _W1, x, bias1 or second[p])

@@ -1,0 +1,187 @@
+"""Fully connected: eight output channels at once, one vector of int16 activations, weights of a byte each.
+
+Two channels' int8 weights share a halfword as 256 * high + low. SMLAD on the raw word gives 256 * H + L of the
+pair's dot products, SMLAD on its sign-extended low bytes gives L; the difference, shifted down, is H. So a weight
+costs a byte of flash, and a load feeds four multiplies.
+
+    void name(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t blocks);
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyengine.kernels.assembly.emitter import Emitter
+from tinyengine.kernels.assembly.instruction import Register
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp
+from tinyengine.kernels.assembly.scheduler import Core
+
+CHANNELS = 8
+_PAIRS = 4
+_LOW: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
+_RAW: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
+_MOST_RAW_DOT = 1 << 23
+"""256 * H must not leave 32 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """Literals of one kernel.
+
+    Args:
+        depth: input channels, a multiple of 2 * `unroll`.
+        unroll: activation words (two channels) a pass of the loop.
+        epilogue: requantization.
+    """
+
+    depth: int
+    unroll: int
+    epilogue: Epilogue
+
+    def refusal(self) -> str | None:
+        """Why this layer does not fit, or None."""
+        if self.depth % (2 * self.unroll):
+            return f"{self.depth} inputs do not divide by {2 * self.unroll}"
+        if self.unroll > 32:
+            return f"{self.unroll} words a pass are too many"
+        return None
+
+    @property
+    def block_words(self) -> int:
+        """Words of eight channels in the table: biases, weights, three constants a channel."""
+        return CHANNELS + _PAIRS * self.depth // 2 + 3 * CHANNELS
+
+
+def weights_refusal(weights: NDArray[np.int64], bias: NDArray[np.int64]) -> str | None:
+    """Why these weights cannot share halfwords, or None.
+
+    Args:
+        weights: (channels, depth). bias: (channels,) with the zero point folded in.
+    """
+    if weights.min(initial=0) < -127:
+        return "a weight is -128"
+    largest = int((np.abs(weights).sum(axis=1) * 128 + np.abs(bias)).max(initial=0))
+    if largest >= _MOST_RAW_DOT:
+        return f"an accumulator may reach {largest}, {_MOST_RAW_DOT} is the limit"
+    return None
+
+
+def pack(
+    dense: Dense, weights: NDArray[np.int64], bias: NDArray[np.int64], channels: Sequence[ChannelConstants]
+) -> NDArray[np.uint32]:
+    """The table, `block_words` for each eight channels.
+
+    Args:
+        weights: (channels, depth) in the order activations are read; channels is a multiple of 8.
+        bias: (channels,) with the zero point folded in.
+        channels: requantization, one a channel.
+    """
+    blocks = []
+    for c in range(0, len(weights), CHANNELS):
+        low, high = slice(c, c + _PAIRS), slice(c + _PAIRS, c + CHANNELS)
+        halves = (256 * weights[high] + weights[low]).astype(np.int16).view(np.uint16).astype(np.uint32)
+        words = halves[:, 0::2] | halves[:, 1::2] << 16  # (4, depth / 2)
+        biases = np.concatenate([bias[low], 256 * bias[high] + bias[low]])
+        constants = [v for ch in channels[c : c + CHANNELS] for v in (ch.multiplier, ch.addend, ch.right_shift)]
+        blocks += [
+            biases.astype(np.int32).view(np.uint32),
+            words.T.reshape(-1),
+            np.array(constants, dtype=np.int64).astype(np.int32).view(np.uint32),
+        ]
+    return np.concatenate(blocks)
+
+
+def render(name: str, dense: Dense, core: Core, comment: str) -> str:
+    """The function's text.
+
+    Raises:
+        ValueError: `dense.refusal()` has a reason.
+    """
+    reason = dense.refusal()
+    if reason:
+        raise ValueError(reason)
+    e = Emitter(core)
+    return e.function(name, lambda: _body(e, name, dense), comment)
+
+
+def _body(e: Emitter, name: str, dense: Dense) -> None:
+    e.to_fp("s0", "r2", "out")
+    e.to_fp("s1", "r3", "blocks")
+    e.to_fp("s2", "r0", "x")
+    e.add_immediate("r12", "r0", 2 * dense.depth)
+    e.to_fp("s3", "r12", "end of x")
+    e.label(f".L{name}_block", align=False)
+    e.fixed("ldm r1!, {r2-r9}", "biases: four low, four raw")
+    e.label(f".L{name}_run")
+    with e.scheduled():
+        _run(e, dense)
+        e.add_immediate("r1", "r1", 4 * _PAIRS * dense.unroll)
+        e.add_immediate("r0", "r0", 4 * dense.unroll)
+        e.from_fp("r10", "s3")
+    e.fixed("cmp r0, r10")
+    e.fixed(f"bne .L{name}_run")
+    with e.scheduled():
+        e.from_fp("r12", "s0")
+        for a, b in zip(_LOW, _RAW, strict=True):
+            e.alu(f"sub {b}, {b}, {a}", b, b, a, comment="256 * high")
+        for a, b in zip(_LOW, _RAW, strict=True):
+            e.alu(f"asr {b}, {b}, #7", b, b, comment="doubled")
+            e.alu(f"lsl {a}, {a}, #1", a, a)
+        for index, a in enumerate((*_LOW, *_RAW)):
+            _finish(e, dense, a, index)
+        e.add_immediate("r1", "r1", 12 * CHANNELS)
+        e.add_immediate("r12", "r12", CHANNELS)
+        e.from_fp("r10", "s1")
+        e.from_fp("r0", "s2")
+        e.to_fp("s0", "r12")
+    e.fixed("subs r10, r10, #1")
+    e.to_fp("s1", "r10")
+    e.fixed(f"bne .L{name}_block")
+
+
+def _finish(e: Emitter, dense: Dense, a: Register, index: int) -> None:
+    """Requantizes one channel's doubled accumulator and stores it."""
+    form = dense.epilogue
+    m, c, t = "r10", "r11", "lr"
+    e.ldr(m, "r1", 12 * index)
+    e.ldr(c, "r1", 12 * index + 4)
+    if form.sign_correction:
+        e.multiply("smmlar", t, a, m, c)
+        e.alu(f"add {a}, {t}, {a}, asr #31", a, t, a)
+    else:
+        e.multiply("smmlar", a, a, m, c)
+    if form.right_shift is None:
+        e.ldr(m, "r1", 12 * index + 8)
+        e.alu(f"asr {a}, {a}, {m}", a, a, m)
+        e.dsp(f"ssat {a}, #8, {a}", a, a)
+    else:
+        e.dsp(f"ssat {a}, #8, {a}, asr #{form.right_shift}", a, a)
+    clamp(e, form, a)
+    e.store("strb", a, "r12", index)
+
+
+def _run(e: Emitter, dense: Dense) -> None:
+    """One pass: each activation word against four weight words; loads in groups as large as registers allow."""
+    free: list[Register] = ["r10", "r11", "r12", "lr"]
+    pending = [(word, pair) for word in range(dense.unroll) for pair in (-1, *range(_PAIRS))]
+    held: dict[tuple[int, int], Register] = {}
+    while pending or held:
+        while free and pending:
+            word, pair = key = pending.pop(0)
+            held[key] = free.pop(0)
+            if pair < 0:
+                e.ldr(held[key], "r0", 4 * word, "activations")
+            else:
+                e.ldr(held[key], "r1", 4 * (_PAIRS * word + pair))
+        for key in sorted(k for k in held if k[1] >= 0 and (k[0], -1) in held):
+            w, x, pair = held.pop(key), held[key[0], -1], key[1]
+            e.multiply("smlad", _RAW[pair], w, x, _RAW[pair])
+            e.dsp(f"sxtb16 {w}, {w}", w, w)
+            e.multiply("smlad", _LOW[pair], w, x, _LOW[pair])
+            free.append(w)
+            if pair == _PAIRS - 1:
+                free.append(held.pop((key[0], -1)))
