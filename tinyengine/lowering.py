@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -114,20 +115,23 @@ def conv_multipliers(graph: Graph, node: Node) -> tuple[Multiplier, ...]:
     scale_in * scale_weights / scale_out in double [kernels/kernel_util.cc]. A FULLY_CONNECTED with one weight
     scale multiplies the two input scales in float32 first [GetQuantizedConvolutionMultipler].
     """
-    scale_in = quant_params(input_tensor(graph, node)).scale
     weights = input_tensor(graph, node, 1)
-    weight_scales = quant_params(weights).scales
     out = output_tensor(graph, node)
-    scale_out = quant_params(out).scale
-    channels = out.shape[-1]
-    if isinstance(node.op, FullyConnected) and len(weight_scales) == 1:
-        product = float(np.float32(scale_in) * np.float32(weight_scales[0]))
+    channels, scales = out.shape[-1], quant_params(weights).scales
+    if len(scales) not in {1, channels}:
+        raise ValueError(f"tensor {weights.name!r}: {len(scales)} scales for {channels} channels")
+    scale_in, scale_out = quant_params(input_tensor(graph, node)).scale, quant_params(out).scale
+    if isinstance(node.op, FullyConnected) and len(scales) == 1:
+        product = float(np.float32(scale_in) * np.float32(scales[0]))
         return (quantize_multiplier(product / scale_out),) * channels
-    if len(weight_scales) == 1:
-        return (quantize_multiplier(scale_in * weight_scales[0] / scale_out),) * channels
-    if len(weight_scales) != channels:
-        raise ValueError(f"tensor {weights.name!r}: {len(weight_scales)} scales for {channels} channels")
-    return tuple(quantize_multiplier(scale_in * s / scale_out) for s in weight_scales)
+    multipliers = _products(scale_in, scales, scale_out)
+    return multipliers if len(scales) == channels else multipliers * channels
+
+
+@lru_cache(maxsize=512)
+def _products(scale_in: float, scales: tuple[float, ...], scale_out: float) -> tuple[Multiplier, ...]:
+    """Kept, for the interpreter asks again with every inference."""
+    return tuple(quantize_multiplier(scale_in * s / scale_out) for s in scales)
 
 
 def add_parameters(graph: Graph, node: Node) -> AddParameters:

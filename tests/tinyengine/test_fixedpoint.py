@@ -78,9 +78,7 @@ def test_requantization_rounds_twice(acc: int, multiplier: int, shift: int) -> N
 @given(INT32, MULTIPLIERS, SHIFTS)
 @example(fp.INT32_MIN, fp.INT32_MAX, 30)
 @example(fp.INT32_MAX, fp.INT32_MAX, -31)
-def test_the_integer_form_of_single_rounding_rounds_once_and_saturates(
-    acc: int, multiplier: int, shift: int
-) -> None:
+def test_single_rounding_in_integers_rounds_once_and_saturates(acc: int, multiplier: int, shift: int) -> None:
     exact = math.floor(Fraction(acc * multiplier, 1 << (31 - shift)) + Fraction(1, 2))
     assert fp.requantize_once(_array(acc), multiplier, shift)[0] == min(max(exact, fp.INT32_MIN), fp.INT32_MAX)
 
