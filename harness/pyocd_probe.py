@@ -182,10 +182,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_END_GRACE_S)
-    except subprocess.TimeoutExpired:
-        pass
     _kill_group(process)
 
 

@@ -1,4 +1,4 @@
-"""The process in which pyOCD runs: `python -m harness.pyocd_worker`. pyOCD can hang for ever; a process can be killed.
+"""The process in which pyOCD runs, `python -m harness.pyocd_worker`: pyOCD can hang, a process can be killed.
 
 Requests come as lines of JSON on stdin, answers leave as lines of JSON on stdout: any number of `{"stage": ...}`,
 then one `{"result": ...}` or `{"error": ...}`. The session stays open between requests, so that a board that was
@@ -107,7 +107,7 @@ class Worker:
         self._stage("looking for the probe")
         # For real boards of these parts as well; the plug-in that also registers them may be absent.
         targets.register()
-        found = [p for p in DebugProbeAggregator.get_all_connected_probes(board.unique_id)]
+        found = DebugProbeAggregator.get_all_connected_probes(board.unique_id)
         probe = next((p for p in found if p.unique_id.lower() == board.unique_id.lower()), None)
         if probe is None:
             raise Failure("probe", f"no probe with the serial number {board.unique_id}")

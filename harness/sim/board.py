@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from mmap import mmap
 from typing import Literal
-
-import unicorn
 
 from harness.chips import Chip
 from harness.sim import native
 from harness.sim.bus import Findings, RegisterFile, SystemBus
-from harness.sim.core import Core, Region, Stop, TransferFault
+from harness.sim.core import Core, Engine, Region, Stop, TransferFault
 from harness.sim.peripherals.flash import FlashArray, FlashController, FlashF4F7, FlashH7
 from harness.sim.peripherals.pwr import PwrF4F7, PwrH7, SyscfgF4F7, SyscfgH7
 from harness.sim.peripherals.rcc import RccF4F7, RccH7
@@ -99,7 +98,7 @@ class SimulatedBoard:
         self.findings = Findings(pc=lambda: self.core.block_pc)
         self.bus = SystemBus(self.findings)
         self.array = FlashArray(chip, flash, self.findings, once_per_erase=self._family == "h7")
-        self.array.changed = lambda: self.core.code_changed()
+        self.array.changed = self._flash_changed
         self._vector_base = {"f4": 0x0000_0000, "f7": 0x0020_0000, "h7": 0x0800_0000}[self._family]
         self.core = Core(
             chip.core,
@@ -107,7 +106,7 @@ class SimulatedBoard:
             flash=flash,
             bus=self.bus,
             mmio=(*_MMIO, (self._factory_base() & ~0xFFF, 0x1000)),
-            flash_write=lambda offset, size, value: self._controller.store(offset, size, value),
+            flash_write=self._store_to_flash,
             timing=lambda engine: self._make_timing(engine, memory_model),
         )
         self._ready = False
@@ -119,7 +118,7 @@ class SimulatedBoard:
 
     # -- construction
 
-    def _make_timing(self, engine: unicorn.Uc, memory_model: MemoryModelName) -> native.NativeCore:
+    def _make_timing(self, engine: Engine, memory_model: MemoryModelName) -> native.NativeCore:
         memory = native.chip_memory(self.chip, memory_model)
         self.timing = native.NativeCore(engine, core=self.chip.core, memory=memory)
         return self.timing
@@ -130,6 +129,12 @@ class SimulatedBoard:
         if alias is not None:
             regions.append(Region(base=alias, bytes=self.chip.flash_bytes, flash=True))
         return tuple(regions)
+
+    def _flash_changed(self) -> None:
+        self.core.code_changed()
+
+    def _store_to_flash(self, offset: int, size: int, value: int) -> bool:
+        return self._controller.store(offset, size, value)
 
     def _cycles(self) -> int:
         return self.core.cycles
@@ -199,13 +204,13 @@ class SimulatedBoard:
         for number, base in _USARTS.items():
             usart = Usart(
                 number, base, layout=self._family, findings=findings,
-                kernel_hz=lambda n=number: rcc.usart_clock_hz(n),
+                kernel_hz=partial(rcc.usart_clock_hz, number),
                 transmit=transmit if number == self.wiring.uart else None,
-                pins_ready=lambda n=number: self._pins_problem(n), idle=self._uart_idle,
+                pins_ready=partial(self._pins_problem, number), idle=self._uart_idle,
             )  # fmt: skip
             self._usarts[number] = usart
             enable, bit = (apb2, 4 if number == 1 else 5) if number in (1, 6) else (apb1, 15 + number)
-            add(usart, gate=lambda e=enable, b=bit: rcc.enabled(e, b))
+            add(usart, gate=partial(rcc.enabled, enable, bit))
         self._add_identity()
 
     def _add_ports(self, enable: int, base: int, *, count: int) -> None:
@@ -214,7 +219,7 @@ class SimulatedBoard:
         for index, letter in enumerate("ABCDEFGHIJK"[:count]):
             port = Gpio(letter, base + 0x400 * index)
             self._ports[letter] = port
-            self.bus.add(port, gate=lambda i=index: rcc.enabled(enable, i))
+            self.bus.add(port, gate=partial(rcc.enabled, enable, index))
 
     def _factory_base(self) -> int:
         return {"f4": 0x1FFF_7800, "f7": 0x1FF0_F400, "h7": 0x1FF1_E800}[self._family]

@@ -21,6 +21,9 @@ from harness.sim.protocol import BoardStatus, Window
 START_TIMEOUT_S = 20.0
 IDLE_TIMEOUT_S = 120.0
 
+NUCLEO_144 = Wiring(uart=3, tx="PD8", rx="PD9")
+"""The USART that reaches the on-board probe's serial port on Nucleo-144 boards."""
+
 BUILT_IN = {"f412-sim": "stm32f412", "f746-sim": "stm32f746", "f765-sim": "stm32f765", "h743-sim": "stm32h743"}
 """Boards that exist without a boards.yaml, and their chips."""
 
@@ -45,13 +48,13 @@ class SimBoard:
 
     name: str
     chip: str
-    wiring: Wiring = Wiring(tx="PD8", rx="PD9")
+    wiring: Wiring = NUCLEO_144
     memory_model: str = "chip"
 
 
 def known_boards() -> tuple[SimBoard, ...]:
     """The simulated boards of boards.yaml; the built-in ones where there is no such file."""
-    from harness import boards  # noqa: PLC0415  (pydantic and YAML only when asked)
+    from harness import boards
 
     try:
         listed = boards.load_boards().all

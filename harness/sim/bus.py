@@ -62,11 +62,11 @@ class Peripheral:
 
     def read(self, offset: int) -> int:
         """A register. Raises UnknownRegister."""
-        raise UnknownRegister
+        raise UnknownRegister(offset)
 
     def write(self, offset: int, value: int) -> None:
         """Stores to a register. Raises UnknownRegister."""
-        raise UnknownRegister
+        raise UnknownRegister(offset, value)
 
 
 class RegisterFile(Peripheral):

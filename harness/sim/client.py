@@ -62,7 +62,9 @@ class Client:
                     raise TimeoutError
                 self._connection.settimeout(left)
         except TimeoutError as e:
-            raise BoardServerError(f"{self.board}: the board server gave no answer in {self._timeout_s:g} s") from e
+            raise BoardServerError(
+                f"{self.board}: the board server gave no answer in {self._timeout_s:g} s"
+            ) from e
         except OSError as e:
             raise BoardServerError(f"{self.board}: {e.strerror or e}") from e
 

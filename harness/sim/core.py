@@ -13,10 +13,14 @@ from collections.abc import Callable
 from ctypes import addressof, c_char
 from dataclasses import dataclass
 from mmap import mmap
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-import unicorn as uc
+import unicorn
 from unicorn import arm_const as arm
+
+# The wheel says it is typed, but exports nothing and lacks half of the annotations.
+uc: Any = unicorn
+Engine = Any
 
 CoreName = Literal["cortex-m4", "cortex-m7"]
 
@@ -149,7 +153,7 @@ class Core:
         bus: Bus,
         mmio: tuple[tuple[int, int], ...],
         flash_write: Callable[[int, int, int], bool],
-        timing: Callable[[uc.Uc], Timing],
+        timing: Callable[[Engine], Timing],
     ) -> None:
         self.name = core
         self._regions = regions
@@ -463,7 +467,7 @@ class Core:
 
     # -- hooks (called by the engine; an exception must not cross its C frames)
 
-    def _on_mmio_read(self, _engine: uc.Uc, offset: int, size: int, base: int) -> int:
+    def _on_mmio_read(self, _engine: Engine, offset: int, size: int, base: int) -> int:
         try:
             return self._bus.read(base + offset, size)
         except Exception as e:
@@ -471,25 +475,25 @@ class Core:
             self._engine.emu_stop()
             return 0
 
-    def _on_mmio_write(self, _engine: uc.Uc, offset: int, size: int, value: int, base: int) -> None:
+    def _on_mmio_write(self, _engine: Engine, offset: int, size: int, value: int, base: int) -> None:
         try:
             self._bus.write(base + offset, size, value)
         except Exception as e:
             self._bus_error = e
             self._engine.emu_stop()
 
-    def _on_exception(self, _engine: uc.Uc, number: int, _data: object) -> None:
+    def _on_exception(self, _engine: Engine, number: int, _data: object) -> None:
         self._engine_exception = number
         self._engine.emu_stop()
 
     def _on_unmapped(
-        self, _engine: uc.Uc, _kind: int, address: int, _size: int, _value: int, _data: object
+        self, _engine: Engine, _kind: int, address: int, _size: int, _value: int, _data: object
     ) -> bool:
         self._bad_address = address
         return False
 
     def _on_flash_store(
-        self, _engine: uc.Uc, _kind: int, address: int, size: int, value: int, _data: object
+        self, _engine: Engine, _kind: int, address: int, size: int, value: int, _data: object
     ) -> bool:
         self._bad_address = address
         region = next(r for r in self._regions if r.base <= address < r.base + r.bytes)
@@ -499,7 +503,7 @@ class Core:
             self._bus_error = e
             return False
 
-    def _on_breakpoint(self, _engine: uc.Uc, address: int, _size: int, _data: object) -> None:
+    def _on_breakpoint(self, _engine: Engine, address: int, _size: int, _data: object) -> None:
         if address == self._break_skip:
             self._break_skip = None
             return

@@ -117,7 +117,7 @@ class SimulatedProbe(DebugProbe):  # type: ignore[misc]
 
     @property
     def associated_board_info(self) -> BoardInfo:
-        from harness import chips  # noqa: PLC0415
+        from harness import chips
 
         try:
             target = chips.load_chip(self._board.chip).pyocd_target

@@ -1,7 +1,7 @@
 """A board server: the process that is one simulated board with power on. `python -m harness.sim.server --help`.
 
-It runs the core in slices and looks at its sockets between them. It ends when told, when every process that owns it
-is gone, or after a time with nobody connected; never because of Ctrl-C in somebody's terminal.
+It runs the core in slices and looks at its sockets between them. It ends when told, when every process that owns
+it is gone, or after a time with nobody connected; never because of Ctrl-C in somebody's terminal.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import struct
 import sys
 import time
 import tty
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import chips
 from harness.sim import protocol, runtime
-from harness.sim.board import SimulatedBoard, Wiring
+from harness.sim.board import MemoryModelName, SimulatedBoard, Wiring
 from harness.sim.core import TransferFault
 from harness.sim.debug_port import DebugPort
 from harness.sim.protocol import Op, Status
@@ -57,14 +57,14 @@ class ServerOptions:
     board: str
     chip: str
     wiring: Wiring
-    memory_model: str
+    memory_model: MemoryModelName
     owners: tuple[int, ...]
     idle_timeout_s: float
     slice_instructions: int = SLICE_INSTRUCTIONS
 
 
 class SerialPort:
-    """The board's serial port: a pty that keeps its name as a symlink. Bytes are garbled when the speeds differ."""
+    """The serial port: a pty that keeps its name as a symlink. Bytes are garbled when the speeds differ."""
 
     def __init__(self, link: Path) -> None:
         self.master, slave = os.openpty()
@@ -84,7 +84,7 @@ class SerialPort:
     def close(self) -> None:
         """Removes the name and hangs up."""
         with contextlib.suppress(OSError):
-            if os.readlink(self._link) == self._path:
+            if str(self._link.readlink()) == self._path:
                 self._link.unlink()
         os.close(self.master)
 
@@ -392,7 +392,8 @@ class Server:
         return protocol.BoardStatus(
             board=self._options.board, chip=board.chip.name, pid=os.getpid(), state=state,  # type: ignore[arg-type]
             cycles=board.core.cycles, instructions=board.core.instructions, clock_hz=board.clock_hz,
-            resets=board.resets, pc=board.core.pc, timing_model=board.timing_model, memory_model=board.memory_model,
+            resets=board.resets, pc=board.core.pc, timing_model=board.timing_model,
+            memory_model=board.memory_model,
             unmodelled=tuple(
                 protocol.Access(kind=kind, address=address, count=count, code_address=pc)
                 for (kind, address), (count, pc) in board.findings.unmodelled.items()

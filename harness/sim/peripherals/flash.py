@@ -1,13 +1,14 @@
 """Embedded flash and its controllers: the only way to change a simulated board's flash.
 
-NOR rules hold: erasing sets bits, programming only clears them; keys unlock; a store lands only while PG is set and
-with the access size PSIZE asks for. RM0402, RM0385, RM0410 (F4, F7), RM0433 (H7).
+NOR rules hold: erasing sets bits, programming only clears them; keys unlock; a store lands only while PG is set
+and with the access size PSIZE asks for. RM0402, RM0385, RM0410 (F4, F7), RM0433 (H7).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from mmap import mmap
+from typing import ClassVar
 
 from harness.chips import Chip
 from harness.sim.bus import Findings, Peripheral, UnknownRegister
@@ -211,7 +212,7 @@ class FlashH7(Peripheral):
 
     _BANK = 0x100
     _ACR, _KEYR, _OPTKEYR, _CR, _SR, _CCR, _OPTCR = 0x00, 0x04, 0x08, 0x0C, 0x10, 0x14, 0x18
-    _SHARED_READS = {
+    _SHARED_READS: ClassVar = {
         0x1C: 0x1026_AAD0, 0x20: 0x1026_AAD0, 0x24: 0, 0x28: 0xFF, 0x2C: 0xFF, 0x30: 0xFF, 0x34: 0xFF,
         0x38: 0xFF, 0x3C: 0xFF, 0x40: 0x1FF0_0800, 0x44: 0x1FF0_0800, 0x50: 0, 0x54: 0, 0x58: 0, 0x5C: 0, 0x60: 0,
     }  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from harness.sim.bus import Findings, RegisterFile
 
@@ -214,7 +214,7 @@ class RccH7(_Switches):
 
     _CR, _CFGR, _D1CFGR, _D2CFGR, _D3CFGR = 0x00, 0x10, 0x18, 0x1C, 0x20
     _PLLCKSELR, _PLLCFGR, _PLL1DIVR, _PLL1FRACR, _D2CCIP2R, _CSR, _RSR = 0x28, 0x2C, 0x30, 0x34, 0x54, 0x74, 0xD0
-    _PLL_ON = {1: 24, 2: 26, 3: 28}
+    _PLL_ON: ClassVar = {1: 24, 2: 26, 3: 28}
 
     def __init__(
         self,

@@ -144,10 +144,8 @@ class Fpb(RegisterFile):
     def __init__(self, *, m7: bool, control: DebugControl) -> None:
         self._count, self._m7, self._debug_control = (8 if m7 else 6), m7, control
         comparators = {8 + 4 * i: 0 for i in range(8)}
-        super().__init__(
-            "FPB", 0xE000_2000, {0: 0, 4: 0} | comparators | _ids(0x00E if m7 else 0x003, jep=0x2B if not m7 else 0xB),
-            span=0x1000,
-        )  # fmt: skip
+        ids = _ids(0x00E, jep=0xB) if m7 else _ids(0x003, jep=0x2B)
+        super().__init__("FPB", 0xE000_2000, {0: 0, 4: 0} | comparators | ids, span=0x1000)
 
     def reset(self) -> None:
         """A system reset leaves the debug domain alone."""
