@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.tinyengine.oracle import TfliteMicro, Xnnpack
+from tests.tinyengine.oracle import TfliteMicro, Xnnpack, write_tflite
 from tinyengine import passes, reference
 from tinyengine.fixedpoint import Requant
 from tinyengine.importers import tflite
-from tinyengine.ir import Graph
+from tinyengine.ir import Graph, op_name
 
 DIGESTS = Path(__file__).with_name("oracle_digests.json")
 SCHEMA = "tinyrack.oracle-digests/1"
@@ -160,6 +160,22 @@ def test_the_model_equals_its_oracle_live(shared_dir: Path, model: str, mode: Re
         assert not wrong, (
             f"{model}, {s.name}, {mode.value}: {len(wrong)} of {len(ours)} samples differ: {wrong[:9]}"
         )
+
+
+@pytest.mark.parametrize("mode", Requant)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_layer_of_the_model_equals_its_oracle_live(shared_dir: Path, model: str, mode: Requant) -> None:
+    """Two classes tell little of what came before them: here every node's output is an output of the network."""
+    path = _path(shared_dir, model)
+    _oracle(path, mode)
+    graph = replace(_graph(path), outputs=tuple(n.outputs[0] for n in _graph(path).nodes))
+    data = write_tflite(graph)
+    micro, delegate = (TfliteMicro(data), None) if mode is Requant.EXACT else (None, Xnnpack(data))
+    for x in _sets(shared_dir, model)[-1].inputs[3:7]:
+        ours = reference.run(graph, [x], requant=mode)
+        theirs = micro.run([x], len(ours)) if micro else delegate.run([x]) if delegate else ()
+        for node, mine, other in zip(graph.nodes, ours, theirs, strict=True):
+            assert np.array_equal(mine, other), f"{node.name} ({op_name(node.op)}) differs"
 
 
 @pytest.mark.parametrize("mode", Requant)
