@@ -6,6 +6,8 @@ Anything that is not one of our errors is our bug and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -77,6 +79,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (HarnessError, TinyEngineError) as error:
         print(f"tinyrack: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code if isinstance(error, HarnessError) else 1) from None
+    except OSError as error:
+        # Files are named in their own errors; what is left without a name is the output itself.
+        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+            raise
+        _drop_output()
+        if error.errno != errno.EPIPE:
+            print(f"tinyrack: standard output: {error.strerror}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _drop_output() -> None:
+    """Sends what is still buffered to nowhere, so that Python does not complain about it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,278 @@
+"""The command line: JSON where asked and nothing else there, one line an error, the promised exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from harness import __version__
+from harness.cli.main import main, with_json_values
+from harness.errors import Outcome
+from harness.paths import default_boards_file
+from harness.row import json_schema
+from harness.store import Store
+from tests.harness.rows import FAILED, OK
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def quiet_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder without a boards.yaml, and a runtime folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINYRACK_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("TINYRACK_BOARDS", raising=False)
+    return tmp_path
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["boards", "--json"], ["boards", "--json", "-"]),
+        (["boards", "--json", "-"], ["boards", "--json", "-"]),
+        (["boards", "--json", "out.json"], ["boards", "--json", "out.json"]),
+        (["bench", "m", "--json", "--fresh"], ["bench", "m", "--json", "-", "--fresh"]),
+        (["bench", "--json=x", "m"], ["bench", "--json=x", "m"]),
+        (["bench", "--", "--json"], ["bench", "--", "--json"]),
+    ],
+)
+def test_json_may_stand_alone(given: list[str], wanted: list[str]) -> None:
+    assert with_json_values(given) == wanted
+
+
+def test_boards_as_json_is_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("boards", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["boards"]
+    found = {b["name"]: b for b in document["boards"]}
+    assert list(found) == ["f412-sim", "f746-sim", "f765-sim", "h743-sim"]
+    wanted = {
+        "f412-sim": ("stm32f412", "cortex-m4", 100_000_000, 262_144, 1 << 20),
+        "f746-sim": ("stm32f746", "cortex-m7", 216_000_000, 327_680, 1 << 20),
+        "f765-sim": ("stm32f765", "cortex-m7", 216_000_000, 524_288, 1 << 20),
+        "h743-sim": ("stm32h743", "cortex-m7", 480_000_000, 655_360, 2 << 20),
+    }
+    for name, values in wanted.items():
+        keys = ("chip", "core", "clock_hz", "sram_bytes", "flash_bytes")
+        assert tuple(found[name][k] for k in keys) == values
+        assert found[name]["simulated"] is True
+
+
+def test_boards_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("boards") == 0
+    out = capsys.readouterr().out
+    assert "h743-sim" in out
+    assert "cortex-m4" in out
+
+
+def test_the_schema_of_boards_yaml_is_exported(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("boards", "--schema") == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(yaml.safe_load(default_boards_file().read_text()), schema)
+
+
+def test_json_goes_to_a_file_whole(quiet_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("boards", "--json", "out.json") == 0
+    assert len(json.loads((quiet_place / "out.json").read_text())["boards"]) == 4
+    assert "f412-sim" in capsys.readouterr().out
+    assert [p.name for p in quiet_place.iterdir()] == ["out.json"]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"tinyrack {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bench", "none.tflite"], "none.tflite: cannot be read: No such file or directory"),
+        (["bench", "zoo:none"], "zoo:none: no such network in the zoo; there are zoo:"),
+        (["bench", "zoo:ds-cnn", "--boards", "f7"], "no board 'f7'; there are f412-sim"),
+        (["bench", "zoo:ds-cnn", "--boards", ","], "--boards: names no board"),
+        (["bench", "zoo:ds-cnn", "--json", "m.tflite"], "m.tflite: --json: is a model"),
+        (["bench", "zoo:ds-cnn", "--json", "no/where.json"], "its folder does not exist"),
+        (["bench", "zoo:ds-cnn", "--input", "none.npy"], "none.npy: --input: cannot be read"),
+        (["bench", "zoo:ds-cnn", "--results", "mysql://x"], "only sqlite and postgresql"),
+        (["boards", "--file", "none.yaml"], "none.yaml: cannot be read"),
+        (["report"], "holds no results yet"),
+        (["compile", "none.tflite", "-o", "x"], "cannot be read"),
+        (["sim", "start", "f7"], "no board 'f7'"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("tinyrack: ")
+    assert said.err.count("\n") == 1
+    assert words in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bench"],
+        ["bench", "m", "--repetitions", "0"],
+        ["bench", "m", "--repetitions", "65"],
+        ["bench", "m", "--requant", "x"],
+        ["nonsense"],
+        ["boards", "--nonsense"],
+    ],
+)
+def test_wrong_arguments_are_2(arguments: list[str]) -> None:
+    assert call(*arguments) == 2
+
+
+def test_a_broken_model_is_a_row_on_every_board_and_1(
+    quiet_place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (quiet_place / "broken model.tflite").write_bytes(b"\x1c\0\0\0TFL3" + b"\xff" * 64)
+    assert call("bench", "broken model.tflite", "--boards", "f746-sim,f412-sim", "--json") == 1
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert document["schema"] == "tinyrack.bench/1"
+    assert [(r["model"], r["board"], r["outcome"]) for r in document["rows"]] == [
+        ("broken_model", "f746-sim", "model_format"),
+        ("broken_model", "f412-sim", "model_format"),
+    ]
+    for row in document["rows"]:
+        jsonschema.validate(row, json_schema())
+        assert row["error"]
+        assert row["cycles"] is None
+    assert "broken_model on f746-sim: model_format" in said.err
+    with Store.open("results", now=time.time, create=False) as store:
+        assert len(store.attempts()) == 2
+        assert store.sessions()[0].finished
+
+
+def test_two_models_of_one_name_are_refused(quiet_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (quiet_place / "a").mkdir()
+    (quiet_place / "m.tflite").write_bytes(b"1")
+    (quiet_place / "a" / "m.tflite").write_bytes(b"2")
+    assert call("bench", "m.tflite", "a/m.tflite") == 2
+    assert "has the name of m.tflite but another content" in capsys.readouterr().err
+
+
+def test_compile_writes_c_and_says_what_it_is(quiet_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("compile", "zoo:ds-cnn", "-o", "out folder", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    written = sorted(p.name for p in (quiet_place / "out folder").iterdir())
+    assert written == sorted(document["files"])
+    assert {"model.h", "model.c", "model_weights.c"} <= set(written)
+    assert f"#define TE_ARENA_BYTES {document['arena_bytes']}u" in (quiet_place / "out folder/model.h").read_text()
+    assert document["layers"][0]["op"] == "CONV_2D"
+
+
+def stored(folder: Path) -> None:
+    with Store.open(str(folder), now=lambda: 1_700_000_000.0) as store:
+        first = store.begin_session(request={}, request_digest="a" * 64, fresh=False)
+        store.append(first.id, replace(OK, cycles=9_000_000))
+        store.finish_session(first.id)
+        second = store.begin_session(request={}, request_digest="b" * 64, fresh=False)
+        store.append(second.id, replace(OK, outcome=Outcome.TIMEOUT, error="no answer"))
+        store.append(second.id, replace(OK, retries=1))
+        store.append(second.id, FAILED)
+        store.finish_session(second.id)
+
+
+def test_report_shows_the_newest_row_of_each_pair(quiet_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored(quiet_place / "results")
+    assert call("report", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "tinyrack.report/1"
+    assert [(r["model"], r["cycles"], r["retries"]) for r in document["rows"]] == [
+        ("vww_96", 6_000_000, 1),
+        ("big", None, 0),
+    ]
+    assert call("report") == 0
+    page = (quiet_place / "results/report.html").read_text()
+    assert "6.000" in page
+    assert call("report", "-o", "there.html") == 0
+    assert (quiet_place / "there.html").is_file()
+
+
+def test_report_of_one_session(quiet_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored(quiet_place / "results")
+    assert call("report", "--session", "nope") == 2
+    assert "no session 'nope'" in capsys.readouterr().err
+    assert call("report", "--session", "last", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 2
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "TINYRACK_CACHE_DIR", "XDG_CACHE_HOME")}
+    return {**keep, "PYTHONPATH": str(ROOT), "TINYRACK_RUNTIME_DIR": str(tmp_path / "run")}
+
+
+def tinyrack(folder: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "harness.cli.main", *arguments],
+        cwd=folder,
+        env={**environment(folder), **changes},
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_it_works_in_the_c_locale_and_in_a_path_with_spaces(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder with späces"
+    folder.mkdir()
+    (folder / "möd el.tflite").write_bytes(b"no model")
+    done = tinyrack(
+        folder,
+        "bench",
+        "möd el.tflite",
+        "--boards",
+        "f746-sim",
+        "--json",
+        LC_ALL="C",
+        PYTHONCOERCECLOCALE="0",
+        PYTHONUTF8="0",
+    )
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["rows"][0]["outcome"] == "model_format"
+    assert tinyrack(folder, "boards", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0").returncode == 0
+    stored(folder / "results")
+    assert tinyrack(folder, "report", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0").returncode == 0
+
+
+def test_a_full_or_closed_output_is_no_traceback(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "harness.cli.main", "boards", "--json"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "harness.cli.main", "boards", "--json"],
+            cwd=tmp_path, env=environment(tmp_path), stdout=full, stderr=subprocess.PIPE, check=False, timeout=60,
+        )  # fmt: skip
+    assert b"Traceback" not in done.stderr
+    assert done.returncode != 0
