@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.tinyengine.hostbuild import Flavour, HostBatch
 from tests.tinyengine.tflite_builder import TANH, OperatorSpec, TensorSpec, build
 from tests.tinyengine.tflite_singles import SINGLES, t, weights
 from tinyengine import reference
+from tinyengine.compile import CompileOptions, compile_graph
 from tinyengine.errors import ModelFormatError, UnsupportedOp
 from tinyengine.importers.tflite import load
 from tinyengine.ir import (
@@ -154,6 +157,20 @@ def test_each_operator_computes_what_tflite_micro_computes(case: str) -> None:
         oracle.set_input(x, position)
     oracle.invoke()
     assert np.array_equal(oracle.get_output(0), computed)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc on this machine")
+def test_each_operator_runs_as_c_and_equals_the_reference() -> None:
+    graphs = [single.graph() for single in SINGLES.values()]
+    batch = HostBatch([compile_graph(graph, CompileOptions()) for graph in graphs], Flavour.SANITIZED)
+    rng = np.random.default_rng(4)
+    requests = [
+        (number, [rng.integers(-128, 128, graph.tensors[i].shape, dtype=np.int8) for i in graph.inputs])
+        for number, graph in enumerate(graphs)
+    ]
+    for (number, inputs), done in zip(requests, batch.run(requests), strict=True):
+        (expected,) = reference.run(graphs[number], inputs)
+        assert np.array_equal(done.outputs[0], expected), list(SINGLES)[number]
 
 
 def test_same_padding_at_stride_2_is_asymmetric() -> None:
@@ -409,7 +426,7 @@ def chain(names: Sequence[str], **more: Any) -> bytes:
 def test_an_unknown_operator_is_refused_by_name_and_index(names: list[str], op: str, index: int) -> None:
     with pytest.raises(UnsupportedOp) as caught:
         load(chain(names), name="m")
-    assert (caught.value.op, caught.value.index) == (op, index)
+    assert (caught.value.op, caught.value.index, caught.value.tensor) == (op, index, f"t{index + 1}")
 
 
 def test_control_flow_is_refused_by_its_operator_and_other_subgraphs_by_their_number() -> None:

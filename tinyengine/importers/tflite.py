@@ -95,6 +95,7 @@ class _RawOperator:
     outputs: tuple[int, ...]
     options_type: int
     options: Table | None
+    changes_inputs: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,17 +161,18 @@ def _parse(data: bytes) -> _Model:
     if subgraphs == 0:
         raise ModelFormatError("there is no subgraph", "model.subgraphs")
     main = root.element(schema.Model.SUBGRAPHS, "subgraphs", 0)
-    operators = _parse_operators(root, main)
-    if subgraphs > 1:
-        # Control flow is named first: it is the usual reason for a second subgraph.
-        for operator in operators:
-            _handler(operator)
-        reason = f"the file has {subgraphs} subgraphs, one is compiled: export a single signature"
-        raise UnsupportedOp("SUBGRAPH", 1, "", reason)
     tensors = tuple(
         _parse_tensor(root, table, index)
         for index, table in enumerate(main.tables(schema.SubGraph.TENSORS, "tensors", most=_MOST_TENSORS))
     )
+    operators = _parse_operators(root, main, len(tensors))
+    if not operators:
+        raise ModelFormatError("there is no operator", f"{main.path}.operators")
+    _check_supported(operators, tensors)
+    if subgraphs > 1:
+        # After the operators: control flow, the usual reason for a second subgraph, is then named.
+        reason = f"the file has {subgraphs} subgraphs, one is compiled: export a single signature"
+        raise UnsupportedOp("SUBGRAPH", 1, "", reason)
     inputs = _indices(main, schema.SubGraph.INPUTS, "inputs", len(tensors), optional=False)
     outputs = _indices(main, schema.SubGraph.OUTPUTS, "outputs", len(tensors), optional=False)
     for indices, where in ((inputs, "inputs"), (outputs, "outputs")):
@@ -178,16 +180,6 @@ def _parse(data: bytes) -> _Model:
             raise ModelFormatError("the list is empty", f"{main.path}.{where}")
         if len(set(indices)) != len(indices):
             raise ModelFormatError("a tensor is listed twice", f"{main.path}.{where}")
-    if not operators:
-        raise ModelFormatError("there is no operator", f"{main.path}.operators")
-    for operator in operators:
-        where = f"{main.path}.operators[{operator.index}]"
-        for index in operator.inputs:
-            if not -1 <= index < len(tensors):
-                raise ModelFormatError(f"there is no tensor {index}", f"{where}.inputs")
-        for index in operator.outputs:
-            if not 0 <= index < len(tensors):
-                raise ModelFormatError(f"there is no tensor {index}", f"{where}.outputs")
     _check_order(operators, tensors, inputs)
     return _Model(tensors=tensors, operators=operators, inputs=inputs, outputs=outputs)
 
@@ -202,7 +194,7 @@ def _indices(table: Table, field: int, name: str, tensors: int, *, optional: boo
     return indices
 
 
-def _parse_operators(root: Table, main: Table) -> tuple[_RawOperator, ...]:
+def _parse_operators(root: Table, main: Table, tensors: int) -> tuple[_RawOperator, ...]:
     names = tuple(
         _operator_name(code)
         for code in root.tables(schema.Model.OPERATOR_CODES, "operator_codes", most=_MOST_OPERATOR_CODES)
@@ -213,10 +205,8 @@ def _parse_operators(root: Table, main: Table) -> tuple[_RawOperator, ...]:
         if code >= len(names):
             raise ModelFormatError(f"there is no operator code {code}", f"{table.path}.opcode_index")
         variables = table.vector(schema.Operator.MUTATING_VARIABLE_INPUTS, "u1", "mutating_variable_inputs")
-        if variables is not None and variables.any():
-            raise UnsupportedOp(names[code], index, "", "it changes one of its inputs: state is not compiled")
-        inputs = _indices(table, schema.Operator.INPUTS, "inputs", _MOST_TENSORS, optional=True)
-        outputs = _indices(table, schema.Operator.OUTPUTS, "outputs", _MOST_TENSORS, optional=False)
+        inputs = _indices(table, schema.Operator.INPUTS, "inputs", tensors, optional=True)
+        outputs = _indices(table, schema.Operator.OUTPUTS, "outputs", tensors, optional=False)
         if len(inputs) > _MOST_OPERANDS or len(outputs) > _MOST_OPERANDS:
             raise ModelFormatError(
                 f"{len(inputs)} inputs and {len(outputs)} outputs, the most that is read is {_MOST_OPERANDS}",
@@ -230,6 +220,7 @@ def _parse_operators(root: Table, main: Table) -> tuple[_RawOperator, ...]:
                 outputs=outputs,
                 options_type=table.integer(schema.Operator.OPTIONS_TYPE, Scalar.UINT8),
                 options=table.table(schema.Operator.OPTIONS, "builtin_options"),
+                changes_inputs=variables is not None and bool(variables.any()),
             )
         )
     return tuple(operators)
@@ -334,6 +325,19 @@ def _parse_data(root: Table, table: Table) -> tuple[memoryview | None, str | Non
     return (data, None) if data is not None and len(data) else (None, None)
 
 
+def _check_supported(operators: Sequence[_RawOperator], tensors: Sequence[_Raw]) -> None:
+    """Refuses operators that nothing is known about before anything else about them is looked at."""
+    for operator in operators:
+        shown = next((t for t in (*operator.outputs, *operator.inputs) if t >= 0), None)
+        name = "" if shown is None else _printable(tensors[shown].name)
+        if operator.name not in _HANDLERS:
+            reason = f"it is not compiled; what is: {', '.join(sorted(_HANDLERS))}"
+            raise UnsupportedOp(operator.name, operator.index, name, reason)
+        if operator.changes_inputs:
+            reason = "it changes one of its inputs: state is not compiled"
+            raise UnsupportedOp(operator.name, operator.index, name, reason)
+
+
 def _check_order(operators: Sequence[_RawOperator], tensors: Sequence[_Raw], inputs: Sequence[int]) -> None:
     """Refuses a tensor that is read before it is written, or written twice."""
     written = set(inputs)
@@ -415,14 +419,13 @@ class _Builder:
         inputs = [self.border.inputs.get(i, i) for i in self.model.inputs]
         outputs = [self.border.outputs.get(i, i) for i in self.model.outputs]
         for operator in self.model.operators:
-            handler = _handler(operator)
             call = _Call(builder=self, operator=operator)
             if len(operator.outputs) != 1:
                 raise ModelFormatError(f"{len(operator.outputs)} outputs instead of one", call.where)
             if operator.index in self.border.dropped:
                 _check_dropped(call)
                 continue
-            op, ids = handler(call)
+            op, ids = _HANDLERS[operator.name](call)
             nodes.append(
                 Node(
                     name=call.output.name,
@@ -467,20 +470,23 @@ class _Builder:
 
     def _check_ends(self, nodes: Sequence[Node], inputs: Sequence[int], outputs: Sequence[int]) -> None:
         written = {t for n in nodes for t in n.outputs}
-        for index in outputs:
+        names = [_printable(raw.name) for raw in self.model.tensors]
+        seen: set[int] = set()
+        for position, index in enumerate(outputs):
             if self._ids.get(index) not in written:
-                name = _printable(self.model.tensors[index].name)
-                raise UnsupportedOp("OUTPUT", 0, name, "no operator that runs on the device computes this output")
-        if len(set(outputs)) != len(outputs):
-            raise UnsupportedOp("OUTPUT", 0, "", "two outputs are the same tensor on the device")
+                reason = "no operator that runs on the device computes this output"
+                raise UnsupportedOp("OUTPUT", position, names[index], reason)
+            if index in seen:
+                reason = "two outputs are the same tensor on the device"
+                raise UnsupportedOp("OUTPUT", position, names[index], reason)
+            seen.add(index)
         needed = {self._ids[i] for i in outputs}
         for node in reversed(nodes):
             if not needed.isdisjoint(node.outputs):
                 needed.update(node.inputs)
-        for index in inputs:
+        for position, index in enumerate(inputs):
             if self._ids.get(index) not in needed:
-                name = _printable(self.model.tensors[index].name)
-                raise UnsupportedOp("INPUT", 0, name, "no output depends on this input")
+                raise UnsupportedOp("INPUT", position, names[index], "no output depends on this input")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -1158,11 +1164,3 @@ _HANDLERS: dict[str, _Handler] = {
     "SOFTMAX": _softmax,
     "TRANSPOSE": _transpose,
 }
-
-
-def _handler(operator: _RawOperator) -> _Handler:
-    handler = _HANDLERS.get(operator.name)
-    if handler is None:
-        known = ", ".join(sorted(_HANDLERS))
-        raise UnsupportedOp(operator.name, operator.index, "", f"it is not compiled; what is: {known}")
-    return handler
