@@ -103,6 +103,8 @@ def _to_float(graph: Graph, node: Node) -> bool:
 
 
 _MATRIX_TILES = (Tile(pixels=2, channels=4),)
+# More accumulators spill inside a window's loops: ResNet-8 takes 34 M instructions with 2x2 and 39 M with 2x4.
+_WINDOW_TILES = (Tile(pixels=2, channels=2),)
 _DEPTHWISE_TILES = (Tile(pixels=2),)
 
 CATALOGUE: tuple[KernelSpec, ...] = (
@@ -120,7 +122,7 @@ CATALOGUE: tuple[KernelSpec, ...] = (
         template="conv2d.c.j2",
         bind=parameters.convolution,
         accepts=_is_int8,
-        tiles=_MATRIX_TILES,
+        tiles=_WINDOW_TILES,
     ),
     KernelSpec(
         stem="dwconv2d_s8",

@@ -136,7 +136,7 @@ class MatrixParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvParameters:
-    """Convolution with any window."""
+    """Convolution with any window. `odd`: pixels without border do not fill whole tiles."""
 
     batch: int
     y: Axis
@@ -144,6 +144,7 @@ class ConvParameters:
     in_channels: int
     channels: int
     pixels: int
+    odd: bool
     channel_spans: tuple[Span, ...]
     run: Run
     border: bool
@@ -162,6 +163,7 @@ class DepthwiseParameters:
     in_channels: int
     multiplier: int
     pixels: int
+    odd: bool
     unrolled: bool
     border: bool
     interior: bool
@@ -366,7 +368,7 @@ def spans(total: int, size: int) -> tuple[Span, ...]:
     return tuple(found)
 
 
-def run(length: int, *, full: int = 16, unroll: int = 4) -> Run:
+def run(length: int, *, full: int = 12, unroll: int = 4) -> Run:
     """Short runs are unrolled whole, longer ones by `unroll`."""
     if length <= full:
         return Run(length=length, unroll=length, trips=1, rest=0)
@@ -587,6 +589,7 @@ def convolution(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:
     w = _weighted(graph, node, weights.reshape(channels, -1), op.zero_point_folded)
     requant = requantization(graph, node, mode=mode, bound=w.bound, clamp=op.clamp)
     inner_x, inner_y = x.inner_stop - x.inner_start, y.inner_stop - y.inner_start
+    pixels = min(tile.pixels, inner_x or 1)
     border, interior = inner_x < x.out or inner_y < y.out, bool(inner_x and inner_y)
     return Binding(
         parameters=ConvParameters(
@@ -595,7 +598,8 @@ def convolution(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:
             x=x,
             in_channels=in_channels,
             channels=channels,
-            pixels=min(tile.pixels, inner_x or 1),
+            pixels=pixels,
+            odd=inner_x % pixels > 0,
             channel_spans=spans(channels, tile.channels),
             run=run(in_channels if x.dilation > 1 else kw * in_channels),
             border=border,
@@ -626,6 +630,7 @@ def depthwise(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:
     w = _weighted(graph, node, packed, op.zero_point_folded)
     requant = requantization(graph, node, mode=mode, bound=w.bound, clamp=op.clamp)
     inner_x, inner_y = x.inner_stop - x.inner_start, y.inner_stop - y.inner_start
+    pixels = min(tile.pixels, inner_x or 1)
     border, interior = inner_x < x.out or inner_y < y.out, bool(inner_x and inner_y)
     return Binding(
         parameters=DepthwiseParameters(
@@ -634,7 +639,8 @@ def depthwise(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:
             x=x,
             in_channels=shape[3],
             multiplier=op.multiplier,
-            pixels=min(tile.pixels, inner_x or 1),
+            pixels=pixels,
+            odd=inner_x % pixels > 0,
             unrolled=kh * kw <= 64,
             border=border,
             interior=interior,
