@@ -292,7 +292,7 @@ int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
 
 void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes) {
     if (core->memory == NULL) return;
-    uint32_t stall = tr_memory_data(core->memory, address, core->cycles);
+    uint32_t stall = tr_memory_read(core->memory, address, core->cycles);
     if (address & (bytes - 1)) {
         stall += core->unaligned_cycles;
         core->memory->unaligned++;
@@ -302,10 +302,8 @@ void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes) {
 }
 
 void tr_core_write(tr_core *core, uint32_t address, uint32_t bytes) {
-    /* Writes go through store buffers; write-allocate fills are not waited for. */
-    (void)core;
-    (void)address;
     (void)bytes;
+    if (core->memory != NULL) tr_memory_write(core->memory, address, core->cycles);
 }
 
 void tr_core_reset(tr_core *core) {
@@ -368,12 +366,6 @@ int tr_core_set_memory(tr_core *core, const tr_memory *memory) {
 }
 
 void tr_core_invalidate(tr_core *core) { graph_forget(core); }
-
-void tr_core_retranslated(tr_core *core, uint32_t pc, uint32_t bytes) {
-    (void)pc;
-    (void)bytes;
-    graph_forget(core);
-}
 
 void tr_core_set_budget(tr_core *core, uint64_t instructions) {
     const uint64_t most = UINT64_C(1) << 62;

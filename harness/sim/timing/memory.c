@@ -107,8 +107,8 @@ uint32_t tr_memory_fetch(tr_memory_system *memory, uint32_t pc, uint32_t bytes) 
     return fetch_l1(memory, region, pc, bytes);
 }
 
-uint32_t tr_memory_data(tr_memory_system *memory, uint32_t address, uint64_t cycle) {
-    if (memory->data_line == (address >> memory->data_shift) + 1) return 0;
+/* Brings a line into the data cache of its range. Returns 0 on a hit, else the cycles till its first word is there. */
+static uint32_t fill(tr_memory_system *memory, uint32_t address, uint64_t cycle) {
     const tr_region *region = region_of(memory, address);
     if (region == NULL || region->kind == TR_ZERO_WAIT || !region->watch_data) return 0;
     tr_cache *cache = region->kind == TR_ART ? &memory->art_data : &memory->l1_data;
@@ -123,4 +123,12 @@ uint32_t tr_memory_data(tr_memory_system *memory, uint32_t address, uint64_t cyc
     const uint64_t start = cycle < memory->fill_done_cycle ? memory->fill_done_cycle : cycle;
     memory->fill_done_cycle = start + miss + region->line_cycles;
     return (uint32_t)(start - cycle) + miss;
+}
+
+uint32_t tr_memory_read(tr_memory_system *memory, uint32_t address, uint64_t cycle) {
+    return memory->data_line == (address >> memory->data_shift) + 1 ? 0 : fill(memory, address, cycle);
+}
+
+void tr_memory_write(tr_memory_system *memory, uint32_t address, uint64_t cycle) {
+    if (memory->data_line != (address >> memory->data_shift) + 1) fill(memory, address, cycle);
 }

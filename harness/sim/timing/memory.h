@@ -28,7 +28,9 @@ void tr_memory_configure(tr_memory_system *memory, const tr_memory *setup);
 void tr_memory_reset(tr_memory_system *memory);
 /* Stall of fetching a block. */
 uint32_t tr_memory_fetch(tr_memory_system *memory, uint32_t pc, uint32_t bytes);
-/* Stall of a data access in a watched range, at that point of time. */
-uint32_t tr_memory_data(tr_memory_system *memory, uint32_t address, uint64_t cycle);
+/* Stall of a data read in a watched range, at that point of time. */
+uint32_t tr_memory_read(tr_memory_system *memory, uint32_t address, uint64_t cycle);
+/* A write: it goes through the store buffer and waits for nothing, but allocates its line and keeps the bus busy. */
+void tr_memory_write(tr_memory_system *memory, uint32_t address, uint64_t cycle);
 
 #endif

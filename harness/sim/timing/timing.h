@@ -68,10 +68,9 @@ void tr_core_free(tr_core *core);
 int tr_core_set_memory(tr_core *core, const tr_memory *memory);
 /* Pipeline, predictor and caches as after reset. The counters run on. */
 void tr_core_reset(tr_core *core);
-/* Code may have changed: decode it again. Neither the counters nor the machine's state are touched. */
+/* Code may have changed since it was announced: decode it again. Neither the counters nor the machine's state are
+ * touched. */
 void tr_core_invalidate(tr_core *core);
-/* A block at `pc` was translated anew by the engine: forget what was known when its bytes differ. */
-void tr_core_retranslated(tr_core *core, uint32_t pc, uint32_t bytes);
 
 /* Announces a block. 1: the budget does not cover it, it was not counted and must not execute now; else 0. */
 int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes);

@@ -6,6 +6,7 @@
 enum {
     BRANCH_REFILL_CYCLES = 2,       /* P for a target whose first instruction arrives in one fetch */
     BRANCH_REFILL_SPLIT_CYCLES = 3, /* P for a 32-bit instruction across two fetches */
+    LOADED_BRANCH_REFILL_CYCLES = 3, /* P when the target comes from memory */
     DIVIDE_MIN_CYCLES = 2,
     DIVIDE_MAX_CYCLES = 12,
     FP_MAC_CYCLES = 3,
@@ -25,11 +26,9 @@ static uint32_t divide_cycles(int is_unsigned, uint32_t dividend, uint32_t divis
         if (divisor >> 31) divisor = 0u - divisor;
     }
     if (divisor == 0 || dividend < divisor) return DIVIDE_MIN_CYCLES;
-    /* Arm: early termination by leading zeros. Which bits save a cycle is not published: four quotient bits a cycle
-     * spans the published 2..12. */
+    /* Arm: 2 to 12 cycles, early termination by leading ones and zeros. Assumed: the span follows the quotient's length. */
     const uint32_t quotient_bits = (uint32_t)(__builtin_clz(divisor) - __builtin_clz(dividend)) + 1u;
-    const uint32_t cycles = 3u + (quotient_bits + 3u) / 4u;
-    return cycles > DIVIDE_MAX_CYCLES ? DIVIDE_MAX_CYCLES : cycles;
+    return DIVIDE_MIN_CYCLES + (quotient_bits * (DIVIDE_MAX_CYCLES - DIVIDE_MIN_CYCLES) + 31u) / 32u;
 }
 
 static uint32_t issue(const tr_insn *i, tr_pipe *pipe) {
@@ -54,13 +53,16 @@ static uint32_t issue(const tr_insn *i, tr_pipe *pipe) {
         break;
     case TR_OP_LOAD: {
         const int is_fp = i->fp_writes != 0;
-        const int follows = load_open && !(i->address & loaded) && !(chain_base != 0xff && chain_base == i->base);
+        /* A 32-bit load that straddles two fetch words does not catch up with the load before it. */
+        const int straddles = i->size == 4 && (i->pc & 2u);
+        const int follows = load_open && !straddles && !is_fp && !(i->address & loaded) &&
+                            !(chain_base != 0xff && chain_base == i->base);
         if (!follows) cycles += 1;
         if (i->traits & TR_DOUBLE) cycles += 1;
         if (i->traits & TR_ENDS_FLOW) {
             if (follows) cycles += 1; /* a load of pc blocks: two cycles before the refill */
         } else {
-            pipe->u.m4.load_open = 1;
+            pipe->u.m4.load_open = !is_fp;
             pipe->u.m4.loaded = is_fp ? 0 : i->writes & 0xffffu;
             if (i->traits & TR_WRITEBACK) pipe->u.m4.chain_base = i->base;
         }
@@ -116,10 +118,11 @@ static uint32_t run(const tr_block *block, tr_pipe *pipe) {
 }
 
 static uint32_t jump(const tr_insn *last, tr_pipe *pipe, const tr_insn *target, int mispredicted) {
-    (void)last;
     (void)mispredicted;
     reset(pipe);
     pipe->u.m4.started = 1;
+    if (last->op == TR_OP_LOAD || last->op == TR_OP_LOAD_MULTI || last->op == TR_OP_TABLE_BRANCH)
+        return LOADED_BRANCH_REFILL_CYCLES;
     return target->size == 4 && (target->pc & 2u) ? BRANCH_REFILL_SPLIT_CYCLES : BRANCH_REFILL_CYCLES;
 }
 

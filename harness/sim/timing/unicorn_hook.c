@@ -17,7 +17,7 @@ typedef struct {
     int (*reg_read)(void *engine, int number, void *value);
 } tr_unicorn_functions;
 
-enum { HOOK_BLOCK = 1 << 3, HOOK_MEM_READ = 1 << 10 };
+enum { HOOK_BLOCK = 1 << 3, HOOK_MEM_READ = 1 << 10, HOOK_MEM_WRITE = 1 << 11 };
 
 typedef struct {
     tr_core *core;
@@ -51,11 +51,14 @@ static void on_block(void *engine, uint64_t address, uint32_t bytes, void *conte
     }
 }
 
-static void on_read(void *engine, int type, uint64_t address, int bytes, int64_t value, void *context) {
+enum { UC_MEM_WRITE_TYPE = 17 };
+
+static void on_access(void *engine, int type, uint64_t address, int bytes, int64_t value, void *context) {
     (void)engine;
-    (void)type;
     (void)value;
-    tr_core_read(((tr_unicorn *)context)->core, (uint32_t)address, (uint32_t)bytes);
+    tr_core *core = ((tr_unicorn *)context)->core;
+    if (type == UC_MEM_WRITE_TYPE) tr_core_write(core, (uint32_t)address, (uint32_t)bytes);
+    else tr_core_read(core, (uint32_t)address, (uint32_t)bytes);
 }
 
 static void drop_data_hooks(tr_unicorn *self) {
@@ -106,7 +109,7 @@ int tr_unicorn_set_memory(tr_unicorn *self, const tr_memory *memory) {
     memcpy(self->watched, wanted, sizeof wanted);
     for (uint32_t n = 0; n < count; n++) {
         const uint64_t begin = wanted[n].base, end = begin + wanted[n].bytes - 1;
-        if (self->unicorn.hook_add(self->engine, &self->data_hooks[n], HOOK_MEM_READ, (void *)on_read, self, begin, end) != 0)
+        if (self->unicorn.hook_add(self->engine, &self->data_hooks[n], HOOK_MEM_READ | HOOK_MEM_WRITE, (void *)on_access, self, begin, end) != 0)
             return -1;
         self->data_hook_count++;
     }
