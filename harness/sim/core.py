@@ -392,12 +392,12 @@ class Core:
         return self._fault(Exc.USAGE_FAULT, Cfsr.UNDEFINSTR, f"engine exception {engine_exception}")
 
     def _engine_fault(self, error: int) -> Stop:
+        if not self._reg(arm.UC_ARM_REG_XPSR) & XPSR_T:
+            return self._fault(Exc.USAGE_FAULT, Cfsr.INVSTATE, "branch without the Thumb bit")
         if error in (uc.UC_ERR_READ_UNMAPPED, uc.UC_ERR_WRITE_UNMAPPED, uc.UC_ERR_WRITE_PROT, uc.UC_ERR_READ_PROT):
             bits = Cfsr.PRECISERR | Cfsr.BFARVALID
             return self._fault(Exc.BUS_FAULT, bits, "no memory answers", address=self._bad_address)
         if error in (uc.UC_ERR_FETCH_UNMAPPED, uc.UC_ERR_FETCH_PROT):
-            if not self._reg(arm.UC_ARM_REG_XPSR) & XPSR_T:
-                return self._fault(Exc.USAGE_FAULT, Cfsr.INVSTATE, "branch without the Thumb bit")
             return self._fault(Exc.BUS_FAULT, Cfsr.IBUSERR, "no code there")
         if error in (uc.UC_ERR_READ_UNALIGNED, uc.UC_ERR_WRITE_UNALIGNED, uc.UC_ERR_FETCH_UNALIGNED):
             return self._fault(Exc.USAGE_FAULT, Cfsr.UNALIGNED, "unaligned access")
