@@ -45,14 +45,14 @@ int tr_cycles_enabled(void)
 }
 
 /* Assembly so that no compiler moves anything into the window. DSB and ISB drain the write buffer and the pipeline
- * before the first read; nothing stands between the second read and the return of fn. 0xE0001004 is DWT_CYCCNT. */
+ * before the first read; nothing stands between the second read and the return of fn. */
 __attribute__((naked, noinline)) uint32_t tr_cycles_of(void (*fn)(uint8_t *arena), uint8_t *arena)
 {
     (void)fn;
     (void)arena;
     __asm volatile("push {r4, r5, r6, lr}\n"
-                   "movw r4, #0x1004\n"
-                   "movt r4, #0xE000\n"
+                   "movw r4, %0\n"
+                   "movt r4, %1\n"
                    "mov r6, r0\n"
                    "mov r0, r1\n"
                    "dsb\n"
@@ -61,7 +61,8 @@ __attribute__((naked, noinline)) uint32_t tr_cycles_of(void (*fn)(uint8_t *arena
                    "blx r6\n"
                    "ldr r0, [r4]\n"
                    "subs r0, r0, r5\n"
-                   "pop {r4, r5, r6, pc}\n");
+                   "pop {r4, r5, r6, pc}\n" ::"i"(DWT_CYCCNT & 0xFFFFu),
+                   "i"(DWT_CYCCNT >> 16));
 }
 
 uint32_t tr_mask_interrupts(void)
