@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyengine.fixedpoint import (
     INT32_MAX,
@@ -23,9 +24,12 @@ from tinyengine.fixedpoint import (
     logistic,
     multiply_by_quantized_multiplier,
     quantize_multiplier,
+    requantize_float,
     rounding_divide_by_power_of_two,
 )
 from tinyengine.ir import (
+    Conv2D,
+    DepthwiseConv2D,
     FullyConnected,
     Graph,
     Mean,
@@ -300,6 +304,91 @@ def conv_single_scales(graph: Graph, node: Node) -> tuple[float, ...] | None:
     if (scales >= 256.0).any():
         return None
     return tuple(float(s) for s in scales)
+
+
+def conv_accumulator_range(graph: Graph, node: Node) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(lowest, highest) accumulator each output channel can reach over all int8 inputs, bias included.
+
+    Padding is inside the range: its difference is 0, as that of an input equal to the zero point.
+    """
+    weights, folded = input_tensor(graph, node, 1), bool(getattr(node.op, "zero_point_folded", False))
+    if weights.data is None:
+        raise ValueError(f"tensor {weights.name!r}: weights must be constant")
+    w = np.asarray(weights.data, dtype=np.int64)
+    by_channel = (
+        w.reshape(-1, w.shape[-1]).T if isinstance(node.op, DepthwiseConv2D) else w.reshape(w.shape[0], -1)
+    )
+    offset = 0 if folded else quant_params(input_tensor(graph, node)).zero_point
+    ends = (by_channel * (-128 - offset), by_channel * (127 - offset))
+    bias = np.zeros(len(by_channel), dtype=np.int64)
+    if len(node.inputs) > 2:
+        bias = np.asarray(input_tensor(graph, node, 2).data, dtype=np.int64)
+    return np.minimum(*ends).sum(axis=1) + bias, np.maximum(*ends).sum(axis=1) + bias
+
+
+def conv_single_multipliers(graph: Graph, node: Node) -> tuple[Multiplier | None, ...] | None:
+    """Integer multipliers whose `fixedpoint.requantize_once` equals the float form on every reachable accumulator.
+
+    One an output channel, None for a channel that has none: it needs the float form. Both forms are staircases in
+    the accumulator, so equality at each step within the clamp is equality everywhere; each step bounds the
+    multiplier from both sides, and any multiplier within all bounds will do. None for the node where XNNPACK does
+    not take it.
+    """
+    scales = conv_single_scales(graph, node)
+    if scales is None or not isinstance(node.op, Conv2D | DepthwiseConv2D | FullyConnected):
+        return None
+    zero_point, clamp = quant_params(output_tensor(graph, node)).zero_point, node.op.clamp
+    steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
+    ranges = zip(scales, *conv_accumulator_range(graph, node), strict=True)
+    return tuple(_equal_multiplier(scale, int(low), int(high), steps) for scale, low, high in ranges)
+
+
+def _equal_multiplier(scale: float, low: int, high: int, steps: NDArray[np.int64]) -> Multiplier | None:
+    """The multiplier nearest to `scale` under which both forms pass each of `steps` at the same accumulator."""
+    nominal = quantize_multiplier(scale)
+    total_shift = 31 - nominal.shift
+    if nominal.multiplier == 0 or total_shift < 2:
+        return None
+    first = _first_reaching(scale, low, high, steps)
+    # first * m >= limit for the step to be reached there, (first - 1) * m < limit for it not to be before.
+    # Python's integers: a limit can need more than 64 bits.
+    least, most = 1 << 30, INT32_MAX
+    for step, at in zip(steps.tolist(), first.tolist(), strict=True):
+        limit = (2 * step - 1) << (total_shift - 1)
+        if at <= high:
+            if at > 0:
+                least = max(least, -(-limit // at))
+            elif at < 0:
+                most = min(most, limit // at)
+            elif limit > 0:
+                return None
+        before = at - 1
+        if before >= low:
+            if before > 0:
+                most = min(most, -(-limit // before) - 1)
+            elif before < 0:
+                least = max(least, limit // before + 1)
+            elif limit <= 0:
+                return None
+    if least > most:
+        return None
+    return Multiplier(multiplier=min(max(nominal.multiplier, least), most), shift=nominal.shift)
+
+
+def _first_reaching(scale: float, low: int, high: int, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each step the smallest accumulator in low..high whose float form is at least that; high + 1 if none."""
+    guess = (steps - 0.5) / scale
+    # float32 keeps 24 bits of the accumulator and of the product: the step lies this near to the real one.
+    slack = np.abs(guess) * 2.0**-22 + 2.0
+    below = np.clip(np.floor(guess - slack), low - 1, high).astype(np.int64)
+    above: NDArray[np.int64] = np.clip(np.ceil(guess + slack), low, high + 1).astype(np.int64)
+    while (above - below > 1).any():
+        middle = (below + above) >> 1
+        reached = requantize_float(middle, scale) >= steps
+        inside = above - below > 1
+        above = np.where(inside & reached, middle, above)
+        below = np.where(inside & ~reached, middle, below)
+    return above
 
 
 def add_single_parameters(graph: Graph, node: Node) -> AddSingleParameters | None:

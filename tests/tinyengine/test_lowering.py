@@ -1,0 +1,124 @@
+"""Constants: accumulator ranges are right, and an integer multiplier that claims to equal the float form does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tinyengine.operator_cases import make_case
+from tinyengine import fixedpoint, lowering, reference
+from tinyengine.importers import tflite
+from tinyengine.ir import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Node
+
+WEIGHTED = ("conv", "depthwise", "fully_connected")
+EXHAUSTIVE = 1 << 19
+
+
+def _weighted(graph: Graph) -> list[Node]:
+    return [n for n in graph.nodes if isinstance(n.op, Conv2D | DepthwiseConv2D | FullyConnected)]
+
+
+def _check_equal_forms(graph: Graph, node: Node) -> tuple[int, int]:
+    """(channels with an integer form, channels), after comparing both forms over the whole reachable range."""
+    scales, multipliers = lowering.conv_single_scales(graph, node), lowering.conv_single_multipliers(graph, node)
+    if scales is None:
+        assert multipliers is None
+        return 0, 0
+    assert multipliers is not None
+    op = node.op
+    assert isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected)
+    zero_point = lowering.quant_params(lowering.output_tensor(graph, node)).zero_point
+    low, high = lowering.conv_accumulator_range(graph, node)
+    for scale, m, first, last in zip(scales, multipliers, low.tolist(), high.tolist(), strict=True):
+        if m is None:
+            continue
+        acc = np.arange(first, last + 1) if last - first < EXHAUSTIVE else np.linspace(first, last, EXHAUSTIVE)
+        acc = acc.astype(np.int64)
+        forms = (
+            fixedpoint.requantize_float(acc, scale),
+            fixedpoint.requantize_once(acc, m.multiplier, m.shift),
+        )
+        clamped = [np.clip(form + zero_point, op.clamp.low, op.clamp.high) for form in forms]
+        np.testing.assert_array_equal(*clamped)
+    return sum(m is not None for m in multipliers), len(multipliers)
+
+
+@pytest.mark.parametrize("operator", WEIGHTED)
+def test_integer_and_float_forms_of_single_rounding_agree_on_every_reachable_accumulator(operator: str) -> None:
+    found = 0
+    for seed in range(12):
+        graph = make_case(operator, seed).graph
+        found += _check_equal_forms(graph, graph.nodes[0])[0]
+    assert found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlperf_kws_ref_model", "mlperf_vww_96_int8", "tinyengine_mcunet_vww"])
+def test_most_channels_of_the_models_have_an_integer_form(shared_dir: Path, name: str) -> None:
+    graph = tflite.load((shared_dir / "models" / f"{name}.tflite").read_bytes(), name=name)
+    counts = np.array([_check_equal_forms(graph, n) for n in _weighted(graph)])
+    with_form, channels = counts.sum(axis=0).tolist()
+    assert with_form > 0.9 * channels
+
+
+@pytest.mark.parametrize("operator", WEIGHTED)
+def test_the_accumulator_range_holds_every_accumulator_and_is_the_same_with_a_folded_zero_point(
+    operator: str,
+) -> None:
+    for seed in range(20):
+        graph = make_case(operator, seed).graph
+        node = graph.nodes[0]
+        low, high = lowering.conv_accumulator_range(graph, node)
+        weights = np.asarray(graph.tensors[node.inputs[1]].data, dtype=np.int64)
+        sums = weights.reshape(-1, weights.shape[-1]).sum(0) if operator == "depthwise" else None
+        sums = weights.reshape(len(weights), -1).sum(1) if sums is None else sums
+        zero_point = lowering.quant_params(graph.tensors[node.inputs[0]]).zero_point
+        bias = graph.tensors[node.inputs[2]]
+        folded_bias = (np.asarray(bias.data, dtype=np.int64) - zero_point * sums).astype(np.int32)
+        op = node.op
+        assert isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected)
+        tensors = tuple(replace(t, data=folded_bias) if t is bias else t for t in graph.tensors)
+        folded_node = replace(node, op=replace(op, zero_point_folded=True))
+        folded = replace(graph, tensors=tensors, nodes=(folded_node,))
+        folded_range = lowering.conv_accumulator_range(folded, folded_node)
+        np.testing.assert_array_equal(low, folded_range[0])
+        np.testing.assert_array_equal(high, folded_range[1])
+        case = make_case(operator, seed)
+        for mode in fixedpoint.Requant:
+            ours = reference.run(graph, case.inputs, requant=mode)
+            np.testing.assert_array_equal(ours, reference.run(folded, case.inputs, requant=mode))
+
+
+def test_the_accumulator_range_is_reached() -> None:
+    graph = make_case("fully_connected", 3).graph
+    node = graph.nodes[0]
+    weights = np.asarray(graph.tensors[node.inputs[1]].data, dtype=np.int64)
+    bias = np.asarray(graph.tensors[node.inputs[2]].data, dtype=np.int64)
+    zero_point = lowering.quant_params(graph.tensors[node.inputs[0]]).zero_point
+    low, high = lowering.conv_accumulator_range(graph, node)
+    for channel, row in enumerate(weights):
+        best = np.where(row > 0, 127, -128) - zero_point
+        worst = np.where(row > 0, -128, 127) - zero_point
+        assert high[channel] == (row * best).sum() + bias[channel]
+        assert low[channel] == (row * worst).sum() + bias[channel]
+
+
+def test_per_tensor_scales_serve_every_channel_and_a_wrong_number_is_named() -> None:
+    graph = next(
+        g
+        for g in (make_case("conv", s).graph for s in range(99))
+        if len(lowering.quant_params(g.tensors[g.nodes[0].inputs[1]]).scales) == 1 and g.tensors[-1].shape[-1] > 2
+    )
+    node = graph.nodes[0]
+    channels = lowering.output_tensor(graph, node).shape[-1]
+    assert len(lowering.conv_multipliers(graph, node)) == channels
+    assert len(set(lowering.conv_multipliers(graph, node))) == 1
+    weights = graph.tensors[node.inputs[1]]
+    quant = lowering.quant_params(weights)
+    wrong = replace(weights, quant=replace(quant, scales=quant.scales * 2))
+    broken = replace(graph, tensors=tuple(wrong if t is weights else t for t in graph.tensors))
+    with pytest.raises(ValueError, match="2 scales for"):
+        lowering.conv_multipliers(broken, node)
