@@ -112,7 +112,7 @@ class Row:
         macs: of the nominal model; `macs_executed` counts what the compiled code computes.
         sram_bytes: static RAM + arena once + stack mark.
         flash_bytes: the whole image; `model_flash_bytes` weights, tables, kernels and inference runtime.
-        fault: whose fault a failure is: model, toolchain, board, link, result or user.
+        fault: whose fault a failure is: model, toolchain, board, link, result, user or tinyrack.
         advice: what to do about it.
         retries: attempts of the same job before this one, each a stored row of its own.
         warnings: what a reader must know about an otherwise good row.

@@ -125,6 +125,17 @@ def failed_row(row: Row, error: HarnessError | TinyEngineError) -> Row:
     return replace(row, outcome=verdict.outcome, error=text, fault=verdict.fault, advice=verdict.advice)
 
 
+def broken_row(row: Row, bug: Exception) -> Row:
+    """`row` ended by something that should not happen; the traceback is shown apart from it."""
+    return replace(
+        row,
+        outcome=Outcome.BUILD_FAILED,
+        error=" ".join(f"internal error: {type(bug).__name__}: {bug}".split())[:300],
+        fault="tinyrack",
+        advice="our bug: please report it with the traceback",
+    )
+
+
 def model_facts(row: Row, model: PreparedModel) -> Row:
     """`row` with what is known once the model is compiled."""
     compiled = model.compiled

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import sqlalchemy.exc
+
 from harness import __version__, rack
 from harness.boards import Board
 from harness.errors import HarnessError, Interrupted, Outcome
@@ -24,7 +26,7 @@ from harness.job import Job, JobOptions, PreparedModel, Values, prepare, sha256,
 from harness.models import ModelSource
 from harness.rack import Health, State
 from harness.row import Row
-from harness.runner import blank_row, failed_row
+from harness.runner import blank_row, broken_row, failed_row
 from harness.store import Store, StoredSession
 from tinyengine.errors import TinyEngineError
 
@@ -94,12 +96,18 @@ Prepare = Callable[[ModelSource, JobOptions, Values | None], PreparedModel]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """`rows`: the last attempt of each job, models first, then boards, in the order asked for."""
+    """What came of a session.
+
+    Args:
+        rows: the last attempt of each job, models first, then boards, in the order asked for.
+        bugs: exceptions that are our fault; their jobs are rows too, and their tracebacks should be seen.
+    """
 
     session: str
     resumed: bool
     rows: tuple[Row, ...]
     interrupted: bool
+    bugs: tuple[Exception, ...] = ()
 
 
 class Session:
@@ -137,7 +145,8 @@ class Session:
             (row.model, row.board): row for row in self._stored.rows if row.outcome is not Outcome.INTERRUPTED
         }
         self._lock = threading.Lock()
-        self._bugs: list[BaseException] = []
+        self._fatal: list[BaseException] = []
+        self._bugs: list[Exception] = []
         self._threads = [
             threading.Thread(target=self._work_safely, args=(board,), name=board.name, daemon=True)
             for board in request.boards
@@ -167,28 +176,29 @@ class Session:
         """Closes the session in the store and returns what was measured.
 
         Raises:
-            Exception: whatever bug ended a board's thread.
+            ConfigError, MissingTool: what kept a board's thread from going on.
         """
         wanted = [(m.name, b.name) for m in self._request.models for b in self._request.boards]
         with self._lock:
             rows = tuple(self._rows[key] for key in wanted if key in self._rows)
-            bugs = list(self._bugs)
+            fatal = list(self._fatal)
+            bugs = tuple(dict.fromkeys(self._bugs))
         whole = len(rows) == len(wanted) and all(row.outcome is not Outcome.INTERRUPTED for row in rows)
         if whole:
             self._store.finish_session(self.id)
         else:
             self._store.release_session(self.id)
-        if bugs:
-            raise bugs[0]
-        return Result(session=self.id, resumed=self.resumed, rows=rows, interrupted=not whole)
+        if fatal:
+            raise fatal[0]
+        return Result(session=self.id, resumed=self.resumed, rows=rows, interrupted=not whole, bugs=bugs)
 
     def _work_safely(self, board: Board) -> None:
         try:
             self._work(board)
-        except BaseException as bug:
-            # Not ours to judge in a thread: `finish` raises it again where its traceback is seen.
+        except BaseException as error:
+            # Not to be judged in a thread: `finish` raises it again where it is seen.
             with self._lock:
-                self._bugs.append(bug)
+                self._fatal.append(error)
 
     def _work(self, board: Board) -> None:
         todo: list[ModelSource] = []
@@ -218,7 +228,14 @@ class Session:
             for source in todo:
                 if self._stop.is_set():
                     return
-                health = self._job(source, board, health)
+                try:
+                    health = self._job(source, board, health)
+                except (HarnessError, sqlalchemy.exc.SQLAlchemyError):
+                    raise
+                except Exception as bug:
+                    with self._lock:
+                        self._bugs.append(bug)
+                    self._keep(broken_row(self._blank(source, board), bug))
 
     def _job(self, source: ModelSource, board: Board, health: Health) -> Health:
         def stage(name: str) -> None:

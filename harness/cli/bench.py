@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -89,6 +90,8 @@ def command(
     if json is not None:
         write_json(row.bench_document(result.rows), json)
     _show(result, layers=layers, screen=console(stderr=json == "-"))
+    for bug in result.bugs:
+        traceback.print_exception(bug)
     if result.interrupted:
         raise Interrupted(
             f"stopped after {sum(r.outcome is not Outcome.INTERRUPTED for r in result.rows)} of "

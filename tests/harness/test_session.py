@@ -222,12 +222,13 @@ def test_our_own_bug_keeps_its_traceback_and_other_boards_finish(bench: Bench) -
         return good(model, board)
 
     bench.behave = broken
-    session = bench.session(bench.request())
-    session.start()
-    assert session.wait(30)
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        session.finish()
-    assert {(r.model, r.board) for r in bench.store.attempts()} == {("a", "f746-sim"), ("b", "f746-sim")}
+    result = bench.run(bench.request())
+    assert [str(bug) for bug in result.bugs] == ["a bug", "a bug"]
+    assert result.bugs[0].__traceback__ is not None
+    mine = [r for r in result.rows if r.board == "f412-sim"]
+    assert [(r.outcome.value, r.fault) for r in mine] == [("build_failed", "tinyrack")] * 2
+    assert mine[0].error == "internal error: ZeroDivisionError: a bug"
+    assert all(r.outcome is Outcome.OK for r in result.rows if r.board == "f746-sim")
 
 
 def test_a_usage_error_found_while_preparing_is_not_a_row(bench: Bench) -> None:
