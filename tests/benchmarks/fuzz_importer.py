@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.fuzz_importer --minutes 10
 
-Good files are the real models beside the checkout, where they are, and one model an operator. Every mutated file
-must give a graph, ModelFormatError or UnsupportedOp, quickly and in little memory. Graphs also go through the
-passes and, when small, through the reference. A finding prints the case's number, which with the seed makes it
-again: `--seed S --case N --save FILE`. The exit code is 1 when something was found.
+Good files are the real models beside the checkout, where they are, and small ones of every operator. Each mutated
+file must give a graph, ModelFormatError or UnsupportedOp, quickly and in little memory. Graphs also go through the
+passes and, when small, through the reference; of some, C is made. A finding prints the case's number, which with
+the seed makes it again: `--seed S --case N --save FILE`. The exit code is 1 when something was found.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 
 from tests.conftest import SHARED
 from tests.tinyengine.tflite_mutations import Corpus, Good, Outcome, examine
-from tests.tinyengine.tflite_singles import SINGLES
+from tests.tinyengine.tflite_singles import CHAINS, SINGLES
 
 MOST_BYTES = 2 << 30
 MOST_SECONDS = 5.0
@@ -66,7 +66,8 @@ def corpus(seed: int) -> Corpus:
         for path in sorted((SHARED / "models").glob("*.tflite"))
         if SHARED.is_dir()
     ]
-    small = [Good.of(name, single.file()) for name, single in SINGLES.items()]
+    specs = {name: single.model() for name, single in SINGLES.items()} | CHAINS
+    small = [Good.of(name, spec.file(), spec) for name, spec in specs.items()]
     # Half of the cases start from a real model.
     copies = max(1, len(small) // len(real)) if real else 0
     return Corpus([*real * copies, *small], seed)
@@ -85,10 +86,10 @@ def fuzz(
     while time.monotonic() - started < seconds and (most_cases is None or summary.cases < most_cases):
         index = first + summary.cases
         recipe, data = cases.case(index)
-        flags = np.random.default_rng([cases.seed, index, 1]).integers(0, 2, 1)
+        options = options_of(cases, index)
         try:
             with _deadline():
-                verdict = examine(data, float_io=bool(flags[0]), compute=True)
+                verdict = examine(data, **options)
         except Hang:
             summary.findings.append(f"case {index} ({recipe}): no end after {HANG_SECONDS} s")
             summary.cases += 1
@@ -109,6 +110,12 @@ def fuzz(
     if summary.peak_bytes > MOST_BYTES:
         summary.findings.append(f"peak memory {summary.peak_bytes} bytes")
     return summary
+
+
+def options_of(cases: Corpus, index: int) -> dict[str, bool]:
+    """How case `index` is examined: the border on either side; C is made of one graph in eight."""
+    float_io, compile_it = np.random.default_rng([cases.seed, index, 1]).integers(0, (2, 8))
+    return {"float_io": bool(float_io), "compute": True, "compile_it": compile_it == 0}
 
 
 @contextmanager
@@ -140,7 +147,7 @@ def main() -> int:
         recipe, data = cases.case(options.case)
         if options.save:
             options.save.write_bytes(data)
-        print(recipe, examine(data, compute=True))
+        print(recipe, examine(data, **options_of(cases, options.case)))
         return 0
     summary = fuzz(cases, seconds=60 * options.minutes, report_s=60.0)
     print(summary.text())

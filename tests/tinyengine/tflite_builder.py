@@ -97,6 +97,20 @@ class OperatorSpec:
     custom_code: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A whole model as a value, for tests that change it before it is written."""
+
+    tensors: tuple[TensorSpec, ...]
+    operators: tuple[OperatorSpec, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def file(self) -> bytes:
+        """The .tflite file."""
+        return build(self.tensors, self.operators, self.inputs, self.outputs)
+
+
 def build(
     tensors: Sequence[TensorSpec],
     operators: Sequence[OperatorSpec],
@@ -216,7 +230,7 @@ def _table(b: flatbuffers.Builder, fields: Mapping[int, tuple[str, float]]) -> i
     """Every field is written, also where it equals the schema's default."""
     b.StartObject(max(fields, default=-1) + 1)
     for slot, (kind, value) in fields.items():
-        getattr(b, _PREPEND[kind])(value)
+        getattr(b, _PREPEND[kind])(int(value) & 0xFF if kind == "uint8" else value)
         b.Slot(slot)
     end: int = b.EndObject()
     return end

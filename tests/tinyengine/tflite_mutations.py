@@ -11,14 +11,16 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
+from tests.tinyengine.tflite_builder import OPERATORS, TYPES, ModelSpec, OperatorSpec, TensorSpec
 from tinyengine import passes, reference
+from tinyengine.compile import CompileOptions, compile_graph
 from tinyengine.errors import ModelFormatError, UnsupportedOp
 from tinyengine.importers import flatbuffer
 from tinyengine.importers.tflite import load
@@ -55,13 +57,19 @@ class Good:
     name: str
     data: bytes
     places: tuple[Place, ...]
+    spec: ModelSpec | None
 
     @classmethod
-    def of(cls, name: str, data: bytes) -> Good:
-        """Watches the importer read `data`."""
+    def of(cls, name: str, data: bytes, spec: ModelSpec | None = None) -> Good:
+        """Watches the importer read `data`.
+
+        Args:
+            spec: what `data` was written from, if known: then meanings can be mutated as well as bytes.
+        """
         with _recorded() as places:
             load(data, name=name)
-        return cls(name=name, data=data, places=tuple(sorted(places, key=lambda p: (p.position, p.size))))
+        ordered = tuple(sorted(places, key=lambda p: (p.position, p.size)))
+        return cls(name=name, data=data, places=ordered, spec=spec)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +125,92 @@ class Corpus:
         """(recipe, file) of case `index`: the same for the same seed, whatever was asked for before."""
         rng = np.random.default_rng([self.seed, index])
         source = self.good[int(rng.integers(0, len(self.good)))]
-        data = bytearray(source.data)
         recipe = [source.name]
+        if source.spec is not None and rng.integers(0, 2):
+            changed, what = _other_meaning(source.spec, rng)
+            return " ".join([source.name, *what]), changed.file()
+        data = bytearray(source.data)
         for _ in range(int(rng.choice([1, 1, 1, 2, 3, 6]))):
             name = str(rng.choice(list(_MUTATIONS), p=_WEIGHTS))
             _MUTATIONS[name](self, source, data, rng)
             recipe.append(name)
         return " ".join(recipe), bytes(data)
+
+
+_SIZES = (-1, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 4096, 5000, 65_536, 2**24, 2**31 - 1)
+_SCALES = (0.0, -1.0, 1e-45, 1e-30, 1e-12, 1e-6, 1 / 256, 0.05, 0.1, 1.0, 1e6, 1e14, 1e16, 3e38, float("nan"))
+_POINTS = (-129, -128, -127, -1, 0, 1, 5, 127, 128, 2**31, -(2**63))
+_OPTION_VALUES = (-128, -1, 0, 1, 1, 2, 2, 3, 4, 5, 7, 100, 127)
+
+
+def _other_meaning(spec: ModelSpec, rng: np.random.Generator) -> tuple[ModelSpec, list[str]]:
+    """A well-formed file that means something else: shapes, types, scales, constants, options, operands."""
+    tensors, operators = list(spec.tensors), list(spec.operators)
+    what = []
+    for _ in range(int(rng.choice([1, 1, 2, 3]))):
+        if rng.integers(0, 3):
+            at = int(rng.integers(0, len(tensors)))
+            tensors[at], done = _other_tensor(tensors[at], rng)
+        else:
+            at = int(rng.integers(0, len(operators)))
+            operators[at], done = _other_operator(operators[at], len(tensors), rng)
+        what.append(f"{done}[{at}]")
+    return replace(spec, tensors=tuple(tensors), operators=tuple(operators)), what
+
+
+def _pick(values: Sequence[Any], rng: np.random.Generator) -> Any:
+    return values[int(rng.integers(0, len(values)))]
+
+
+def _other_tensor(tensor: TensorSpec, rng: np.random.Generator) -> tuple[TensorSpec, str]:
+    kind = _pick(("size", "rank", "type", "scale", "scales", "point", "axis", "data", "data", "reshaped"), rng)
+    shape = list(tensor.shape)
+    match kind:
+        case "size" if shape:
+            shape[int(rng.integers(0, len(shape)))] = _pick(_SIZES, rng)
+            return replace(tensor, shape=shape), kind
+        case "rank":
+            shape = [*shape, 1] if rng.integers(0, 2) else shape[1:]
+            return replace(tensor, shape=shape), kind
+        case "type":
+            return replace(tensor, type=_pick(list(TYPES), rng)), kind
+        case "scale":
+            return replace(tensor, scale=_pick(_SCALES, rng)), kind
+        case "scales":
+            count = int(_pick((1, 2, 3, 4, 5, 6), rng))
+            return replace(tensor, scale=[_pick(_SCALES[6:10], rng) for _ in range(count)]), kind
+        case "point":
+            return replace(tensor, zero_point=_pick(_POINTS, rng)), kind
+        case "axis":
+            return replace(tensor, axis=int(rng.integers(-1, 5))), kind
+        case "data" if tensor.data is not None:
+            high = 127 if tensor.data.dtype == np.int8 else int(_pick((6, 2**31 - 1), rng))
+            values = rng.integers(-high if rng.integers(0, 2) else 0, high, tensor.data.shape, dtype=np.int64)
+            return replace(tensor, data=values.astype(tensor.data.dtype)), kind
+        case "data":
+            return replace(tensor, data=np.zeros([max(d, 0) % 64 for d in shape], dtype=np.int8)), kind
+        case _:
+            # The same number of elements in another shape.
+            return replace(tensor, shape=[int(d) for d in rng.permutation(shape)]), kind
+
+
+def _other_operator(operator: OperatorSpec, tensors: int, rng: np.random.Generator) -> tuple[OperatorSpec, str]:
+    kind = _pick(("option", "option", "option", "operand", "order", "name", "output"), rng)
+    inputs = list(operator.inputs)
+    match kind:
+        case "option" if operator.options:
+            named = _pick(sorted(operator.options), rng)
+            return replace(operator, options={**operator.options, named: _pick(_OPTION_VALUES, rng)}), kind
+        case "operand":
+            inputs[int(rng.integers(0, len(inputs)))] = int(rng.integers(-1, tensors))
+            return replace(operator, inputs=inputs), kind
+        case "name":
+            known = sorted(OPERATORS)
+            return replace(operator, name=_pick(known, rng), options={}), kind
+        case "output":
+            return replace(operator, outputs=(int(rng.integers(0, tensors)),)), kind
+        case _:
+            return replace(operator, inputs=[int(i) for i in rng.permutation(inputs)]), kind
 
 
 def _place(source: Good, data: bytearray, rng: np.random.Generator) -> Place:
@@ -218,11 +305,12 @@ _MUTATIONS = {
 _WEIGHTS = (0.08, 0.14, 0.03, 0.02, 0.38, 0.10, 0.08, 0.07, 0.06, 0.04)
 
 
-def examine(data: bytes, *, float_io: bool = False, compute: bool = False) -> Verdict:
+def examine(data: bytes, *, float_io: bool = False, compute: bool = False, compile_it: bool = False) -> Verdict:
     """Imports one file.
 
     Args:
         compute: also run what imports through the passes and, where that is little work, through the reference.
+        compile_it: then also make C of it; slow.
     """
     started = time.perf_counter()
     detail = ""
@@ -230,7 +318,7 @@ def examine(data: bytes, *, float_io: bool = False, compute: bool = False) -> Ve
         graph = load(data, name="case", float_io=float_io)
         check_sound(graph)
         if compute:
-            _compute(graph)
+            _compute(graph, compile_it=compile_it)
         outcome = Outcome.GRAPH
     except (ModelFormatError, UnsupportedOp) as error:
         outcome = Outcome.FORMAT if isinstance(error, ModelFormatError) else Outcome.UNSUPPORTED
@@ -276,7 +364,7 @@ def _work(graph: Graph) -> int:
     return work
 
 
-def _compute(graph: Graph) -> None:
+def _compute(graph: Graph, *, compile_it: bool) -> None:
     after = passes.run(graph)
     check_sound(after)
     if _work(graph) > REFERENCE_WORK:
@@ -288,3 +376,5 @@ def _compute(graph: Graph) -> None:
     for a, b in zip(reference.run(graph, inputs), reference.run(after, inputs), strict=True):
         if not np.array_equal(a, b):
             raise ValueError("passes changed an integer")
+    if compile_it:
+        compile_graph(graph, CompileOptions())

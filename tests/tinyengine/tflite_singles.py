@@ -1,4 +1,4 @@
-"""Models of a single operator, one or more for each that the importer knows: for tests and for fuzzing."""
+"""Small models for tests and for fuzzing: single operators, one or more for each kind, and a few chains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from tests.tinyengine.tflite_builder import RELU, RELU6, RELU_N1_TO_1, SAME, VALID, OperatorSpec, TensorSpec, build
+from tests.tinyengine.tflite_builder import (
+    RELU,
+    RELU6,
+    RELU_N1_TO_1,
+    SAME,
+    VALID,
+    ModelSpec,
+    OperatorSpec,
+    TensorSpec,
+)
 from tinyengine.importers.tflite import load
 from tinyengine.ir import Graph
 
@@ -45,10 +54,13 @@ class Single:
     def inputs(self) -> tuple[int, ...]:
         return tuple(i for i, spec in enumerate(self.tensors[:-1]) if spec.data is None)
 
-    def file(self) -> bytes:
+    def model(self) -> ModelSpec:
         last = len(self.tensors) - 1
         operator = OperatorSpec(name=self.op, inputs=range(last), outputs=(last,), options=self.options)
-        return build(self.tensors, [operator], self.inputs, [last])
+        return ModelSpec(tensors=tuple(self.tensors), operators=(operator,), inputs=self.inputs, outputs=(last,))
+
+    def file(self) -> bytes:
+        return self.model().file()
 
     def graph(self) -> Graph:
         return load(self.file(), name="single")
@@ -229,5 +241,88 @@ SINGLES: dict[str, Single] = {
         tensors=[t("x", 1, 40), t("y", 1, 40)],
         options={},
         oracle=False,
+    ),
+}
+
+
+def real(name: str, *shape: int) -> TensorSpec:
+    return TensorSpec(name=name, shape=shape, type="float32")
+
+
+CHAINS: dict[str, ModelSpec] = {
+    # All that the border and the passes look for in one network.
+    "float_border": ModelSpec(
+        tensors=(
+            real("in", 1, 4, 4, 2),
+            t("x", 1, 4, 4, 2, zero_point=5),
+            ints("paddings", [[0, 0], [1, 1], [1, 1], [0, 0]]),
+            t("padded", 1, 6, 6, 2, zero_point=5),
+            weights(3, 3, 3, 2),
+            t("conv", 1, 4, 4, 3, scale=0.1),
+            t("relu", 1, 4, 4, 3, scale=0.1),
+            ints("there", [0, 3, 1, 2]),
+            t("moved", 1, 3, 4, 4, scale=0.1),
+            ints("back", [0, 2, 3, 1]),
+            t("unmoved", 1, 4, 4, 3, scale=0.1),
+            ints("flat", [1, -1]),
+            t("vector", 1, 48, scale=0.1),
+            replace(weights(5, 48), name="dense"),
+            t("logits", 1, 5, scale=0.2),
+            t("probabilities", 1, 5, scale=1 / 256, zero_point=-128),
+            real("out", 1, 5),
+        ),
+        operators=(
+            OperatorSpec(name="QUANTIZE", inputs=(0,), outputs=(1,)),
+            OperatorSpec(name="PAD", inputs=(1, 2), outputs=(3,)),
+            OperatorSpec(name="CONV_2D", inputs=(3, 4), outputs=(5,), options={**CONV, "padding": VALID}),
+            OperatorSpec(name="RELU", inputs=(5,), outputs=(6,)),
+            OperatorSpec(name="TRANSPOSE", inputs=(6, 7), outputs=(8,)),
+            OperatorSpec(name="TRANSPOSE", inputs=(8, 9), outputs=(10,)),
+            OperatorSpec(name="RESHAPE", inputs=(10, 11), outputs=(12,)),
+            OperatorSpec(name="FULLY_CONNECTED", inputs=(12, 13, -1), outputs=(14,)),
+            OperatorSpec(name="SOFTMAX", inputs=(14,), outputs=(15,), options={"beta": 1.0}),
+            OperatorSpec(name="DEQUANTIZE", inputs=(15,), outputs=(16,)),
+        ),
+        inputs=(0,),
+        outputs=(16,),
+    ),
+    "uint8_border": ModelSpec(
+        tensors=(
+            t("in", 1, 6, type="uint8", zero_point=130),
+            t("x", 1, 6, zero_point=2),
+            t("y", 1, 6, scale=1 / 256, zero_point=-128),
+            t("out", 1, 6, type="uint8", scale=1 / 256),
+        ),
+        operators=(
+            OperatorSpec(name="QUANTIZE", inputs=(0,), outputs=(1,)),
+            OperatorSpec(name="LOGISTIC", inputs=(1,), outputs=(2,)),
+            OperatorSpec(name="QUANTIZE", inputs=(2,), outputs=(3,)),
+        ),
+        inputs=(0,),
+        outputs=(3,),
+    ),
+    # Branches, two inputs and outputs, weights that two operators share, an identity or two.
+    "branches": ModelSpec(
+        tensors=(
+            t("a", 1, 4),
+            t("b", 1, 4),
+            weights(4, 4),
+            t("c", 1, 4),
+            t("d", 1, 4),
+            t("sum", 1, 4),
+            t("same", 1, 4),
+            t("joined", 1, 8),
+            t("again", 1, 4),
+        ),
+        operators=(
+            OperatorSpec(name="FULLY_CONNECTED", inputs=(0, 2), outputs=(3,)),
+            OperatorSpec(name="FULLY_CONNECTED", inputs=(1, 2), outputs=(4,)),
+            OperatorSpec(name="ADD", inputs=(3, 4), outputs=(5,)),
+            OperatorSpec(name="RESHAPE", inputs=(5,), outputs=(6,)),
+            OperatorSpec(name="CONCATENATION", inputs=(6, 3), outputs=(7,), options={"axis": 1}),
+            OperatorSpec(name="RELU6", inputs=(5,), outputs=(8,)),
+        ),
+        inputs=(0, 1),
+        outputs=(7, 8),
     ),
 }
