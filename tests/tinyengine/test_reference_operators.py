@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from tests.tinyengine.operator_cases import OPERATORS, Case, make_case
 from tests.tinyengine.oracle import TfliteMicro, Xnnpack, write_tflite
 from tests.tinyengine.random_graphs import random_graph, random_inputs
-from tinyengine import lowering, reference
+from tinyengine import lowering, passes, reference
 from tinyengine.fixedpoint import Requant
+from tinyengine.importers import tflite
 from tinyengine.ir import (
     Add,
     DType,
@@ -81,6 +82,17 @@ def test_exact_mode_equals_tflite_micro(operator: str) -> None:
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_exact_mode_equals_tflite_micro_on_many_cases(operator: str) -> None:
     _exact(operator, range(CASES, CASES + MORE_CASES))
+
+
+@pytest.mark.parametrize("mode", Requant)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_case_computes_the_same_after_import_and_after_passes(operator: str, mode: Requant) -> None:
+    for seed in range(20):
+        case = make_case(operator, seed)
+        imported = tflite.load(write_tflite(case.graph), name="case", float_io=True)
+        expected = reference.run(case.graph, case.inputs, requant=mode)[0]
+        for graph in (imported, passes.run(imported)):
+            np.testing.assert_array_equal(reference.run(graph, case.inputs, requant=mode)[0], expected)
 
 
 LEFT_TO_LITERT = {"average_pool", "softmax", "relu", "relu6", "reshape"}
