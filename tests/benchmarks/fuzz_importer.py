@@ -32,6 +32,7 @@ from tests.tinyengine.tflite_singles import CHAINS, SINGLES
 MOST_BYTES = 2 << 30
 MOST_SECONDS = 5.0
 HANG_SECONDS = 60
+RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 class Hang(BaseException):
@@ -98,7 +99,7 @@ def fuzz(
         summary.outcomes[verdict.outcome] += 1
         if verdict.seconds > summary.slowest_seconds:
             summary.slowest_seconds, summary.slowest_case = verdict.seconds, index
-        summary.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        summary.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT_BYTES
         if verdict.outcome is Outcome.CRASH:
             summary.findings.append(f"case {index} ({recipe}): {verdict.detail}")
         if verdict.seconds > MOST_SECONDS:

@@ -146,7 +146,7 @@ def busy_graphs(draw: st.DrawFn) -> Graph:
     return builder.graph(tuple(dict.fromkeys(outputs)))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(graph=st.one_of(random_graphs.graphs(), busy_graphs()), seed=st.integers(min_value=0, max_value=1000))
 def test_no_pass_changes_an_integer(graph: Graph, seed: int) -> None:
     for transform in TRANSFORMS:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from tests.tinyengine.hostbuild import Flavour, HostBatch
+from tests.tinyengine.operator_cases import OPERATORS, make_case
+from tests.tinyengine.oracle import write_tflite
 from tests.tinyengine.tflite_builder import TANH, OperatorSpec, TensorSpec, build
 from tests.tinyengine.tflite_singles import SINGLES, t, weights
 from tinyengine import reference
@@ -157,6 +159,29 @@ def test_each_operator_computes_what_tflite_micro_computes(case: str) -> None:
         oracle.set_input(x, position)
     oracle.invoke()
     assert np.array_equal(oracle.get_output(0), computed)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_written_graph_is_read_back_as_it_was(operator: str) -> None:
+    read = 0
+    for seed in range(20):
+        written = make_case(operator, seed).graph
+        try:
+            graph = load(write_tflite(written), name=written.name, float_io=True)
+        except UnsupportedOp as error:
+            # Random scales now and then need a left shift that could overflow.
+            assert "overflows int32" in error.reason
+            continue
+        (before,), (after,) = written.nodes, graph.nodes
+        if not isinstance(after.op, Relu):  # a rescale between equal parameters is dropped
+            assert after.op == before.op
+        for theirs, ours in zip((*before.inputs, *before.outputs), (*after.inputs, *after.outputs), strict=True):
+            a, b = written.tensors[theirs], graph.tensors[ours]
+            assert (a.name, a.shape, a.dtype) == (b.name, b.shape, b.dtype)
+            assert a.quant is None or b.quant is None or a.quant.scales == b.quant.scales
+            assert a.data is None or np.array_equal(a.data, np.asarray(b.data))
+        read += 1
+    assert read > 10
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc on this machine")

@@ -162,10 +162,10 @@ def test_a_table_that_is_listed_a_million_times_costs_little(field: int) -> None
     for copies in (4_000, 1_000_000):
         bomb = bytearray(repeated(bytes(data), vector, copies))
         struct.pack_into("<I", bomb, position, ((len(data) + 7) & ~7) - position)
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(ModelFormatError, match=r"overlap beyond reason|the most that is read|no tensor"):
             load(bytes(bomb), name="bomb")
-        assert time.perf_counter() - started < 3.0
+        assert time.process_time() - started < 3.0
 
 
 def test_large_shapes_cost_nothing() -> None:

@@ -312,7 +312,7 @@ def examine(data: bytes, *, float_io: bool = False, compute: bool = False, compi
         compute: also run what imports through the passes and, where that is little work, through the reference.
         compile_it: then also make C of it; slow.
     """
-    started = time.perf_counter()
+    started = time.process_time()
     detail = ""
     try:
         graph = load(data, name="case", float_io=float_io)
@@ -326,7 +326,7 @@ def examine(data: bytes, *, float_io: bool = False, compute: bool = False, compi
             outcome, detail = Outcome.CRASH, f"not one printable line: {str(error)!r}"
     except Exception as error:  # the point of fuzzing: anything else is a finding
         outcome, detail = Outcome.CRASH, f"{type(error).__name__}: {error}"
-    return Verdict(outcome=outcome, seconds=time.perf_counter() - started, detail=detail)
+    return Verdict(outcome=outcome, seconds=time.process_time() - started, detail=detail)
 
 
 def check_sound(graph: Graph) -> None:

@@ -557,7 +557,7 @@ class _Call:
 
     def check_int8(self, raw: _Raw) -> None:
         if raw.type != "int8":
-            raise self.refuse(f"its type is {raw.type}; int8 is compiled", raw)
+            raise self.refuse(f"its type is {raw.type}; int8 is compiled: export a fully quantized model", raw)
         if raw.quant is None:
             raise self.refuse("it has no quantization parameters", raw)
         if len(raw.quant.scales) != 1:
