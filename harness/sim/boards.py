@@ -20,6 +20,7 @@ from harness.sim.protocol import BoardStatus, Window
 
 START_TIMEOUT_S = 20.0
 IDLE_TIMEOUT_S = 120.0
+_ALREADY_ON = 3
 
 NUCLEO_144 = Wiring(uart=3, tx="PD8", rx="PD9")
 """The USART that reaches the on-board probe's serial port on Nucleo-144 boards."""
@@ -94,18 +95,16 @@ def ensure_running(
     """
     folder = runtime.board_folder(board.name)
     deadline = time.monotonic() + timeout_s
-    started: subprocess.Popen[bytes] | None = None
     while True:
         client = Client.open(folder)
         if client is not None:
             with contextlib.closing(client):
                 _check_and_own(client, board, owner_pid)
             return SimPaths(uart=folder / "uart", socket=folder / "socket")
-        if started is None or started.poll() is not None:
-            started = _start(board, folder, owner_pid, slice_instructions, idle_timeout_s)
-        if time.monotonic() > deadline:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
             raise BoardTimeout(board.name, "starting the board server", timeout_s, f"see {folder / 'log'}")
-        time.sleep(0.02)
+        _start(board, folder, owner_pid, slice_instructions, idle_timeout_s, left_s)
 
 
 def _check_and_own(client: Client, board: SimBoard, owner_pid: int | None) -> None:
@@ -120,11 +119,13 @@ def _check_and_own(client: Client, board: SimBoard, owner_pid: int | None) -> No
 
 
 def _start(
-    board: SimBoard, folder: Path, owner_pid: int | None, slice_instructions: int | None, idle_timeout_s: float
-) -> subprocess.Popen[bytes]:
+    board: SimBoard, folder: Path, owner_pid: int | None, slice_instructions: int | None, idle_timeout_s: float,
+    timeout_s: float,
+) -> None:  # fmt: skip
+    """Starts a server and waits until it answers. Somebody else's that starts at the same time is as good."""
     wiring = board.wiring
     command = [
-        sys.executable, "-m", "harness.sim.server", "--board", board.name, "--chip", board.chip,
+        sys.executable, "-m", "harness.sim.launch", "--board", board.name, "--chip", board.chip,
         "--uart", f"USART{wiring.uart}", "--memory-model", board.memory_model,
         "--idle-timeout-s", str(idle_timeout_s),
     ]  # fmt: skip
@@ -134,10 +135,26 @@ def _start(
             command += [option, str(value)]
     with (folder / "log").open("ab") as log:
         # Its own session: Ctrl-C in the terminal is for the program that uses the board, not for the board.
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
-            env={**os.environ, "PYTHONPATH": _import_path(), "TINYRACK_RUNTIME_DIR": str(runtime.root())},
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
+                timeout=timeout_s, check=False,
+                env={**os.environ, "PYTHONPATH": _import_path(), "TINYRACK_RUNTIME_DIR": str(runtime.root())},
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return
+    if done.returncode == _ALREADY_ON:
+        # Its lock is taken before its socket listens.
+        time.sleep(0.05)
+    elif done.returncode != 0:
+        raise FlashFailed(
+            board.name, "starting the simulated board", _last_line(folder / "log"), f"see {folder / 'log'}"
+        )
+
+
+def _last_line(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it ended at once"
 
 
 def _import_path() -> str:

@@ -120,7 +120,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultInfo:
-    """The last fault, for people."""
+    """The last fault since reset, for people."""
 
     what: str
     pc: int
@@ -238,6 +238,7 @@ class Core:
         self._pc = entry & ~1
         self._break_skip = None
         self.locked_up = False
+        self.last_fault = None
         self._dirty = True
 
     # -- memory, from outside the core

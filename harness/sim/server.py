@@ -490,8 +490,8 @@ def _parse(arguments: list[str]) -> ServerOptions:
     )  # fmt: skip
 
 
-def main(arguments: list[str]) -> int:
-    """Runs one board until it ends. Exit code 3: another server has this board."""
+def main(arguments: list[str], *, ready_fd: int | None = None) -> int:
+    """Runs one board until it ends; a byte on `ready_fd` says that it answers. Exit code 3: it is on already."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -502,7 +502,11 @@ def main(arguments: list[str]) -> int:
     lock_fd = runtime.try_lock(folder)
     if lock_fd is None:
         return 3
-    Server(options, folder, lock_fd).serve()
+    server = Server(options, folder, lock_fd)
+    if ready_fd is not None:
+        os.write(ready_fd, b"+")
+        os.close(ready_fd)
+    server.serve()
     return 0
 
 

@@ -62,7 +62,9 @@ def assemble(source: str, core: str = "cortex-m7") -> bytes:
         pytest.skip(f"TOOLCHAIN ABSENT: {e}")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        (place / "p.s").write_text(_PROLOGUE.replace("{svc}", "svc" if "svc:" in source else "fault") + source + _EPILOGUE)
+        (place / "p.s").write_text(
+            _PROLOGUE.replace("{svc}", "svc" if "svc:" in source else "fault") + source + _EPILOGUE
+        )
         fpu = "-mfpu=fpv4-sp-d16" if core == "cortex-m4" else "-mfpu=fpv5-sp-d16"
         subprocess.run(
             [gcc, f"-mcpu={core}", "-mthumb", "-mfloat-abi=hard", fpu, "-nostdlib", "-Wl,-Ttext=0x08000100",

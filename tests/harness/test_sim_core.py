@@ -215,7 +215,9 @@ _TIMER = """
 
 @pytest.mark.parametrize(("chip", "enable"), [("stm32f412", 0x4002_3840), ("stm32h743", 0x5802_44E8)])
 @pytest.mark.parametrize("prescaler", [0, 15])
-def test_the_timer_counts_the_modelled_cycles_through_its_prescaler(chip: str, enable: int, prescaler: int) -> None:
+def test_the_timer_counts_the_modelled_cycles_through_its_prescaler(
+    chip: str, enable: int, prescaler: int
+) -> None:
     made = machine(chip, _TIMER.format(enable=enable, prescaler=prescaler))
     made.run_to_halt()
     ticks, cycles = made.results(2)
