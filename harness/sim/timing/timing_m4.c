@@ -64,7 +64,10 @@ static uint32_t issue(const tr_insn *i, tr_pipe *pipe) {
         } else {
             pipe->u.m4.load_open = !is_fp;
             pipe->u.m4.loaded = is_fp ? 0 : i->writes & 0xffffu;
-            if (i->traits & TR_WRITEBACK) pipe->u.m4.chain_base = i->base;
+            if (i->traits & TR_WRITEBACK) {
+                pipe->u.m4.loaded &= ~(1u << i->base);
+                pipe->u.m4.chain_base = i->base;
+            }
         }
         break;
     }
