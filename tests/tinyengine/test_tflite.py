@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.tinyengine.hostbuild import Flavour, HostBatch
 from tests.tinyengine.operator_cases import OPERATORS, make_case
 from tests.tinyengine.oracle import write_tflite
 from tests.tinyengine.tflite_builder import TANH, OperatorSpec, TensorSpec, build
-from tests.tinyengine.tflite_singles import SINGLES, t, weights
-from tinyengine import reference
+from tests.tinyengine.tflite_singles import CHAINS, SINGLES, t, weights
+from tinyengine import passes, reference
 from tinyengine.compile import CompileOptions, compile_graph
 from tinyengine.errors import ModelFormatError, UnsupportedOp
 from tinyengine.importers.tflite import load
@@ -33,6 +34,7 @@ from tinyengine.ir import (
     Pad,
     Padding,
     Quantize,
+    QuantParams,
     Relu,
     op_name,
 )
@@ -159,6 +161,38 @@ def test_each_operator_computes_what_tflite_micro_computes(case: str) -> None:
         oracle.set_input(x, position)
     oracle.invoke()
     assert np.array_equal(oracle.get_output(0), computed)
+
+
+def dequantized(q: NDArray[np.int8], quant: QuantParams | None) -> NDArray[np.float32]:
+    assert quant is not None
+    return (np.float32(quant.scale) * (q.astype(np.float32) - np.float32(quant.zero_point))).astype(np.float32)
+
+
+@pytest.mark.parametrize("chain_name", ["float_border", "transpose_mean_mean", "branches"])
+def test_chains_compute_what_tflite_micro_computes(chain_name: str) -> None:
+    """The oracle gets the file with its border, the reference the share of the device."""
+    spec = CHAINS[chain_name]
+    graph = load(spec.file(), name=chain_name)
+    rng = np.random.default_rng(8)
+    inputs = [rng.integers(-128, 128, graph.tensors[i].shape, dtype=np.int8) for i in graph.inputs]
+    computed = reference.run(passes.run(graph), inputs)
+    runtime = pytest.importorskip("tflite_micro").runtime
+    oracle = runtime.Interpreter.from_bytes(spec.file(), arena_size=200_000)
+    is_float = spec.tensors[spec.inputs[0]].type == "float32"
+    for position, (tensor, x) in enumerate(zip(graph.inputs, inputs, strict=True)):
+        oracle.set_input(dequantized(x, graph.tensors[tensor].quant) if is_float else x, position)
+    oracle.invoke()
+    for position, (tensor, y) in enumerate(zip(graph.outputs, computed, strict=True)):
+        expected = dequantized(y, graph.tensors[tensor].quant) if is_float else y
+        assert np.array_equal(oracle.get_output(position), expected)
+
+
+def test_a_mean_after_a_transpose_is_over_all_samples() -> None:
+    graph = load(CHAINS["transpose_mean_mean"].file(), name="means")
+    x = np.random.default_rng(9).integers(-128, 128, (1, 3, 3, 4), dtype=np.int8)
+    (y,) = reference.run(graph, [x])
+    real = dequantized(x, graph.tensors[graph.inputs[0]].quant).mean(axis=(1, 2))
+    assert dequantized(y, graph.tensors[graph.outputs[0]].quant) == pytest.approx(real, abs=0.05)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

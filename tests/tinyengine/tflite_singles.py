@@ -301,6 +301,24 @@ CHAINS: dict[str, ModelSpec] = {
         inputs=(0,),
         outputs=(3,),
     ),
+    "transpose_mean_mean": ModelSpec(
+        tensors=(
+            t("x", 1, 3, 3, 4, zero_point=6),
+            ints("channels_first", [0, 3, 1, 2]),
+            t("moved", 1, 4, 3, 3, zero_point=6),
+            ints("columns", [3]),
+            t("rows", 1, 4, 3, zero_point=6),
+            ints("left", [2]),
+            t("y", 1, 4, scale=0.03, zero_point=-7),
+        ),
+        operators=(
+            OperatorSpec(name="TRANSPOSE", inputs=(0, 1), outputs=(2,)),
+            OperatorSpec(name="MEAN", inputs=(2, 3), outputs=(4,)),
+            OperatorSpec(name="MEAN", inputs=(4, 5), outputs=(6,)),
+        ),
+        inputs=(0,),
+        outputs=(6,),
+    ),
     # Branches, two inputs and outputs, weights that two operators share, an identity or two.
     "branches": ModelSpec(
         tensors=(
