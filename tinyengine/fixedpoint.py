@@ -139,7 +139,8 @@ def requantize_float(
     """
     product = acc.astype(np.float32) * np.asarray(scale, dtype=np.float32)
     limit = np.float32(1 << 22)
-    return np.rint(np.clip(product + np.float32(offset), -limit, limit)).astype(np.int64)
+    nearest: NDArray[np.int64] = np.rint(np.clip(product + np.float32(offset), -limit, limit)).astype(np.int64)
+    return nearest
 
 
 def multiply_by_quantized_multiplier(x: NDArray[np.int64], m: Multiplier) -> NDArray[np.int64]:

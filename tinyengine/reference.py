@@ -3,9 +3,9 @@
 `exact` is bit-exact with TensorFlow Lite Micro's portable kernels (oracle: the tflite-micro wheel). `single` is
 bit-exact with XNNPACK as LiteRT runs it (oracle: ai-edge-litert's default delegate) in the operators of
 SINGLE_ROUNDING_OPS; the others keep exact arithmetic, see SINGLE_EXCEPTIONS. Each operator names the TFLM file
-whose arithmetic it states; constants come from lowering.py, rounding from
-fixedpoint.py. It is not fast by cleverness: convolutions are matrix products of integers held in floating
-point, which are exact because every partial sum is bounded. It knows no memory plan and no C.
+whose arithmetic it states; constants come from lowering.py, rounding from fixedpoint.py. It is not fast by
+cleverness: convolutions are matrix products of integers held in floating point, exact because every partial sum
+is bounded. It knows no memory plan and no C.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from tinyengine.fixedpoint import Requant
 from tinyengine.importers import tflite
 from tinyengine.ir import (
     Add,
+    Clamp,
     DType,
     Graph,
     Node,
@@ -203,7 +204,7 @@ def test_softmax_refuses_a_scale_at_which_tflite_micro_would_abort() -> None:
 
 
 def test_a_relu_without_rescale_only_clamps() -> None:
-    graph = _one(Relu(clamp=reference.Clamp(low=-5, high=9), rescale=False), (3,), _quant(0.1), _quant(0.1))
+    graph = _one(Relu(clamp=Clamp(low=-5, high=9), rescale=False), (3,), _quant(0.1), _quant(0.1))
     assert reference.run(graph, [np.array([-9, 0, 60], np.int8)])[0].tolist() == [-5, 0, 9]
 
 

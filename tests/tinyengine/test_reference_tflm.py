@@ -84,7 +84,7 @@ def keyword_samples(shared_dir: Path, shape: tuple[int, ...]) -> tuple[NDArray[n
 def _sets(shared_dir: Path, model: str) -> tuple[Set, ...]:
     graph = _graph(_path(shared_dir, model))
     shape = graph.tensors[graph.inputs[0]].shape
-    sets = (Set(model=model, name="synthetic", inputs=synthetic(shape)),)
+    sets: tuple[Set, ...] = (Set(model=model, name="synthetic", inputs=synthetic(shape)),)
     if model == "kws":
         sets += (Set(model=model, name="kws01", inputs=keyword_samples(shared_dir, shape)[0]),)
     return sets
