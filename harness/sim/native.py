@@ -120,7 +120,12 @@ def chip_memory(chip: Chip, kind: Literal["ideal", "chip"] = "chip") -> MemoryMo
     flash, regions = chip.flash_memory, []
     l1_i = CacheShape(bytes=chip.caches.icache_bytes, ways=2, line_bytes=chip.caches.line_bytes or 32)
     l1_d = CacheShape(bytes=chip.caches.dcache_bytes, ways=4, line_bytes=chip.caches.line_bytes or 32)
-    rams = tuple(m for m in chip.memories if m.kind == "ram")
+    rams: list[tuple[int, int]] = []  # (base, end); adjacent ones are one range, each costs time at every access
+    for ram in sorted((m for m in chip.memories if m.kind == "ram"), key=lambda m: m.base):
+        if rams and rams[-1][1] == ram.base:
+            rams[-1] = (rams[-1][0], ram.end)
+        else:
+            rams.append((ram.base, ram.end))
     if chip.flash.controller == "f4":
         return MemoryModel(
             kind="chip",
@@ -150,10 +155,10 @@ def chip_memory(chip: Chip, kind: Literal["ideal", "chip"] = "chip") -> MemoryMo
     )  # fmt: skip
     regions += (
         Region(
-            base=m.base, bytes=m.bytes, kind=RegionKind.L1, watch_data=True, first_word_cycles=bus,
+            base=base, bytes=end - base, kind=RegionKind.L1, watch_data=True, first_word_cycles=bus,
             line_cycles=ram_line,
         )
-        for m in rams
+        for base, end in rams
     )  # fmt: skip
     return MemoryModel(
         kind="chip",
