@@ -46,6 +46,8 @@ _FLAGS = (
 # It is small (-Os): the timed window is assembly, no figure depends on how the rest is compiled.
 _FIRMWARE_FLAGS = (
     "-Os",
+    # No FP register is used to move data: the firmware leaves no FP context for the core to stack.
+    "-mgeneral-regs-only",
     "-ffreestanding",
     "-fno-tree-loop-distribute-patterns",
     "-Wconversion",
