@@ -1,4 +1,5 @@
-"""Prints a scheduled, planned graph as C: model.h, model.c and model_weights.c. Same input, same bytes.
+"""Prints a scheduled, planned graph as C: model.h, model.c, model_weights.c, and model_kernels.S where kernels are
+generated Thumb-2. Same input, same bytes.
 
 Steps whose rendered kernels are equal share one function; equal constants share one table. Names from a model
 file reach C only inside comments and only through `sanitise`. It chooses no kernel and no offset.
@@ -16,12 +17,14 @@ import numpy as np
 
 from tinyengine import GENERATOR_VERSION
 from tinyengine.ir import Array, Graph, TensorId
+from tinyengine.kernels.catalogue import Target
+from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly
 from tinyengine.kernels.parameters import Level
 from tinyengine.memory.plan import MemoryPlan
 from tinyengine.schedule import Schedule, ScheduledStep
 from tinyengine.sources import SourceFile, Sources
 
-_C_TYPES = {"int8": "int8_t", "int32": "int32_t", "float32": "float"}
+_C_TYPES = {"int8": "int8_t", "int32": "int32_t", "uint32": "uint32_t", "float32": "float"}
 _LABEL_LENGTH = 60
 _NUMBERS_A_LINE = 32
 
@@ -43,6 +46,16 @@ def _terms(levels: Iterable[Level], operand: int, letter: str = "i") -> str:
     return " + ".join(found) or "0"
 
 
+def _plus(n: int) -> str:
+    """`` + 5``, `` - 5`` or nothing."""
+    return f" {'+' if n > 0 else '-'} {abs(n)}" if n else ""
+
+
+def _times(n: int) -> str:
+    """`` * 5`` or nothing."""
+    return "" if n == 1 else f" * {n}"
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tinyengine", "kernels"),
@@ -59,6 +72,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.globals["terms"] = _terms
+    environment.filters.update(plus=_plus, minus=lambda n: _plus(-n), times=_times)
     return environment
 
 
@@ -67,16 +81,20 @@ _ENVIRONMENT = _environment()
 
 def _tidy(text: str) -> str:
     """Indents by braces and drops blank lines, so that templates need not align what their macros print."""
+
+    def is_parameter(line: str) -> bool:
+        return line.endswith((",", ")")) and not line.startswith("static")
+
     depth = 0
     lines = []
     for raw in text.splitlines():
         line = re.sub(r" \+ 0\b(?!\.)", "", raw.strip())
         if not line:
             continue
-        if line.startswith("}"):
-            depth -= 1
-        lines.append("    " * depth + line)
-        depth += line.count("{") - line.count("}") + (1 if line.startswith("}") else 0)
+        closes = line.startswith("}")
+        depth -= closes
+        lines.append("    " * (depth + (not depth and is_parameter(line))) + line)
+        depth += line.count("{") - line.count("}") + closes
     return "\n".join(lines) + "\n"
 
 
@@ -103,11 +121,31 @@ class _Functions:
     names: dict[tuple[str, str], str] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     instances: dict[str, int] = field(default_factory=dict)
+    assembly: dict[tuple[str, str], str] = field(default_factory=dict)
+    prototypes: list[str] = field(default_factory=list)
+    assembly_texts: list[str] = field(default_factory=list)
+
+    def _assembly(self, function: Assembly, target: Target) -> str:
+        """The name of a generated function; equal text is one function."""
+        key = (function.label, function.text)
+        if key not in self.assembly:
+            stem = f"te_{function.label}__{target.value}"
+            instance = self.instances.get(stem, 0)
+            self.instances[stem] = instance + 1
+            name = f"{stem}_{instance}"
+            self.assembly[key] = name
+            self.prototypes.append(function.prototype.replace(PLACEHOLDER, name))
+            self.assembly_texts.append(function.text.replace(PLACEHOLDER, name))
+        return self.assembly[key]
 
     def name(self, step: ScheduledStep, signature: str) -> str:
         placeholder = "te_kernel"
         text = _ENVIRONMENT.get_template(step.spec.template).render(
-            name=placeholder, signature=signature, p=step.binding.parameters, operation=step.spec.operation
+            name=placeholder,
+            signature=signature,
+            p=step.binding.parameters,
+            operation=step.spec.operation,
+            asm={a.role: self._assembly(a, step.spec.target) for a in step.binding.assembly},
         )
         kernel = step.kernel
         if (kernel, text) not in self.names:
@@ -126,9 +164,6 @@ class _Call:
     comment: str
     function: str
     arguments: tuple[str, ...]
-
-
-_INPUT_NAMES = {"elementwise.c.j2": ("a", "b")}
 
 
 def generate(graph: Graph, schedule: Schedule, plan: MemoryPlan, *, options: str) -> Sources:
@@ -157,11 +192,26 @@ def generate(graph: Graph, schedule: Schedule, plan: MemoryPlan, *, options: str
         ),
         SourceFile(name="model_weights.c", text=head + _weights_c(constants)),
     ]
+    if functions.assembly_texts:
+        files.append(SourceFile(name="model_kernels.S", text=head + _kernels_s(functions)))
     header = head + _model_h(graph, schedule, plan)
-    bare = Sources(files=(files[0], SourceFile(name="model.h", text=header), files[1]))
-    line = f'#define TE_SOURCES_DIGEST "{bare.digest()}"\n'
-    complete = header.replace(_DIGEST_MARK, _DIGEST_MARK + line)
-    return Sources(files=(files[0], SourceFile(name="model.h", text=complete), files[1]))
+    line = f'#define TE_SOURCES_DIGEST "{_sorted(files, header).digest()}"\n'
+    return _sorted(files, header.replace(_DIGEST_MARK, _DIGEST_MARK + line))
+
+
+def _sorted(files: list[SourceFile], header: str) -> Sources:
+    found = [*files, SourceFile(name="model.h", text=header)]
+    return Sources(files=tuple(sorted(found, key=lambda f: f.name)))
+
+
+def _kernels_s(functions: _Functions) -> str:
+    """All generated functions, a section each, so that the linker drops what is not called."""
+    parts = ["    .syntax unified\n    .thumb\n"]
+    for name, text in zip(functions.assembly.values(), functions.assembly_texts, strict=True):
+        parts.append(f'    .section .text.{name}, "ax", %progbits\n{text}')
+    # Says that the stack needs no right to execute.
+    parts.append('    .section .note.GNU-stack, "", %progbits\n')
+    return "\n".join(parts)
 
 
 _DIGEST_MARK = "/* SHA-256 over the names, lengths and texts of these files, all but the next line. */\n"
@@ -205,19 +255,20 @@ def _call(
         assert data is not None
         sources = [f"(const int8_t *){constants.name(data, 'constant', label)}"]
     else:
-        weighted = any(t.role == "w" for t in tables)
-        inputs = step.step.node.inputs[:1] if weighted else step.step.node.inputs
+        operands = step.spec.operands
+        inputs = step.step.node.inputs[: len(operands)] if operands else step.step.node.inputs
         sources = [address(t) for t in inputs]
-    names = _INPUT_NAMES.get(step.spec.template) or (
-        ("x",) if step.spec.template != "concatenation.c.j2" else tuple(f"x{i}" for i in range(len(sources)))
-    )
+    names = step.spec.operands or tuple(f"x{i}" for i in range(len(sources)))
     pointers = [f"const int8_t *restrict {n}" for n in names]
     pointers += [f"const {_C_TYPES[t.data.dtype.name]} *restrict {t.role}" for t in tables]
     pointers.append("int8_t *restrict y")
     arguments = [*sources, *(constants.name(t.data, t.role, label) for t in tables), address(step.step.writes[0])]
+    if step.scratch_bytes:
+        pointers.append("uint8_t *restrict scratch")
+        arguments.append(f"arena + {plan.offset_of(f's{schedule.steps.index(step)}')}")
     return _Call(
         comment=f"{step.op} {label}",
-        function=functions.name(step, ", ".join(pointers)),
+        function=functions.name(step, "\n" + ",\n".join(pointers)),
         arguments=tuple(arguments),
     )
 
@@ -242,7 +293,7 @@ def _helpers(texts: Iterable[str]) -> str:
     words = set(re.findall(r"\bte_\w+", " ".join(texts)))
     used = words & _HELPER_NEEDS.keys()
     used |= {need for helper in used for need in _HELPER_NEEDS[helper]}
-    return _ENVIRONMENT.get_template("helpers.c.j2").render(used=used)
+    return _ENVIRONMENT.get_template("helpers.c.j2").render(used=used).strip()
 
 
 def _model_c(
@@ -258,7 +309,7 @@ def _model_c(
     parts.append(
         "".join(f"extern const {_C_TYPES[d.dtype.name]} {n}[{d.size}];\n" for n, d, _ in constants.labels)
     )
-    parts.append(_helpers(functions.texts).rstrip() + "\n")
+    parts.append(_helpers(functions.texts) + "\n")
     parts += functions.texts
     for index, call in enumerate(calls):
         arguments = ",\n        ".join(call.arguments)
@@ -325,6 +376,8 @@ def _weights_c(constants: _Constants) -> str:
         values = [str(v) for v in data.reshape(-1).tolist()]
         if data.dtype == np.float32:
             values = [f"{v.hex()}f" for v in data.reshape(-1).tolist()]
+        elif data.dtype == np.uint32:
+            values = [f"{v}u" for v in values]
         elif data.dtype == np.int32:
             # The literal -2147483648 does not have type int.
             values = ["(-2147483647 - 1)" if v == "-2147483648" else v for v in values]

@@ -1,7 +1,7 @@
 """The only list of kernels: which operators each serves, with which tiles, from which template, at what cost.
 
 A kernel's name is ``te_<op>_<dtype>[_<requant>][_<geometry>][_<variant>]__<isa>``. Entries are tried in order, so
-fast kernels for a target stand before the plain C that is always there. Choosing a tile is schedule.py's business,
+fast kernels for a target come before the plain C that is always there. Choosing a tile is schedule.py's business,
 text is codegen.py's.
 """
 
@@ -37,6 +37,8 @@ from tinyengine.ir import (
     op_name,
 )
 from tinyengine.kernels import parameters
+from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.dsp import binders
 from tinyengine.kernels.parameters import Binding, Tile
 
 Binder: TypeAlias = Callable[[Graph, Node, Requant, Tile], Binding]
@@ -44,10 +46,16 @@ Predicate: TypeAlias = Callable[[Graph, Node], bool]
 
 
 class Target(Enum):
-    """Instruction set the kernels may use; the value is the suffix of kernel names."""
+    """What the kernels may use: portable C, or the DSP extension with text scheduled for one core."""
 
     C = "c"
-    DSP = "dsp"
+    M4 = "m4"
+    M7 = "m7"
+
+    @property
+    def isa(self) -> str:
+        """The suffix of kernel names."""
+        return "c" if self is Target.C else "dsp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +68,12 @@ class KernelSpec:
         template: file name beside this module.
         bind: literals and tables of one node.
         accepts: constraints beyond the operator's type.
-        tiles: candidates, best first; the scheduler takes the first that suits the shape.
+        tiles: candidates for a node, fastest first; the scheduler takes the first whose working memory is free.
         scratch_bytes: working memory in the arena for a node and a tile.
+        operands: names of the input pointers; none means any number of inputs, x0, x1 ...
         operation: what a template shared by several operators is to do.
-        target: instruction set needed.
+        target: what it needs.
+        requants: roundings it can do.
         in_place: the output may take the place of the first input.
     """
 
@@ -72,16 +82,18 @@ class KernelSpec:
     template: str
     bind: Binder
     accepts: Predicate = lambda graph, node: True  # noqa: ARG005
-    tiles: tuple[Tile, ...] = (Tile(),)
+    tiles: Callable[[Graph, Node], tuple[Tile, ...]] = lambda graph, node: (Tile(),)  # noqa: ARG005
     scratch_bytes: Callable[[Graph, Node, Tile], int] = lambda graph, node, tile: 0  # noqa: ARG005
+    operands: tuple[str, ...] = ("x",)
     operation: str = ""
     target: Target = Target.C
+    requants: frozenset[Requant] = frozenset(Requant)
     in_place: bool = False
 
     def name(self, binding: Binding) -> str:
         """The kernel's name with everything the grammar asks for."""
         parts = (self.stem, binding.requant, binding.geometry, binding.variant)
-        return f"te_{'_'.join(p for p in parts if p)}__{self.target.value}"
+        return f"te_{'_'.join(p for p in parts if p)}__{self.target.isa}"
 
 
 def _pointwise(graph: Graph, node: Node) -> bool:
@@ -102,12 +114,16 @@ def _to_float(graph: Graph, node: Node) -> bool:
     return types == (DType.INT8, DType.FLOAT32)
 
 
-_MATRIX_TILES = (Tile(pixels=2, channels=4),)
-# More accumulators spill inside a window's loops: ResNet-8 takes 34 M instructions with 2x2 and 39 M with 2x4.
-_WINDOW_TILES = (Tile(pixels=2, channels=2),)
-_DEPTHWISE_TILES = (Tile(pixels=2),)
+def _fixed(tile: Tile) -> Callable[[Graph, Node], tuple[Tile, ...]]:
+    return lambda graph, node: (tile,)  # noqa: ARG005
 
-CATALOGUE: tuple[KernelSpec, ...] = (
+
+_MATRIX_TILES = _fixed(Tile(pixels=2, channels=4))
+# More accumulators spill inside a window's loops: ResNet-8 takes 34 M instructions with 2x2 and 39 M with 2x4.
+_WINDOW_TILES = _fixed(Tile(pixels=2, channels=2))
+_DEPTHWISE_TILES = _fixed(Tile(pixels=2))
+
+_PORTABLE: tuple[KernelSpec, ...] = (
     KernelSpec(
         stem="conv2d_s8",
         operator=Conv2D,
@@ -146,6 +162,7 @@ CATALOGUE: tuple[KernelSpec, ...] = (
         template="elementwise.c.j2",
         bind=parameters.add,
         accepts=_is_int8,
+        operands=("a", "b"),
         operation="add",
     ),
     KernelSpec(
@@ -154,6 +171,7 @@ CATALOGUE: tuple[KernelSpec, ...] = (
         template="elementwise.c.j2",
         bind=parameters.mul,
         accepts=_is_int8,
+        operands=("a", "b"),
         operation="mul",
     ),
     KernelSpec(
@@ -176,7 +194,11 @@ CATALOGUE: tuple[KernelSpec, ...] = (
     KernelSpec(stem="pad_s8", operator=Pad, template="pad.c.j2", bind=parameters.pad, accepts=_is_int8),
     KernelSpec(stem="transpose", operator=Transpose, template="transpose.c.j2", bind=parameters.transpose),
     KernelSpec(
-        stem="concat", operator=Concatenation, template="concatenation.c.j2", bind=parameters.concatenation
+        stem="concat",
+        operator=Concatenation,
+        template="concatenation.c.j2",
+        bind=parameters.concatenation,
+        operands=(),
     ),
     KernelSpec(
         stem="softmax_s8",
@@ -208,12 +230,43 @@ CATALOGUE: tuple[KernelSpec, ...] = (
     ),
 )
 
+
+def _fast(target: Target, core: Core) -> tuple[KernelSpec, ...]:
+    """Generated Thumb-2 for one core; what they refuse the portable kernels take."""
+    families = binders.families(core)
+
+    def spec(stem: str, operator: type, family: str, operands: tuple[str, ...] = ("x",)) -> KernelSpec:
+        found = families[family]
+        return KernelSpec(
+            stem=stem,
+            operator=operator,
+            template=f"dsp/{family}.c.j2",
+            bind=found.bind,
+            accepts=lambda graph, node: _is_int8(graph, node) and found.accepts(graph, node),
+            tiles=found.tiles,
+            scratch_bytes=found.scratch_bytes,
+            operands=operands,
+            target=target,
+            requants=frozenset({Requant.EXACT}),
+        )
+
+    return (
+        spec("conv2d_s8", Conv2D, "pointwise"),
+        spec("conv2d_s8", Conv2D, "convolution"),
+        spec("dwconv2d_s8", DepthwiseConv2D, "depthwise"),
+        spec("fc_s8", FullyConnected, "dense"),
+        spec("add_s8", Add, "add", ("a", "b")),
+    )
+
+
+CATALOGUE: tuple[KernelSpec, ...] = (*_fast(Target.M4, Core.M4), *_fast(Target.M7, Core.M7), *_PORTABLE)
+
 COPY = KernelSpec(stem="copy", operator=type(None), template="copy.c.j2", bind=parameters.copy)
 """What fills an output that is a constant; it serves no operator, so it is not searched for."""
 
 
-def candidates(graph: Graph, node: Node, target: Target) -> tuple[KernelSpec, ...]:
-    """Kernels that can compute the node on `target`, preferred first.
+def candidates(graph: Graph, node: Node, requant: Requant, target: Target) -> tuple[KernelSpec, ...]:
+    """Kernels that can compute the node on `target` with this rounding, preferred first.
 
     Raises:
         UnsupportedOp: none can.
@@ -221,8 +274,11 @@ def candidates(graph: Graph, node: Node, target: Target) -> tuple[KernelSpec, ..
     allowed = (target, Target.C)
     found = tuple(
         spec
-        for spec in sorted(CATALOGUE, key=lambda spec: spec.target is Target.C)
-        if spec.target in allowed and isinstance(node.op, spec.operator) and spec.accepts(graph, node)
+        for spec in CATALOGUE
+        if spec.target in allowed
+        and isinstance(node.op, spec.operator)
+        and requant in spec.requants
+        and spec.accepts(graph, node)
     )
     if not found:
         tensor = graph.tensors[node.inputs[0]]

@@ -37,6 +37,12 @@ from tinyengine.ir import (
     Transpose,
     op_name,
 )
+from tinyengine.kernels.dsp.add import AddParameters as TableAddParameters
+from tinyengine.kernels.dsp.common import Assembly
+from tinyengine.kernels.dsp.convolution import ConvolutionParameters
+from tinyengine.kernels.dsp.dense import DenseParameters
+from tinyengine.kernels.dsp.depthwise import DepthwiseParameters as DspDepthwiseParameters
+from tinyengine.kernels.dsp.pointwise import PointwiseParameters
 
 NARROW = 1 << 30
 """Accumulators under this magnitude may be doubled in int32: the high multiply is then one instruction."""
@@ -46,10 +52,14 @@ FLOAT_LIMIT = 1 << 22
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """Outputs computed together: `pixels` neighbours on a row times `channels`."""
+    """Outputs computed together: `pixels` neighbours on a row times `channels`.
+
+    `band`: pixels or rows whose operands are in working memory at a time, where a kernel has such.
+    """
 
     pixels: int = 1
     channels: int = 1
+    band: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -299,15 +309,21 @@ Parameters: TypeAlias = (
     | SoftmaxParameters
     | FloatParameters
     | CopyParameters
+    | PointwiseParameters
+    | ConvolutionParameters
+    | DspDepthwiseParameters
+    | DenseParameters
+    | TableAddParameters
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Parameters and tables of one layer, and the parts of the kernel's name that follow from them."""
+    """Parameters, tables and generated functions of one layer, and what of the kernel's name follows from them."""
 
     parameters: Parameters
     tables: tuple[Table, ...] = ()
+    assembly: tuple[Assembly, ...] = ()
     requant: str = ""
     geometry: str = ""
     variant: str = ""
