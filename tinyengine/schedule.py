@@ -9,6 +9,7 @@ from tinyengine.ir import Graph, op_name
 from tinyengine.kernels import catalogue, parameters
 from tinyengine.kernels.catalogue import KernelSpec, Target
 from tinyengine.kernels.parameters import Binding, Tile
+from tinyengine.memory import lifetimes
 from tinyengine.memory.lifetimes import Dataflow, Step, dataflow
 
 
@@ -46,26 +47,55 @@ class Schedule:
 
 
 def schedule(graph: Graph, *, requant: Requant, target: Target) -> Schedule:
-    """The preferred kernel of the catalogue for each node, with its first tile.
+    """A kernel and a tile for each node, with as much working memory as costs the network nothing.
+
+    The arena's peak is somewhere; a step elsewhere may widen its working memory up to it for free (the paper's
+    model-adaptive memory scheduling, section 3.2). So the smallest tiles decide the peak, then every step takes
+    the fastest tile that keeps it under that.
 
     Raises:
         UnsupportedOp: a node no kernel can compute.
     """
     flow = dataflow(graph)
-    return Schedule(flow=flow, steps=tuple(_one(graph, step, requant, target) for step in flow.steps))
+    choices = tuple(_choices(graph, step, requant, target) for step in flow.steps)
+    smallest = tuple(min(c.scratch_bytes for c in found) for found in choices)
+    live = lifetimes.live_bytes(lifetimes.buffers(graph, flow), len(flow.steps))
+    peak = max((bytes_ + s for bytes_, s in zip(live, smallest, strict=True)), default=0)
+    chosen = (
+        next(c for c in found if bytes_ + c.scratch_bytes <= peak)
+        for found, bytes_ in zip(choices, live, strict=True)
+    )
+    return Schedule(flow=flow, steps=tuple(_bound(graph, choice, requant) for choice in chosen))
 
 
-def _one(graph: Graph, step: Step, requant: Requant, target: Target) -> ScheduledStep:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Choice:
+    """A kernel with a tile for a step."""
+
+    step: Step
+    spec: KernelSpec
+    tile: Tile
+    scratch_bytes: int
+
+
+def _choices(graph: Graph, step: Step, requant: Requant, target: Target) -> tuple[_Choice, ...]:
+    """The preferred kernel with each of its tiles, fastest first."""
+    if step.node is None:
+        return (_Choice(step=step, spec=catalogue.COPY, tile=Tile(), scratch_bytes=0),)
+    spec = catalogue.candidates(graph, step.node, requant, target)[0]
+    return tuple(
+        _Choice(step=step, spec=spec, tile=tile, scratch_bytes=spec.scratch_bytes(graph, step.node, tile))
+        for tile in spec.tiles(graph, step.node)
+    )
+
+
+def _bound(graph: Graph, choice: _Choice, requant: Requant) -> ScheduledStep:
+    step = choice.step
     if step.node is None:
         size = graph.tensors[step.writes[0]].size_bytes
         binding = Binding(parameters=parameters.CopyParameters(size_bytes=size))
-        return ScheduledStep(step=step, spec=catalogue.COPY, tile=Tile(), binding=binding, scratch_bytes=0)
-    spec = catalogue.candidates(graph, step.node, target)[0]
-    tile = spec.tiles[0]
+    else:
+        binding = choice.spec.bind(graph, step.node, requant, choice.tile)
     return ScheduledStep(
-        step=step,
-        spec=spec,
-        tile=tile,
-        binding=spec.bind(graph, step.node, requant, tile),
-        scratch_bytes=spec.scratch_bytes(graph, step.node, tile),
+        step=step, spec=choice.spec, tile=choice.tile, binding=binding, scratch_bytes=choice.scratch_bytes
     )

@@ -127,3 +127,13 @@ def buffers(graph: Graph, flow: Dataflow, scratch_bytes: Sequence[int] = ()) -> 
         if size
     ]
     return tuple(found)
+
+
+def live_bytes(buffers: Sequence[Buffer], steps: int) -> tuple[int, ...]:
+    """Bytes that must exist at each step, each buffer rounded up to its alignment."""
+    live = [0] * steps
+    for buffer in buffers:
+        size = -(-buffer.size_bytes // buffer.alignment) * buffer.alignment
+        for step in range(buffer.first, buffer.last + 1):
+            live[step] += size
+    return tuple(live)

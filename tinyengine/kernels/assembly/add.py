@@ -2,8 +2,8 @@
 
     void name(const int8_t *a, const int8_t *b, int8_t *out, const uint32_t *table, uint32_t groups);
 
-The table holds 256 words for a, 256 for b, multiplier and addend; a group is four elements. `out` may be `a` or `b`:
-a group is read before it is written.
+The table holds 256 words for a, 256 for b, multiplier and addend; a group is four elements. `out` may be `a` or
+`b`: an element is read before it is written.
 """
 
 from __future__ import annotations

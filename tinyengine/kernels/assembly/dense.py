@@ -71,9 +71,9 @@ def weights_refusal(weights: NDArray[np.int64], bias: NDArray[np.int64]) -> str 
 
 
 def pack(
-    dense: Dense, weights: NDArray[np.int64], bias: NDArray[np.int64], channels: Sequence[ChannelConstants]
+    weights: NDArray[np.int64], bias: NDArray[np.int64], channels: Sequence[ChannelConstants]
 ) -> NDArray[np.uint32]:
-    """The table, `block_words` for each eight channels.
+    """The table, `Dense.block_words` for each eight channels.
 
     Args:
         weights: (channels, depth) in the order activations are read; channels is a multiple of 8.

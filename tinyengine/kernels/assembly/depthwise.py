@@ -1,8 +1,8 @@
-"""Depthwise convolution of one channel over a padded int16 plane, and the way from NHWC int8 into such planes.
+"""Depthwise convolution of one channel over a padded int16 plane.
 
-In a plane, words hold two neighbouring columns. An output whose window starts on an even column takes its row's taps
-as (w0,w1), (w2,w3), ... and a last single one; on an odd column as a single w0, then (w1,w2), ... . One load of a
-word therefore serves every output whose window covers it, and a pair of weight sequences serves both parities.
+In a plane, words hold two neighbouring columns. An output whose window starts on an even column takes its row's
+taps as (w0,w1), (w2,w3), ... and a last single one; on an odd column as a single w0, then (w1,w2), ... . One load
+of a word serves every output whose window covers it, and two sequences of weight words serve both parities.
 Where all weight words fit six registers (3x3) they stay there for the whole plane; larger kernels reload a row's
 words for a group of outputs.
 
@@ -43,6 +43,7 @@ class Plane:
         columns: outputs in a row.
         row_bytes: from one plane row to the next, a multiple of 4.
         out_step_bytes: from one output column to the next (channels of the NHWC map).
+        out_row_bytes: from one row of outputs to the next.
         epilogue: requantization; the shift is a literal when all channels share it.
     """
 
@@ -51,6 +52,7 @@ class Plane:
     columns: int
     row_bytes: int
     out_step_bytes: int
+    out_row_bytes: int
     epilogue: Epilogue
 
     @property
@@ -207,7 +209,7 @@ def _rows(e: Emitter, name: str, plane: Plane, outputs: Callable[[Emitter, Plane
     e.from_fp("lr", _ROWS)
     e.from_fp("r12", _OUT)
     e.add_immediate("r0", "r0", plane.stride * (plane.row_bytes - 2 * walked), "next row")
-    e.add_immediate("r12", "r12", (plane.columns - walked) * plane.out_step_bytes)
+    e.add_immediate("r12", "r12", plane.out_row_bytes - walked * plane.out_step_bytes)
     e.fixed("subs lr, lr, #1")
     e.to_fp(_OUT, "r12")
     e.to_fp(_ROWS, "lr")
@@ -223,7 +225,7 @@ def _advance(e: Emitter, plane: Plane, outputs: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Registers:
-    """What is where in the resident kernel: accumulators, activation words, and constants that found a register."""
+    """What is where in the resident kernel: accumulators, activation words, constants that found a register."""
 
     accumulators: tuple[Register, ...]
     words: tuple[Register, ...]

@@ -2,8 +2,8 @@
 
 Cortex-M4 issues in order, one at a time: a region stays as written, its author groups the loads. Cortex-M7 issues
 two: a list scheduler fills both slots by the pairing rules and latencies measured on silicon (sources in
-harness/sim/timing/README.md). Data hazards through registers decide what may move. Addresses are not compared: a kernel
-promises that inside a region nothing it stores is loaded, and stores keep their order among each other.
+harness/sim/timing/README.md). Data hazards through registers decide what may move. Addresses are not compared: a
+kernel promises that inside a region nothing it stores is loaded, and stores keep their order among each other.
 """
 
 from __future__ import annotations

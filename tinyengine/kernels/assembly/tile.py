@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ _SECOND: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
 _W0, _W1, _X0, _X1 = "r10", "r11", "r12", "lr"
 # Loop state in FP registers.
 _OUT, _X_BASE, _X_END, _BLOCKS, _OUT_BASE, _SEGMENT_END = "s0", "s1", "s2", "s3", "s4", "s5"
+
+Words: TypeAlias = NDArray[np.uint32]
 
 BIAS_WORDS = 2
 REGION_INSTRUCTIONS = 330
@@ -90,6 +93,16 @@ class Tile:
         return None
 
     @property
+    def pixel_step_bytes(self) -> int:
+        """From one pixel's window to the next."""
+        return self.tile_step_bytes // len(self.pixel_offsets_bytes)
+
+    @property
+    def out_pixel_step_bytes(self) -> int:
+        """From one pixel's output to the next."""
+        return self.out_step_bytes // len(self.out_offsets_bytes)
+
+    @property
     def block_words(self) -> int:
         """Words of one channel pair in the table."""
         return BIAS_WORDS + 2 * self.window.words + (6 if self.epilogue.right_shift is None else 4)
@@ -100,7 +113,7 @@ def pack(
     weights: NDArray[np.int64],
     bias: NDArray[np.int64],
     channels: Sequence[ChannelConstants],
-) -> NDArray[np.uint32]:
+) -> Words:
     """The table of all channel pairs.
 
     Args:

@@ -164,7 +164,9 @@ def _transform_pair(e: Emitter, layer: Winograd) -> None:
     """Two channels of one tile: rows combined first, then columns, each finished row stored at once."""
     pixel, row = 2 * layer.in_channels, layer.row_bytes
     first, third, t = ("r2", "r3", "r4", "r5"), ("r6", "r7", "r8", "r9"), ("r10", "r11", "r12", "lr")
-    parallel = lambda op, rd, a, b: e.dsp(f"{op} {rd}, {a}, {b}", rd, a, b)  # noqa: E731
+
+    def parallel(op: str, rd: Register, a: Register, b: Register) -> None:
+        e.dsp(f"{op} {rd}, {a}, {b}", rd, a, b)
 
     def load(registers: Sequence[Register], offset: int) -> None:
         for j, register in enumerate(registers):

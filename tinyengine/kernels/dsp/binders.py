@@ -1,0 +1,73 @@
+"""The families as the catalogue wants them: constraints, tiles, scratch and binding of a node."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from tinyengine.fixedpoint import Requant
+from tinyengine.ir import Conv2D, DepthwiseConv2D, Graph, Node, op_name
+from tinyengine.kernels import parameters
+from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.dsp import add, convolution, dense, depthwise, pointwise
+from tinyengine.kernels.dsp.common import Plan
+from tinyengine.kernels.parameters import Binding, Table, Tile
+
+
+class Family:
+    """One family of fast kernels: its module's functions behind the catalogue's interface.
+
+    A layer is analysed once a graph and node, however often the schedule asks.
+    """
+
+    def __init__(self, module: Any, core: Core) -> None:
+        self._module = module
+        self._core = core
+        self._layer = lru_cache(maxsize=512)(module.layer)
+
+    def accepts(self, graph: Graph, node: Node) -> bool:
+        """Whether the family can compute the node bit for bit, with two roundings."""
+        return not isinstance(self._layer(graph, node), str)
+
+    def tiles(self, graph: Graph, node: Node) -> tuple[Tile, ...]:
+        """Bands, fastest (largest) first."""
+        if not hasattr(self._module, "bands"):
+            return (Tile(),)
+        return tuple(Tile(band=b) for b in self._module.bands(self._layer(graph, node)))
+
+    def scratch_bytes(self, graph: Graph, node: Node, tile: Tile) -> int:
+        """Working memory of a node with a tile."""
+        found = self._layer(graph, node)
+        if hasattr(self._module, "bands"):
+            return int(self._module.scratch_bytes(found, tile.band))
+        return int(self._module.scratch_bytes(found)) if hasattr(self._module, "scratch_bytes") else 0
+
+    def bind(self, graph: Graph, node: Node, requant: Requant, tile: Tile) -> Binding:
+        """Driver literals, table and functions of a node."""
+        found = self._layer(graph, node)
+        banded = hasattr(self._module, "bands")
+        plan: Plan[Any] = (
+            self._module.plan(found, tile.band, self._core) if banded else self._module.plan(found, self._core)
+        )
+        geometry = ""
+        if isinstance(node.op, Conv2D | DepthwiseConv2D):
+            shape = graph.tensors[node.inputs[1]].shape
+            geometry = parameters.geometry((shape[1], shape[2]), node.op.stride, node.op.dilation)
+        return Binding(
+            parameters=plan.parameters,
+            tables=(Table(role="table", data=plan.table),),
+            requant=parameters.requant_word(requant),
+            geometry=geometry,
+            assembly=plan.assembly,
+        )
+
+    def refusal(self, graph: Graph, node: Node) -> str:
+        """Why the family does not take the node; empty when it does."""
+        found = self._layer(graph, node)
+        return f"{op_name(node.op)}: {found}" if isinstance(found, str) else ""
+
+
+def families(core: Core) -> dict[str, Family]:
+    """The families on `core`, by module name."""
+    modules = (pointwise, convolution, depthwise, dense, add)
+    return {m.__name__.rsplit(".", 1)[1]: Family(m, core) for m in modules}

@@ -1,0 +1,237 @@
+"""What the families share: weights ready for packing, rows cut into tiles, and the widening of maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyengine import fixedpoint, lowering
+from tinyengine.fixedpoint import Multiplier
+from tinyengine.ir import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Node
+from tinyengine.kernels.assembly import requantize, widen
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue
+from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.assembly.widen import Order
+
+PLACEHOLDER = "te_assembly"
+"""Stands for the function's name in assembly text until codegen has chosen one."""
+
+_MOST_DOUBLED = 1 << 30
+"""Accumulators under this magnitude may be doubled in int32."""
+# Cycles a step of two input channels takes on the M4 with this many pixels a tile.
+_STEP_CYCLES = {4: 16, 3: 13, 2: 9, 1: 6}
+_TILE_CYCLES = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembly:
+    """One generated function a driver calls.
+
+    Args:
+        role: the driver's name for it.
+        label: what it is, for its final name: letters, digits, underscores.
+        prototype: C declaration with `PLACEHOLDER` as the name.
+        text: Thumb-2 with `PLACEHOLDER` as the name.
+    """
+
+    role: str
+    label: str
+    prototype: str
+    text: str
+
+
+P = TypeVar("P")
+Integers: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plan(Generic[P]):
+    """A layer's driver literals, the functions it calls and the table they read."""
+
+    parameters: P
+    assembly: tuple[Assembly, ...]
+    table: NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Weighted:
+    """A weighted layer's constants.
+
+    Args:
+        weights: as the tensor has them, int64.
+        bias: (channels,) with the input's zero point folded in.
+        zero_point: of the input.
+        channels: requantization.
+        epilogue: its form.
+    """
+
+    weights: NDArray[np.int64]
+    bias: NDArray[np.int64]
+    zero_point: int
+    channels: tuple[ChannelConstants, ...]
+    epilogue: Epilogue
+
+
+def weighted(graph: Graph, node: Node) -> Weighted | str:
+    """The layer's constants, or why two-instruction requantization does not fit them."""
+    op = cast(Conv2D | DepthwiseConv2D | FullyConnected, node.op)
+    tensor, bias_tensor = graph.tensors[node.inputs[1]], graph.tensors[node.inputs[2]]
+    if tensor.data is None or bias_tensor.data is None:
+        return "weights and bias are computed"
+    weights, bias = tensor.data.astype(np.int64), bias_tensor.data.astype(np.int64)
+    axis = 3 if isinstance(op, DepthwiseConv2D) else 0
+    others = tuple(d for d in range(weights.ndim) if d != axis)
+    zero_point = lowering.quant_params(lowering.input_tensor(graph, node)).zero_point
+    if not op.zero_point_folded:
+        bias = bias - zero_point * weights.sum(axis=others)
+    zero_point_out = lowering.quant_params(lowering.output_tensor(graph, node)).zero_point
+    multipliers = list(lowering.conv_multipliers(graph, node))
+    low, high = lowering.conv_accumulator_range(graph, node)
+    for channel, m in enumerate(multipliers):
+        bounds = fixedpoint.requantize(np.array([low[channel], high[channel]]), m.multiplier, m.shift)
+        first, last = np.clip(bounds + zero_point_out, op.clamp.low, op.clamp.high)
+        if first == last:
+            # Requantization is monotonic: the channel is a constant. Training leaves such channels, with scales
+            # and biases no fast form could hold; a bias of 4 (v - z) at a scale of 1/4 says the same.
+            weights[(slice(None),) * axis + (channel,)] = 0
+            low[channel] = high[channel] = bias[channel] = 4 * (int(first) - zero_point_out)
+            multipliers[channel] = Multiplier(multiplier=1 << 30, shift=-1)
+    if int(np.maximum(np.abs(low), np.abs(high)).max()) >= _MOST_DOUBLED:
+        return "an accumulator may reach 2^30"
+    reason = requantize.refusal(multipliers)
+    if reason:
+        return reason
+    return Weighted(
+        weights=weights,
+        bias=bias,
+        zero_point=zero_point,
+        channels=tuple(requantize.constants(m, zero_point_out) for m in multipliers),
+        epilogue=requantize.epilogue(multipliers, zero_point_out, op.clamp),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row of pixels as tiles: `tiles` whole ones, then one that ends at the last pixel if `overlap`.
+
+    The overlapping tile computes some pixels again, to the same values.
+    """
+
+    pixels: int
+    tiles: int
+    overlap: int
+
+    @property
+    def cycles(self) -> float:
+        """Relative cost, for choosing."""
+        return (self.tiles + bool(self.overlap)) * (8 * _STEP_CYCLES[self.pixels] + _TILE_CYCLES)
+
+
+def row_of_tiles(length: int) -> Row:
+    """The cheapest way to cover `length` pixels with tiles of one size."""
+    options = []
+    for pixels in (4, 3, 2, 1):
+        tiles, rest = divmod(length, pixels)
+        if tiles:
+            options.append(Row(pixels=pixels, tiles=tiles, overlap=length - pixels if rest else 0))
+    return min(options, key=lambda r: r.cycles)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of a matrix kernel on a row, all offsets relative to the row's first pixel and channel."""
+
+    x_halves: int
+    table_words: int
+    out_bytes: int
+    tiles: int
+    pairs: int
+
+    @property
+    def packed(self) -> int:
+        """The kernel's last argument."""
+        return self.tiles | self.pairs << 16
+
+
+def calls(
+    *, row: Row, x_step_halves: int, out_step_bytes: int, channels: int, block_words: int
+) -> tuple[Call, ...]:
+    """The calls that compute a row: whole tiles and the overlapping one, each for all pairs of channels.
+
+    Args:
+        x_step_halves, out_step_bytes: from one pixel to the next.
+        channels: an odd last one is computed together with its neighbour, again.
+    """
+    starts = [(0, row.tiles)] + ([(row.overlap, 1)] if row.overlap else [])
+    blocks = [(0, 0, channels // 2)] + ([(channels // 2 * block_words, channels - 2, 1)] if channels % 2 else [])
+    return tuple(
+        Call(
+            x_halves=pixel * x_step_halves,
+            table_words=words,
+            out_bytes=pixel * out_step_bytes + first,
+            tiles=tiles,
+            pairs=pairs,
+        )
+        for pixel, tiles in starts
+        for words, first, pairs in blocks
+    )
+
+
+def paired(channels: int) -> list[int]:
+    """Channel indices in table order: an odd last channel follows its neighbour once more."""
+    order = list(range(channels - channels % 2))
+    return order + ([channels - 2, channels - 1] if channels % 2 else [])
+
+
+def order_of(channels: int) -> Order:
+    """How activations are widened: split where every pixel starts a word."""
+    return Order.SPLIT if channels % 4 == 0 else Order.KEPT
+
+
+def reorder(weights: NDArray[np.int64], order: Order) -> NDArray[np.int64]:
+    """Weights with the last axis (input channels) in the order widened activations lie."""
+    if order is Order.KEPT:
+        return weights
+    depth = weights.shape[-1]
+    index = np.arange(depth).reshape(-1, 4)[:, list(order.value)].reshape(-1)
+    return weights[..., index]
+
+
+WIDEN_PROTOTYPE = f"void {PLACEHOLDER}(const int8_t *in, int16_t *out, uint32_t groups);"
+TILE_PROTOTYPE = (
+    f"void {PLACEHOLDER}(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t tiles_and_pairs);"
+)
+
+
+def widen_assembly(order: Order, core: Core) -> Assembly:
+    """The widening of contiguous bytes."""
+    comment = f"int8 to int16, 16 bytes a group; order of four: {order.value}"
+    return Assembly(
+        role="widen",
+        label=f"widen_{order.name.lower()}",
+        prototype=WIDEN_PROTOTYPE,
+        text=widen.render_widen(PLACEHOLDER, order, core, comment),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widening:
+    """`elements` contiguous bytes: whole groups by the kernel, the rest by the driver.
+
+    `split` tells the order of four; then the rest is a multiple of 4.
+    """
+
+    elements: int
+    split: bool
+
+    @property
+    def groups(self) -> int:
+        return self.elements // widen.WIDEN_GROUP_BYTES
+
+    @property
+    def done(self) -> int:
+        """Elements the groups cover."""
+        return self.groups * widen.WIDEN_GROUP_BYTES

@@ -1,0 +1,217 @@
+"""Depthwise convolution: four channels at a time go into padded int16 planes, each plane is convolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from tinyengine.ir import DepthwiseConv2D, Graph, Node
+from tinyengine.kernels.assembly import depthwise, widen
+from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.dsp import common
+from tinyengine.kernels.dsp.common import Assembly, Plan, Weighted
+
+_GROUP = 4
+_BAND_ROWS = (32, 24, 16, 12, 8, 6, 4, 2, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthwiseParameters:
+    """Literals of the driver; rows and columns are the planes', which may be the map's transposed.
+
+    Args:
+        height: rows of the map; `before` of padding above them.
+        in_row_bytes, out_row_bytes: from row to row in the maps.
+        row_step, kernel_rows: of the windows.
+        plane_row_halves, plane_halves: a row and a plane.
+        first_halves: where a row's first value goes, rounded down to a word.
+        band, out_height: output rows a band and in all.
+        table_words: a channel's.
+        pad: the input's zero point, twice in a word.
+    """
+
+    batch: int
+    channels: int
+    height: int
+    before: int
+    in_row_bytes: int
+    out_row_bytes: int
+    row_step: int
+    kernel_rows: int
+    plane_row_halves: int
+    plane_halves: int
+    first_halves: int
+    band: int
+    out_height: int
+    table_words: int
+    pad: int
+    in_bytes: int
+    out_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layer:
+    """A depthwise layer the kernels can take, in the planes' orientation: (rows, columns)."""
+
+    batch: int
+    size: tuple[int, int]
+    out: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: int
+    before: tuple[int, int]
+    channels: int
+    in_steps: tuple[int, int]
+    out_steps: tuple[int, int]
+    weights: common.Integers
+    weighted: Weighted
+
+    @property
+    def plane_columns(self) -> int:
+        """Columns of a plane, even: every window, the whole map, and the word the last fill completes."""
+        needed = max((self.out[1] - 1) * self.stride + self.kernel[1], self.before[1] + self.size[1])
+        return needed + needed % 2
+
+
+def layer(graph: Graph, node: Node) -> Layer | str:
+    """The layer, or why it is not taken."""
+    op = cast(DepthwiseConv2D, node.op)
+    if op.multiplier != 1 or op.dilation != (1, 1) or op.stride[0] != op.stride[1]:
+        return "multiplier, dilation or unequal strides"
+    shape, out = graph.tensors[node.inputs[0]].shape, graph.tensors[node.outputs[0]].shape
+    channels = shape[3]
+    if channels % _GROUP:
+        return f"{channels} channels are not a multiple of {_GROUP}"
+    constants = common.weighted(graph, node)
+    if isinstance(constants, str):
+        return constants
+    weights = constants.weights[0]
+    upright = Layer(
+        batch=shape[0],
+        size=(shape[1], shape[2]),
+        out=(out[1], out[2]),
+        kernel=(weights.shape[0], weights.shape[1]),
+        stride=op.stride[0],
+        before=(op.padding.top, op.padding.left),
+        channels=channels,
+        in_steps=(shape[2] * channels, channels),
+        out_steps=(out[2] * channels, channels),
+        weights=weights,
+        weighted=constants,
+    )
+    # A row's overhead is paid once a row: long rows are cheaper, so tall maps are laid on their side.
+    found = _transposed(upright) if out[1] > 2 * out[2] else upright
+    return _kernel(found).refusal() or _fill(found, found.size[0]).refusal() or found
+
+
+def _transposed(layer: Layer) -> Layer:
+    return Layer(
+        batch=layer.batch,
+        size=layer.size[::-1],
+        out=layer.out[::-1],
+        kernel=layer.kernel[::-1],
+        stride=layer.stride,
+        before=layer.before[::-1],
+        channels=layer.channels,
+        in_steps=layer.in_steps[::-1],
+        out_steps=layer.out_steps[::-1],
+        weights=np.ascontiguousarray(layer.weights.transpose(1, 0, 2)),
+        weighted=layer.weighted,
+    )
+
+
+def bands(found: Layer) -> tuple[int, ...]:
+    """Candidate bands in output rows of the planes, largest first."""
+    return (found.out[0], *(b for b in _BAND_ROWS if b < found.out[0]))
+
+
+def _plane_rows(found: Layer, band: int) -> int:
+    rows = (min(band, found.out[0]) - 1) * found.stride + found.kernel[0]
+    # With the whole map in one band every input row goes into the plane, also those no window reads.
+    return max(rows, found.before[0] + found.size[0]) if band >= found.out[0] else rows
+
+
+def scratch_bytes(found: Layer, band: int) -> int:
+    """Four planes of a band."""
+    return 2 * _GROUP * _plane_rows(found, band) * found.plane_columns
+
+
+def _kernel(found: Layer) -> depthwise.Plane:
+    return depthwise.Plane(
+        kernel=found.kernel,
+        stride=found.stride,
+        columns=found.out[1],
+        row_bytes=2 * found.plane_columns,
+        out_step_bytes=found.out_steps[1],
+        out_row_bytes=found.out_steps[0],
+        epilogue=found.weighted.epilogue,
+    )
+
+
+def _fill(found: Layer, plane_rows: int) -> widen.PlaneFill:
+    return widen.PlaneFill(
+        columns=found.size[1],
+        pixel_bytes=found.in_steps[1],
+        row_bytes=found.in_steps[0],
+        plane_row_bytes=2 * found.plane_columns,
+        plane_bytes=2 * plane_rows * found.plane_columns,
+        odd=found.before[1] % 2 == 1,
+    )
+
+
+def plan(found: Layer, band: int, core: Core) -> Plan[DepthwiseParameters]:
+    """Everything for bands of `band` output rows."""
+    band = min(band, found.out[0])
+    rows = _plane_rows(found, band)
+    kernel = _kernel(found)
+    kh, kw = found.kernel
+    return Plan(
+        parameters=DepthwiseParameters(
+            batch=found.batch,
+            channels=found.channels,
+            height=found.size[0],
+            before=found.before[0],
+            in_row_bytes=found.in_steps[0],
+            out_row_bytes=found.out_steps[0],
+            row_step=found.stride,
+            kernel_rows=kh,
+            plane_row_halves=found.plane_columns,
+            plane_halves=rows * found.plane_columns,
+            first_halves=found.before[1] // 2 * 2,
+            band=band,
+            out_height=found.out[0],
+            table_words=kernel.table_words,
+            pad=(found.weighted.zero_point & 0xFFFF) * 0x10001,
+            in_bytes=found.size[0] * found.size[1] * found.channels,
+            out_bytes=found.out[0] * found.out[1] * found.channels,
+        ),
+        assembly=(
+            Assembly(
+                role="planes",
+                label=f"planes_{found.size[1]}x{found.channels}",
+                prototype=f"void {common.PLACEHOLDER}(const int8_t *in, int16_t *plane, uint32_t rows);",
+                text=widen.render_planes(
+                    common.PLACEHOLDER,
+                    _fill(found, rows),
+                    core,
+                    f"4 channels of {found.channels} into int16 planes, {found.size[1]} columns",
+                ),
+            ),
+            Assembly(
+                role="plane",
+                label=f"plane_{kh}x{kw}s{found.stride}_{found.out[1]}",
+                prototype=(
+                    f"void {common.PLACEHOLDER}"
+                    "(const int16_t *plane, const uint32_t *table, int8_t *out, uint32_t rows);"
+                ),
+                text=depthwise.render(
+                    common.PLACEHOLDER,
+                    kernel,
+                    core,
+                    f"depthwise {kh}x{kw} stride {found.stride}, {found.out[1]} outputs a row",
+                ),
+            ),
+        ),
+        table=depthwise.pack(kernel, found.weights, found.weighted.bias, found.weighted.channels),
+    )

@@ -1,0 +1,155 @@
+"""Pointwise convolution: a band of pixels is widened, then multiplied tile by tile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from tinyengine.ir import Conv2D, Graph, Node, Padding
+from tinyengine.kernels.assembly import tile
+from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.assembly.widen import Order
+from tinyengine.kernels.dsp import common
+from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Weighted, Widening
+
+_BAND_PIXELS = (256, 192, 144, 96, 72, 48, 36, 24, 16, 12, 8, 4)
+_MOST_UNROLLED_WORDS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """`count` bands of `pixels` pixels each."""
+
+    count: int
+    pixels: int
+    widening: Widening
+    calls: tuple[Call, ...]
+    tile_role: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointwiseParameters:
+    """Literals of the driver."""
+
+    depth: int
+    channels: int
+    bands: tuple[Band, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layer:
+    """A pointwise layer the kernels can take."""
+
+    pixels: int
+    depth: int
+    channels: int
+    weighted: Weighted
+
+
+def layer(graph: Graph, node: Node) -> Layer | str:
+    """The layer, or why it is not taken."""
+    op = cast(Conv2D, node.op)
+    channels, kh, kw, depth = graph.tensors[node.inputs[1]].shape
+    if (kh, kw) != (1, 1) or op.stride != (1, 1) or op.padding != Padding():
+        return "not pointwise"
+    if depth % 2 or channels < 2:
+        return f"{depth} input and {channels} output channels: depth must be even, two outputs at least"
+    pixels = graph.tensors[node.inputs[0]].elements // depth
+    if pixels < 2:
+        return "a single pixel"
+    constants = common.weighted(graph, node)
+    if isinstance(constants, str):
+        return constants
+    found = Layer(pixels=pixels, depth=depth, channels=channels, weighted=constants)
+    return _kernel(found, 1).refusal() or found
+
+
+def bands(found: Layer) -> tuple[int, ...]:
+    """Candidate bands in pixels, largest first. Bands start on a word."""
+    sizes = [b for b in _BAND_PIXELS if b < found.pixels and b * found.depth % 4 == 0]
+    return (found.pixels, *sizes) if found.pixels <= _BAND_PIXELS[0] else tuple(sizes)
+
+
+def scratch_bytes(found: Layer, band: int) -> int:
+    """The widened band."""
+    return 2 * min(band, found.pixels) * found.depth
+
+
+def _window(depth: int) -> tile.Window:
+    words = depth // 2
+    passes = next(p for p in range(1, words + 1) if words % p == 0 and words // p <= _MOST_UNROLLED_WORDS)
+    run = words // passes
+    if run < 8 and passes > 1:  # a depth without useful divisors: one long run
+        passes, run = 1, words
+    return tile.Window(offsets_bytes=tuple(range(0, 4 * run, 4)), passes=passes, step_bytes=4 * run)
+
+
+def _kernel(found: Layer, pixels: int) -> tile.Tile:
+    return tile.Tile(
+        window=_window(found.depth),
+        pixel_offsets_bytes=tuple(2 * found.depth * p for p in range(pixels)),
+        out_offsets_bytes=tuple(found.channels * p for p in range(pixels)),
+        tile_step_bytes=2 * found.depth * pixels,
+        out_step_bytes=found.channels * pixels,
+        epilogue=found.weighted.epilogue,
+    )
+
+
+def _row(found: Layer, length: int) -> common.Row:
+    """The row of tiles; wide pixels may reach too far for four of them in one tile."""
+    best = common.row_of_tiles(length)
+    for pixels in (best.pixels, 3, 2, 1):
+        if pixels <= length and _kernel(found, pixels).refusal() is None:
+            tiles, rest = divmod(length, pixels)
+            return common.Row(pixels=pixels, tiles=tiles, overlap=length - pixels if rest else 0)
+    raise ValueError("a layer that was taken has a kernel")
+
+
+def plan(found: Layer, band: int, core: Core) -> Plan[PointwiseParameters]:
+    """Everything for bands of `band` pixels."""
+    order = common.order_of(found.depth)
+    whole, rest = divmod(found.pixels, min(band, found.pixels))
+    assembly = {"widen": common.widen_assembly(order, core)}
+    parts = []
+    for count, pixels in ((whole, min(band, found.pixels)), (1, rest)):
+        if not pixels:
+            continue
+        row = _row(found, pixels)
+        kernel = _kernel(found, row.pixels)
+        role = f"tile{row.pixels}"
+        assembly[role] = Assembly(
+            role=role,
+            label=f"tile_2x{row.pixels}_k{found.depth}",
+            prototype=common.TILE_PROTOTYPE,
+            text=tile.render(
+                common.PLACEHOLDER,
+                kernel,
+                core,
+                f"2 channels x {row.pixels} pixels, {found.depth} to {found.channels} channels",
+            ),
+        )
+        parts.append(
+            Band(
+                count=count,
+                pixels=pixels,
+                widening=Widening(elements=pixels * found.depth, split=order is Order.SPLIT),
+                calls=common.calls(
+                    row=row,
+                    x_step_halves=found.depth,
+                    out_step_bytes=found.channels,
+                    channels=found.channels,
+                    block_words=kernel.block_words,
+                ),
+                tile_role=role,
+            )
+        )
+    index = common.paired(found.channels)
+    weights = common.reorder(found.weighted.weights.reshape(found.channels, -1), order)
+    table = tile.pack(
+        _kernel(found, 1), weights[index], found.weighted.bias[index], [found.weighted.channels[c] for c in index]
+    )
+    return Plan(
+        parameters=PointwiseParameters(depth=found.depth, channels=found.channels, bands=tuple(parts)),
+        assembly=tuple(assembly.values()),
+        table=table,
+    )
