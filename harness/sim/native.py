@@ -201,7 +201,7 @@ _COUNTERS = (
     "cycles", "instructions", "blocks", "fetch_stall_cycles", "data_stall_cycles", "icache_misses",
     "dcache_misses", "unaligned", "mispredicted", "nodes", "states",
 )  # fmt: skip
-_FUNCTIONS = ("hook_add", "hook_del", "emu_stop", "mem_read", "reg_read")
+_FUNCTIONS = ("hook_add", "hook_del", "emu_stop", "mem_read", "reg_read", "reg_write")
 
 
 class _CCounters(ctypes.Structure):
@@ -312,10 +312,11 @@ class NativeCore:
         self._uc = uc  # the engine must outlive the hook
         numbers = [getattr(arm_const, f"UC_ARM_REG_R{n}") for n in range(13)]
         numbers += [arm_const.UC_ARM_REG_SP, arm_const.UC_ARM_REG_LR, arm_const.UC_ARM_REG_PC]
+        numbers.append(arm_const.UC_ARM_REG_XPSR)
         self._functions = _unicorn_functions()
         kind = {"cortex-m4": 4, "cortex-m7": 7}[core]
         self._handle = self._library.tr_unicorn_attach(
-            kind, uc._uch, ctypes.byref(self._functions), (ctypes.c_int * 16)(*numbers)
+            kind, uc._uch, ctypes.byref(self._functions), (ctypes.c_int * 17)(*numbers)
         )
         if not self._handle:
             raise RuntimeError("Unicorn refused the block hook")

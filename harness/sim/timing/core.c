@@ -44,7 +44,7 @@ struct tr_node {
     tr_edge edges[EDGES];
     uint32_t fallthrough;
     uint32_t count; /* instructions */
-    uint8_t conditional, indirect, divides;
+    uint8_t conditional, indirect, divides, it, it_open;
     tr_predictor *predictor;
     const tr_block *block;
     const tr_state *before, *after;
@@ -66,6 +66,7 @@ struct tr_core {
     tr_memory_system *memory; /* NULL: zero wait everywhere */
     uint32_t unaligned_cycles;
     int slice_begun;
+    int in_it; /* the present block has, or begins with, instructions of an IT block */
 
     tr_block **block_table;
     tr_node **node_table;
@@ -167,9 +168,11 @@ static void decode_block(tr_core *core, tr_block *block) {
         tr_insn *insn = &block->insns[block->count++];
         tr_decode(insn, block->pc + offset, first, second, &it);
         offset += insn->size;
+        if (insn->op == TR_OP_IT) block->it = 1;
         if (insn->op == TR_OP_DIV && !(written & (1u << insn->dividend | 1u << insn->divisor))) block->divides++;
         written |= insn->writes;
     }
+    block->it_open = it != 0;
     free(code);
 }
 
@@ -205,6 +208,8 @@ static tr_node *find_node(tr_core *core, const tr_block *block, const tr_state *
     node->count = block->count;
     node->fallthrough = block->pc + block->bytes;
     node->divides = block->divides != 0;
+    node->it = block->it;
+    node->it_open = block->it_open;
     if (core->model->predicts && (last->traits & TR_ENDS_FLOW)) {
         node->conditional = (last->traits & TR_CONDITIONAL) != 0;
         node->indirect = !(last->op == TR_OP_BRANCH);
@@ -280,6 +285,7 @@ int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
         }
         if (from->indirect && taken) predictor->target = pc;
     }
+    core->in_it = node->it | from->it_open;
     core->node = node;
     if (core->memory != NULL) {
         const uint32_t stall = tr_memory_fetch(core->memory, pc, bytes);
@@ -289,6 +295,8 @@ int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
     if (node->divides) correct_divides(core, node->block);
     return 0;
 }
+
+int tr_core_in_it(const tr_core *core) { return core->in_it; }
 
 void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes) {
     if (core->memory == NULL) return;

@@ -47,6 +47,8 @@ typedef struct tr_block {
     struct tr_block *next; /* in its hash chain */
     uint32_t pc, bytes;
     uint32_t count;
+    uint8_t it;       /* has instructions in an IT block */
+    uint8_t it_open;  /* ends inside one */
     uint32_t divides; /* number of divide instructions whose operands are still the block's inputs */
     tr_insn *insns;
 } tr_block;

@@ -74,6 +74,8 @@ void tr_core_invalidate(tr_core *core);
 
 /* Announces a block. 1: the budget does not cover it, it was not counted and must not execute now; else 0. */
 int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes);
+/* Whether the block announced last has instructions in an IT block. */
+int tr_core_in_it(const tr_core *core);
 /* Announces a data access; only those in watched ranges change anything. */
 void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes);
 void tr_core_write(tr_core *core, uint32_t address, uint32_t bytes);

@@ -15,6 +15,7 @@ typedef struct {
     int (*emu_stop)(void *engine);
     int (*mem_read)(void *engine, uint64_t address, void *bytes, uint64_t size);
     int (*reg_read)(void *engine, int number, void *value);
+    int (*reg_write)(void *engine, int number, const void *value);
 } tr_unicorn_functions;
 
 enum { HOOK_BLOCK = 1 << 3, HOOK_MEM_READ = 1 << 10, HOOK_MEM_WRITE = 1 << 11 };
@@ -23,7 +24,7 @@ typedef struct {
     tr_core *core;
     void *engine;
     tr_unicorn_functions unicorn;
-    int register_ids[16];
+    int register_ids[17]; /* r0 to r15, xpsr */
     size_t hook;
     size_t data_hooks[TR_REGIONS_MAX];
     tr_region watched[TR_REGIONS_MAX]; /* base and bytes only */
@@ -53,12 +54,24 @@ static void on_block(void *engine, uint64_t address, uint32_t bytes, void *conte
 
 enum { UC_MEM_WRITE_TYPE = 17 };
 
+/* Unicorn 2.1.4 rebuilds the core's state before it calls a hook on a data access, the IT state included, and leaves it
+ * there: when the access is inside an IT block, the next block would run under the condition of this one. The
+ * translated rest of this block does not look at it, and a block that ends inside an IT block stores it anew. */
+static void clear_it_state(tr_unicorn *self) {
+    uint32_t xpsr = 0;
+    self->unicorn.reg_read(self->engine, self->register_ids[16], &xpsr);
+    if ((xpsr & 0x0600FC00u) == 0) return;
+    xpsr &= ~0x0600FC00u;
+    self->unicorn.reg_write(self->engine, self->register_ids[16], &xpsr);
+}
+
 static void on_access(void *engine, int type, uint64_t address, int bytes, int64_t value, void *context) {
     (void)engine;
     (void)value;
     tr_core *core = ((tr_unicorn *)context)->core;
     if (type == UC_MEM_WRITE_TYPE) tr_core_write(core, (uint32_t)address, (uint32_t)bytes);
     else tr_core_read(core, (uint32_t)address, (uint32_t)bytes);
+    if (tr_core_in_it(core)) clear_it_state(context);
 }
 
 static void drop_data_hooks(tr_unicorn *self) {
@@ -70,7 +83,7 @@ tr_unicorn *tr_unicorn_attach(int kind, void *engine, const tr_unicorn_functions
     if (self == NULL) return NULL;
     self->engine = engine;
     self->unicorn = *functions;
-    for (unsigned n = 0; n < 16; n++) self->register_ids[n] = register_ids[n];
+    for (unsigned n = 0; n < 17; n++) self->register_ids[n] = register_ids[n];
     const tr_host host = {.context = self, .fetch = fetch, .read_register = read_register};
     self->core = tr_core_new((tr_core_kind)kind, &host);
     if (self->core == NULL ||
