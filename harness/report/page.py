@@ -6,6 +6,7 @@ names of models and tensors come from files. Not a place for measuring or for re
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -116,6 +117,7 @@ def render(rows: Sequence[Row], *, generated: str, source: str) -> str:
         loader=jinja2.FunctionLoader(lambda name: (package / name).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -132,6 +134,13 @@ def render(rows: Sequence[Row], *, generated: str, source: str) -> str:
         simulated=sum(row.simulated for row in rows),
         timing_models=sorted({row.timing_model for row in rows if row.timing_model}),
     )
+
+
+def _visible(value: object) -> object:
+    """Text without control characters and those that turn the direction of what follows."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in value)
 
 
 def _part(anchor: str, group: Sequence[Row]) -> ModelPart:
