@@ -73,15 +73,21 @@ class Progress:
             lane.model = event.model
         if event.stage is not None:
             lane.stage = event.stage
+            if event.model is None:
+                self._say(Text(event.stage))
         if event.row is not None:
             lane.done += 1
             lane.failed += event.row.outcome is not Outcome.OK
             lane.stage = "done" if lane.done == self._models else "next"
-            if self._live is None and not self._broken:
-                try:
-                    self._console.print(_plain_line(event.row, resumed=event.resumed), soft_wrap=True)
-                except OSError:
-                    self._broken = True
+            self._say(_plain_line(event.row, resumed=event.resumed))
+
+    def _say(self, line: Text) -> None:
+        """A line where there is no live display."""
+        if self._live is None and not self._broken:
+            try:
+                self._console.print(line, soft_wrap=True)
+            except OSError:
+                self._broken = True
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)
