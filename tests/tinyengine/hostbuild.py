@@ -33,6 +33,7 @@ class Flavour(Enum):
     """Compiler options beyond warnings."""
 
     O0 = ("-O0",)
+    O1 = ("-O1",)
     O2 = ("-O2",)
     O3 = ("-O3",)
     SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")

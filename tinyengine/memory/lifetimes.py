@@ -134,6 +134,6 @@ def live_bytes(buffers: Sequence[Buffer], steps: int) -> tuple[int, ...]:
     live = [0] * steps
     for buffer in buffers:
         size = -(-buffer.size_bytes // buffer.alignment) * buffer.alignment
-        for step in range(buffer.first, buffer.last + 1):
+        for step in range(buffer.first, min(buffer.last + 1, steps)):  # a graph may have buffers but no step
             live[step] += size
     return tuple(live)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from tinyengine.errors import PlanError
 from tinyengine.memory.plan import Buffer, MemoryPlan, Placement
 
-WORK_LIMIT = 400_000
-"""Pairs of buffers the improvement may look at: some tenths of a second of Python."""
+ROUNDS_LIMIT = 600
+WORK_LIMIT = 2_000_000
+"""Pairs of buffers the improvement may look at: about a second of Python."""
 
 
 def lower_bound_bytes(buffers: Sequence[Buffer]) -> int:
@@ -153,7 +154,7 @@ def _improve(
     rng = random.Random(0)
     pairs = sum(len(c) for c in conflicts) + len(buffers)
     best_offsets, best_arena = offsets, arena
-    for _ in range(max(4, WORK_LIMIT // pairs)):
+    for _ in range(min(ROUNDS_LIMIT, WORK_LIMIT // pairs)):
         if best_arena == bound:
             break
         peak = [k for k, i in enumerate(order) if offsets[i] + buffers[i].size_bytes == arena]
