@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -62,7 +63,14 @@ def check_json_target(target: str) -> None:
         raise ConfigError("its folder does not exist", file=target, field="--json")
 
 
-def console(*, stderr: bool = False) -> Console:
+class Screen(Console):
+    """A console whose closed stream is an error like any other; rich would end the program, run and all."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def console(*, stderr: bool = False) -> Screen:
     """A console that never breaks on a narrow or dumb terminal: 100 columns where there is none."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 140, highlight=False, soft_wrap=False)
+    return Screen(file=stream, width=None if stream.isatty() else 140, highlight=False, soft_wrap=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -46,7 +46,7 @@ class Progress:
 
     def start(self) -> None:
         if self._live is not None:
-            self._live.start()
+            self._show(self._live.start)
 
     def refresh(self) -> None:
         """Shows what has come since; to be called from one thread only."""
@@ -55,17 +55,14 @@ class Progress:
             self._take(self._events.get())
             changed = True
         if changed and self._live is not None and not self._broken:
-            try:
-                self._live.update(self._table(), refresh=True)
-            except OSError:
-                # The terminal is gone. The measurement is not.
-                self._broken = True
+            live, table = self._live, self._table()
+            self._show(lambda: live.update(table, refresh=True))
 
     def close(self) -> None:
         """Takes the live lines away."""
         self.refresh()
         if self._live is not None and not self._broken:
-            self._live.stop()
+            self._show(self._live.stop)
 
     def _take(self, event: Event) -> None:
         lane = self._lanes[event.board]
@@ -84,10 +81,14 @@ class Progress:
     def _say(self, line: Text) -> None:
         """A line where there is no live display."""
         if self._live is None and not self._broken:
-            try:
-                self._console.print(line, soft_wrap=True)
-            except OSError:
-                self._broken = True
+            self._show(lambda: self._console.print(line, soft_wrap=True))
+
+    def _show(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError:
+            # The terminal is gone. The measurement is not.
+            self._broken = True
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)

@@ -1,0 +1,122 @@
+"""The view observes: it shows what happens and survives a terminal that goes away."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from harness.boards import load_boards
+from harness.cli import view
+from harness.cli.output import Screen
+from harness.errors import Outcome
+from harness.paths import default_boards_file
+from harness.session import Event
+from tests.harness.rows import FAILED, OK
+
+BOARDS = load_boards(default_boards_file()).all[:2]
+
+
+class Gone(io.StringIO):
+    """A terminal that was closed."""
+
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def screen(stream: io.StringIO, *, terminal: bool) -> Screen:
+    return Screen(file=stream, force_terminal=terminal, width=140, color_system=None, legacy_windows=False)
+
+
+def events() -> list[Event]:
+    return [
+        Event(board="f412-sim", stage="f412-sim is in use by process 7 (other)"),
+        Event(board="f746-sim", model="vww_96", stage="flash"),
+        Event(board="f746-sim", model="vww_96", row=OK),
+        Event(board="f412-sim", model="big", row=FAILED, resumed=True),
+    ]
+
+
+def test_without_a_terminal_each_row_is_a_line() -> None:
+    out = io.StringIO()
+    progress = view.Progress(screen(out, terminal=False), BOARDS, 2)
+    progress.start()
+    for event in events():
+        progress.observe(event)
+    progress.close()
+    lines = out.getvalue().splitlines()
+    assert lines == [
+        "f412-sim is in use by process 7 (other)",
+        "vww_96 on f746-sim: ok, 6,000,000 cycles",
+        "big on f412-sim: arena_overflow, big needs 300,000 B of SRAM, the chip has 262,144 B "
+        "(from the unfinished session)",
+    ]
+
+
+def test_on_a_terminal_each_board_has_a_live_line() -> None:
+    out = io.StringIO()
+    progress = view.Progress(screen(out, terminal=True), BOARDS, 2)
+    progress.start()
+    for event in events():
+        progress.observe(event)
+        progress.refresh()
+    shown = out.getvalue()
+    progress.close()
+    assert "flash" in shown
+    assert "1/2" in shown
+    assert "1 not ok" in shown
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_that_is_gone_stalls_and_breaks_nothing(terminal: bool) -> None:
+    progress = view.Progress(screen(Gone(), terminal=terminal), BOARDS, 2)
+    progress.start()
+    for event in events():
+        progress.observe(event)
+    progress.refresh()
+    for event in events():
+        progress.observe(event)
+    progress.close()
+
+
+def test_observing_waits_for_nobody() -> None:
+    progress = view.Progress(screen(io.StringIO(), terminal=False), BOARDS, 2)
+    begun = time.monotonic()
+
+    def many() -> None:
+        for _ in range(10_000):
+            progress.observe(Event(board="f746-sim", model="m", stage="run"))
+
+    threads = [threading.Thread(target=many) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert time.monotonic() - begun < 10
+
+
+def test_the_table_says_what_is_known_and_leaves_out_what_is_not() -> None:
+    out = io.StringIO()
+    mismatch = replace(OK, board="f412-sim", outcome=Outcome.MISMATCH, bit_exact=False, error="1 byte", retries=1)
+    rows = (OK, mismatch, FAILED)
+    console = screen(out, terminal=False)
+    console.print(view.figures_table(rows))
+    for line in view.remarks((*rows, replace(OK, warnings=("slow",)))):
+        console.print(line, soft_wrap=True)
+    lines = out.getvalue().splitlines()
+    assert " ".join(lines[1].split()) == "vww_96 f746-sim ok 6.000 27.78 0.80 55,296 400 56.6 263.7 yes"
+    assert " ".join(lines[2].split()) == "f412-sim mismatch 6.000 27.78 0.80 55,296 400 56.6 263.7 NO"
+    assert " ".join(lines[3].split()) == "big f412-sim arena_overflow"
+    assert "vww_96 on f412-sim: 1 byte" in lines
+    assert "vww_96 on f412-sim: took 2 attempts" in lines
+    assert "vww_96 on f746-sim: slow" in lines
+
+
+def test_layers_are_shown_with_their_share() -> None:
+    out = io.StringIO()
+    screen(out, terminal=False).print(view.layers_table(OK))
+    assert "CONV_2D" in out.getvalue()
+    assert "%" in out.getvalue()
