@@ -59,10 +59,13 @@ _LINK_FLAGS = (
     "-Wl,-z,max-page-size=4096", "-Wl,--no-warn-rwx-segments",
 )  # fmt: skip
 _FIRMWARE_SOURCES = (
-    "startup/vectors.S", "startup/start.c", "app/main.c", "app/bench.c", "runtime/cbor.c", "runtime/crc32.c",
+    "startup/vectors.S", "startup/start.c", "app/main.c", "runtime/cbor.c", "runtime/crc32.c",
     "runtime/frame.c", "runtime/protocol.c", "drivers/board.c", "drivers/cache.c", "drivers/clock.c",
     "drivers/cycles.c", "drivers/uart.c", "drivers/watermark.c",
 )  # fmt: skip
+
+
+_BENCH = "app/bench.c"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +166,7 @@ def build(plan: BuildPlan, *, cache_dir: Path) -> Image:
             return image
         shutil.rmtree(place, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=images, prefix="build-") as folder:
-            return _build(plan, digest, Path(folder), place)
+            return _build(plan, digest, Path(folder), place, cache_dir)
 
 
 def _cached(place: Path, digest: str) -> Image | None:
@@ -177,8 +180,7 @@ def _cached(place: Path, digest: str) -> Image | None:
     return image if sound else None
 
 
-def _build(plan: BuildPlan, digest: str, work: Path, place: Path) -> Image:
-    defines = _defines(plan, digest)
+def _build(plan: BuildPlan, digest: str, work: Path, place: Path, cache_dir: Path) -> Image:
     generated = work / "generated"
     generated.mkdir()
     for file in plan.sources.files:
@@ -189,7 +191,7 @@ def _build(plan: BuildPlan, digest: str, work: Path, place: Path) -> Image:
         raise ArenaOverflow(arena_bytes, arena.bytes, "the arena alone")
 
     (work / "tinyrack.ld").write_text(_linker_script(plan.chip), encoding="utf-8", newline="\n")
-    objects = _compile(plan, defines, work, generated)
+    objects = _compile(plan, digest, work, generated, cache_dir)
     elf = work / f"{digest}.elf"
     _step(
         "linking",
@@ -217,7 +219,7 @@ def _with_elf(image: Image, elf: Path) -> Image:
     return Image(**values)
 
 
-def _defines(plan: BuildPlan, digest: str) -> tuple[str, ...]:
+def _defines(plan: BuildPlan) -> tuple[str, ...]:
     chip, uart, source = plan.chip, plan.uart, plan.clock_source
     try:
         tx_function, rx_function = chip.uart_functions(uart)
@@ -235,7 +237,6 @@ def _defines(plan: BuildPlan, digest: str) -> tuple[str, ...]:
     if not 9_600 <= plan.baud <= 3_000_000:
         raise ConfigError(f"{plan.baud} is not between 9,600 and 3,000,000", file="boards.yaml", field="baud")
     values = {
-        "TR_BUILD_DIGEST": f'"{digest}"',
         "TR_CHIP_NAME": f'"{chip.name}"',
         f"TR_FAMILY_{chip.firmware.family.upper()}": "1",
         f"TR_CORE_{chip.core.removeprefix('cortex-').upper()}": "1",
@@ -289,28 +290,73 @@ def _linker_script(chip: Chip) -> str:
     )
 
 
-def _compile(plan: BuildPlan, defines: Sequence[str], work: Path, generated: Path) -> list[str]:
-    """Object names relative to `work`; the model's begin with ``model/``, so that the map tells them apart."""
-    root = paths.firmware_dir()
-    common = [
-        str(plan.toolchain.gcc), *plan.chip.cpu_flags, *_FLAGS,
-        f"-ffile-prefix-map={work}=.", f"-ffile-prefix-map={root}=firmware", "-c",
-    ]  # fmt: skip
-    includes = [f"-I{root / folder}" for folder in ("drivers", "runtime", f"chips/{plan.chip.firmware.registers}")]
-    jobs: list[tuple[str, list[str]]] = []
+def _compile(plan: BuildPlan, digest: str, work: Path, generated: Path, cache_dir: Path) -> list[str]:
+    """Object names relative to `work`; the model's begin with ``model/``, so that the map tells them apart.
+
+    What depends on chip and board alone is compiled once for all models and kept.
+    """
     for folder in ("model", "firmware"):
         (work / folder).mkdir()
-    for file in plan.sources.files:
-        if Path(file.name).suffix in {".c", ".S"}:
-            output = f"model/{Path(file.name).stem}.o"
-            jobs.append((output, [*common, f"generated/{file.name}", "-o", output]))
-    for name in (*_FIRMWARE_SOURCES, f"drivers/{plan.chip.firmware.clock}"):
-        output = f"firmware/{Path(name).stem}.o"
-        own = [*_FIRMWARE_FLAGS, *defines, *includes, f"-I{generated}", str(root / name)]
-        jobs.append((output, [*common, *own, "-o", output]))
+    shared = _shared_objects(plan, cache_dir)
+    for file in shared:
+        shutil.copyfile(file, work / "firmware" / file.name)
+    jobs = [
+        (f"model/{Path(file.name).stem}.o", [*_compiler(plan, work), f"generated/{file.name}"])
+        for file in plan.sources.files
+        if Path(file.name).suffix in {".c", ".S"}
+    ]
+    own = [f'-DTR_BUILD_DIGEST="{digest}"', f"-I{generated}", str(paths.firmware_dir() / _BENCH)]
+    jobs.append(("firmware/bench.o", [*_compiler(plan, work), *_firmware_options(plan), *own]))
+    _run_all(jobs, work)
+    # The order of the link is part of the bytes.
+    return sorted(output for output, _ in jobs) + sorted(f"firmware/{file.name}" for file in shared)
+
+
+def _shared_objects(plan: BuildPlan, cache_dir: Path) -> tuple[Path, ...]:
+    """The firmware's objects that no model changes."""
+    options = _firmware_options(plan)
+    h = hashlib.sha256()
+    for part in (FORMAT, plan.chip.model_dump_json(), plan.toolchain.description, firmware_digest(), *_FLAGS):
+        h.update(f"{len(part)}\0{part}".encode())
+    h.update(" ".join(o for o in options if not o.startswith("-I")).encode())
+    kept = cache_dir / "firmware"
+    kept.mkdir(parents=True, exist_ok=True)
+    place = kept / h.hexdigest()
+    names = (*_FIRMWARE_SOURCES, f"drivers/{plan.chip.firmware.clock}")
+    with FileLock(kept / f"{place.name}.lock", timeout=_LOCK_TIMEOUT_S):
+        if not place.is_dir():
+            with tempfile.TemporaryDirectory(dir=kept, prefix="build-") as folder:
+                work = Path(folder)
+                (work / "objects").mkdir()
+                _run_all(
+                    [
+                        (
+                            f"objects/{Path(name).stem}.o",
+                            [*_compiler(plan, work), *options, str(paths.firmware_dir() / name)],
+                        )
+                        for name in names
+                    ],
+                    work,
+                )
+                (work / "objects").rename(place)
+    return tuple(place / f"{Path(name).stem}.o" for name in names)
+
+
+def _compiler(plan: BuildPlan, work: Path) -> list[str]:
+    maps = (f"-ffile-prefix-map={work}=.", f"-ffile-prefix-map={paths.firmware_dir()}=firmware")
+    return [str(plan.toolchain.gcc), *plan.chip.cpu_flags, *_FLAGS, *maps, "-c"]
+
+
+def _firmware_options(plan: BuildPlan) -> list[str]:
+    root = paths.firmware_dir()
+    folders = ("drivers", "runtime", f"chips/{plan.chip.firmware.registers}")
+    return [*_FIRMWARE_FLAGS, *_defines(plan), *(f"-I{root / folder}" for folder in folders)]
+
+
+def _run_all(jobs: Sequence[tuple[str, list[str]]], work: Path) -> None:
+    """Compiles (output, command) pairs, as many at a time as there are cores."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        list(pool.map(lambda job: _step(f"compiling {job[0]}", job[1], work), jobs))
-    return [output for output, _ in jobs]
+        list(pool.map(lambda job: _step(f"compiling {job[0]}", [*job[1], "-o", job[0]], work), jobs))
 
 
 def _step(what: str, command: Sequence[str], folder: Path) -> None:

@@ -7,6 +7,9 @@
 #include "model.h"
 #include "watermark.h"
 
+/* Set by harness/build.py. */
+const char tr_build_digest[] = TR_BUILD_DIGEST;
+
 #define GUARD_BYTES 256u
 
 /* A repetition whose counter and slow timer differ by more was disturbed. Both are read within tens of cycles of each
@@ -124,7 +127,7 @@ void tr_bench_hello(struct tr_hello *hello)
     if (records == 0) {
         find_room();
     }
-    hello->build_digest = TR_BUILD_DIGEST;
+    hello->build_digest = tr_build_digest;
     hello->sources_digest = TE_SOURCES_DIGEST;
     hello->chip = TR_CHIP_NAME;
     tr_board_read(hello->numbers);

@@ -1,4 +1,5 @@
 /* The bench firmware: brings the board up, says so, and answers requests for ever. */
+#include "bench.h"
 #include "board.h"
 #include "core_registers.h"
 #include "fault.h"
@@ -21,7 +22,7 @@ static void serve(void)
 int main(void)
 {
     tr_board_init();
-    tr_protocol_start(tr_board_boot_count(), TR_BUILD_DIGEST, tr_uart_write);
+    tr_protocol_start(tr_board_boot_count(), tr_build_digest, tr_uart_write);
     serve();
     return 0;
 }

@@ -85,6 +85,9 @@ struct tr_memory_report {
     uint32_t stack_reserve_bytes;
 };
 
+/* Names the image: harness/build.py's digest of everything that went into it. */
+extern const char tr_build_digest[];
+
 void tr_bench_hello(struct tr_hello *hello);
 enum tr_status tr_bench_load(uint32_t offset, const uint8_t *data, uint32_t size, uint32_t *detail);
 enum tr_status tr_bench_input_crc(uint32_t *crc, uint32_t *detail);

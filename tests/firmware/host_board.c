@@ -132,7 +132,7 @@ int main(int count, char **values)
     for (int i = 1; i < count; i++) {
         *settings[i - 1] = (uint32_t)strtoul(values[i], 0, 10);
     }
-    tr_protocol_start(tr_board_boot_count(), TR_BUILD_DIGEST, put);
+    tr_protocol_start(tr_board_boot_count(), tr_build_digest, put);
     serve();
     return 0;
 }
