@@ -209,8 +209,6 @@ def _kernels_s(functions: _Functions) -> str:
     parts = ["    .syntax unified\n    .thumb\n"]
     for name, text in zip(functions.assembly.values(), functions.assembly_texts, strict=True):
         parts.append(f'    .section .text.{name}, "ax", %progbits\n{text}')
-    # Says that the stack needs no right to execute.
-    parts.append('    .section .note.GNU-stack, "", %progbits\n')
     return "\n".join(parts)
 
 
@@ -309,6 +307,7 @@ def _model_c(
     parts.append(
         "".join(f"extern const {_C_TYPES[d.dtype.name]} {n}[{d.size}];\n" for n, d, _ in constants.labels)
     )
+    parts.append("".join(f"{p}\n" for p in functions.prototypes))
     parts.append(_helpers(functions.texts) + "\n")
     parts += functions.texts
     for index, call in enumerate(calls):
