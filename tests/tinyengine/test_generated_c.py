@@ -307,7 +307,7 @@ def test_optimisation_changes_no_byte(flavour: Flavour) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(1000, 2000, 100))
+@pytest.mark.parametrize("start", range(1000, 1300, 100))
 @pytest.mark.parametrize("flavour", [Flavour.O2, Flavour.SANITIZED])
 def test_many_random_networks_equal_the_reference(start: int, flavour: Flavour) -> None:
     assert_equal_to_reference([random_graph(s) for s in range(start, start + 100)], flavour)
@@ -334,6 +334,14 @@ def test_a_real_model_equals_the_reference_in_its_minimal_arena(shared_dir: Path
 def test_a_real_model_equals_the_reference_rounded_once(shared_dir: Path, name: str) -> None:
     graph = tflite.load((shared_dir / "models" / f"{name}.tflite").read_bytes(), name=name)
     assert_equal_to_reference([graph], Flavour.O2, modes=(Requant.SINGLE,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", BOTH)
+@pytest.mark.parametrize("name", ARENA_BYTES)
+def test_a_real_model_equals_the_reference_on_a_hundred_inputs(shared_dir: Path, name: str, mode: Requant) -> None:
+    graph = tflite.load((shared_dir / "models" / f"{name}.tflite").read_bytes(), name=name)
+    assert_equal_to_reference([graph], Flavour.O2, modes=(mode,), seeds=range(100))
 
 
 @pytest.mark.slow
