@@ -20,6 +20,19 @@ from harness import paths
 from harness.chips import UartPins, chip_names, load_chip
 from harness.errors import ConfigError
 
+__all__ = [
+    "Board",
+    "Boards",
+    "BoardsFile",
+    "ClockSource",
+    "LinkConfig",
+    "ProbeConfig",
+    "UartPins",
+    "json_schema",
+    "load_boards",
+    "user_file",
+]
+
 DEFAULT_BAUD = 921_600
 FILE_LIMIT_BYTES = 1 << 20
 NODE_LIMIT = 10_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.row import MemoryMap
@@ -64,6 +66,8 @@ def memory_map(memory: MemoryMap, *, arena_bytes: int) -> MapPicture:
     per_step, per_byte = plot_width / steps, plot_height / max(1, arena_bytes)
     floor = HEIGHT - BOTTOM
 
+    shorter = _without_common_prefix([b.label for b in memory.buffers])
+
     def box(number: int) -> Box:
         b = memory.buffers[number]
         width = max(1.0, (b.last - b.first + 1) * per_step - 1.0)
@@ -76,7 +80,7 @@ def memory_map(memory: MemoryMap, *, arena_bytes: int) -> MapPicture:
             height=height,
             hue=number % _HUES,
             scratch=b.kind == "scratch",
-            label=_fit(b.label, width, height),
+            label=_fit(shorter[number], width, height),
             tip=f"{b.label}: {b.size_bytes:,} B at {b.offset_bytes:,}, {life}, {b.kind}",
         )
 
@@ -102,9 +106,23 @@ def memory_map(memory: MemoryMap, *, arena_bytes: int) -> MapPicture:
     )
 
 
+def _without_common_prefix(labels: Sequence[str]) -> list[str]:
+    """Names a reader can tell apart: of fused names the first, without folders that nearly all of them share.
+
+    Converters name a tensor ``net/block/Relu;net/block/norm/...;...``.
+    """
+    firsts = [label.split(";")[0] for label in labels]
+    while True:
+        heads = Counter(first.partition("/")[0] for first in firsts if "/" in first)
+        head, count = heads.most_common(1)[0] if heads else ("", 0)
+        if count < 3 or count * 10 < len(firsts) * 6:
+            return firsts
+        firsts = [first.removeprefix(f"{head}/") for first in firsts]
+
+
 def _fit(label: str, width: float, height: float) -> str:
-    """The label, shortened to the box, or nothing where it would not be legible."""
+    """The label, its end shortened to the box, or nothing where it would not be legible."""
     room = int((width - 8) / _CHARACTER)
-    if height < 12 or room < 3:
+    if height < 12 or room < min(len(label), 6):
         return ""
     return label if len(label) <= room else f"{label[: room - 1]}…"

@@ -108,7 +108,7 @@ def render(rows: Sequence[Row], *, generated: str, source: str) -> str:
         source: where the rows come from, as text for people.
     """
     groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row.model, row.board)):
         groups.setdefault((row.model, row.model_sha256, row.requant), []).append(row)
     parts = tuple(_part(f"m{i}", group) for i, group in enumerate(groups.values()))
     good = sum(row.outcome is Outcome.OK for row in rows)

@@ -118,7 +118,11 @@ def test_boards_work_at_the_same_time(bench: Bench) -> None:
 
 def test_a_failure_is_a_row_and_the_others_go_on(bench: Bench) -> None:
     bench.unready = {"b": UnsupportedOp("HARD_SWISH", 3, "x", "not compiled")}
-    bench.behave = lambda m, b: ArenaOverflow(2, 1, "it") if (m, b) == ("a", "f412-sim") else good(m, b)
+
+    def overflow(model: str, board: str) -> Row | Exception:
+        return ArenaOverflow(2, 1, "it") if (model, board) == ("a", "f412-sim") else good(model, board)
+
+    bench.behave = overflow
     result = bench.run(bench.request("abc"))
     found = {(r.model, r.board): r for r in result.rows}
     assert [found[k].outcome.value for k in sorted(found)] == [
@@ -136,8 +140,14 @@ def test_a_failure_is_a_row_and_the_others_go_on(bench: Bench) -> None:
 
 
 def test_a_board_fault_is_tried_again_and_every_attempt_is_stored(bench: Bench) -> None:
-    answers = iter([BoardTimeout("f412-sim", "hello", 3, "check the cable"), good("a", "f412-sim")])
-    bench.behave = lambda _m, _b: next(answers)
+    answers: Iterator[Row | Exception] = iter(
+        [BoardTimeout("f412-sim", "hello", 3, "check the cable"), good("a", "f412-sim")]
+    )
+
+    def recover(_model: str, _board: str) -> Row | Exception:
+        return next(answers)
+
+    bench.behave = recover
     result = bench.run(bench.request("a", 1))
     assert [(r.outcome, r.retries) for r in result.rows] == [(Outcome.OK, 1)]
     assert [(r.outcome, r.retries) for r in bench.store.attempts()] == [(Outcome.TIMEOUT, 0), (Outcome.OK, 1)]
@@ -150,7 +160,11 @@ def test_a_model_fault_is_not_tried_again(bench: Bench) -> None:
 
 
 def test_a_dead_board_is_quarantined_and_says_why(bench: Bench) -> None:
-    bench.behave = lambda m, b: BoardTimeout(b, "hello", 3, "check the cable") if b == "f412-sim" else good(m, b)
+
+    def silent(model: str, board: str) -> Row | Exception:
+        return BoardTimeout(board, "hello", 3, "check the cable") if board == "f412-sim" else good(model, board)
+
+    bench.behave = silent
     result = bench.run(bench.request("abcd"))
     dead = [r for r in result.rows if r.board == "f412-sim"]
     assert [r.outcome.value for r in dead] == ["timeout", "timeout", "flash_failed", "flash_failed"]
