@@ -16,6 +16,7 @@ from tests.tinyengine.random_graphs import Builder, random_inputs
 from tinyengine import passes, reference
 from tinyengine.importers.tflite import load
 from tinyengine.ir import (
+    Add,
     AveragePool2D,
     Clamp,
     Concatenation,
@@ -139,7 +140,7 @@ def busy_graphs(draw: st.DrawFn) -> Graph:
             made = builder.node(identities[int(rng.integers(0, len(identities)))], (x,), shape, quant)
         elif kind == "add":
             same = [p for p in pool if builder.shape(p) == shape]
-            made = builder.node(random_graphs.Add(), (x, same[0]), shape, builder.quant())
+            made = builder.node(Add(), (x, same[0]), shape, builder.quant())
         if made is not None:
             pool.append(made)
     outputs = [pool[-1], pool[int(rng.integers(0, len(pool)))]]
@@ -336,7 +337,7 @@ def test_readers_behind_two_identities_follow_when_the_producer_takes_the_output
 
 def test_a_deep_nest_of_moves_ends(b: Fixture) -> None:
     x = b.input((1, 2, 3, 4), QUANT)
-    value, shape = x, (1, 2, 3, 4)
+    value, shape = x, b.shape(x)
     for _ in range(300):
         value = b.apply(Transpose(permutation=(0, 3, 1, 2)), value, (shape[0], shape[3], shape[1], shape[2]))
         shape = b.shape(value)

@@ -76,7 +76,7 @@ def test_tensors_of_real_models_equal_what_tflite_reads(real_model: tuple[str, b
         experimental_op_resolver_type=interpreter_module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     interpreter.allocate_tensors()
-    details = {}
+    details: dict[tuple[str, tuple[int, ...]], list[dict[str, Any]]] = {}
     for detail in interpreter.get_tensor_details():
         if detail["name"]:  # the interpreter's own scratch has none
             details.setdefault((detail["name"], tuple(detail["shape"].tolist())), []).append(detail)

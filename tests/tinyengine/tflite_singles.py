@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.tinyengine.tflite_builder import (
     RELU,
@@ -32,7 +33,7 @@ def weights(*shape: int, scale: Any = 0.01, seed: int = 0, **more: Any) -> Tenso
 
 
 def ints(name: str, values: Any, dtype: type = np.int32) -> TensorSpec:
-    data = np.asarray(values, dtype=dtype)
+    data: NDArray[Any] = np.asarray(values, dtype=dtype)
     return TensorSpec(name=name, shape=data.shape, type=np.dtype(dtype).name, data=data)
 
 
