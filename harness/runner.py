@@ -50,6 +50,11 @@ STACK_LIMIT_BYTES = 1024
 """What a bit of generated C may use of the stack; more would hide arena there."""
 FLASH_TIMEOUT_S = 120.0
 RESET_TIMEOUT_S = 20.0
+LEAST_RUN_TIMEOUT_S = 60.0
+SILICON_S_PER_MEGAMAC = 0.5
+"""Many times what the slowest chip needs with plain C."""
+SIMULATED_S_PER_MEGAMAC = 4.0
+"""Plain C takes about 4 instructions a MAC; a busy host executes them at some 5 million a second and board."""
 
 
 class Verdict(NamedTuple):
@@ -293,7 +298,11 @@ class Runner:
         with self._timed("load", attempt, stage):
             device.load_input(job.model.input_blob)
         with self._timed("run", attempt, stage):
-            whole = device.run_whole(warmups=options.warmups, repetitions=options.repetitions)
+            whole = device.run_whole(
+                warmups=options.warmups,
+                repetitions=options.repetitions,
+                deadline_s=run_timeout_s(job, options.warmups + options.repetitions),
+            )
             modelled = self._hardware.modelled(job.board, stats.median_cycles(whole.cycles))
         with self._timed("read", attempt, stage):
             output = device.output()
@@ -301,11 +310,11 @@ class Runner:
         attempt.row = _cycle_facts(attempt.row, whole.cycles, hello.clock_hz, modelled)
         attempt.row = check_output(attempt.row, output, whole.output_crcs, expected=job.model.expected_blob)
         with self._timed("memory", attempt, stage):
-            memory = device.memory()
+            memory = device.memory(deadline_s=run_timeout_s(job, 2))
         attempt.row = _memory_facts(attempt.row, memory, image)
         if options.layers:
             with self._timed("layers", attempt, stage):
-                cycles = device.run_layers()
+                cycles = device.run_layers(deadline_s=run_timeout_s(job, 1))
             attempt.row = check_layers(attempt.row, cycles)
 
     def _plan(self, job: Job) -> BuildPlan:
@@ -331,6 +340,12 @@ class Runner:
         finally:
             took = StageTime(name=name, seconds=round(self._clock() - begun, 3))
             attempt.row = replace(attempt.row, stages=(*attempt.row.stages, took))
+
+
+def run_timeout_s(job: Job, inferences: int) -> float:
+    """When a run that has not ended is taken for dead."""
+    each_s = SIMULATED_S_PER_MEGAMAC if job.board.simulated else SILICON_S_PER_MEGAMAC
+    return LEAST_RUN_TIMEOUT_S + inferences * job.model.compiled.macs / 1e6 * each_s
 
 
 def check_hello(hello: Hello, *, chip: Chip, image: Image, board: Board) -> str | None:

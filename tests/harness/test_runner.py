@@ -126,19 +126,21 @@ class MadeUp:
         self._step("load_input")
         assert data == self.model.input_blob
 
-    def run_whole(self, *, warmups: int, repetitions: int) -> WholeRun:
+    def run_whole(self, *, warmups: int, repetitions: int, deadline_s: float) -> WholeRun:
         self._step("run_whole")
-        del warmups
+        assert deadline_s == 60 + (warmups + repetitions) * self.model.compiled.macs / 1e6 * 4
         crc = zlib.crc32(self.model.expected_blob)
         cycles = tuple(1000 + 10 * (i % 2) for i in range(repetitions))
         return WholeRun(cycles=cycles, output_crcs=self.crcs or (crc,) * repetitions, discarded=0)
 
-    def run_layers(self) -> tuple[int, ...]:
+    def run_layers(self, *, deadline_s: float) -> tuple[int, ...]:
         self._step("run_layers")
+        assert deadline_s > 60
         return (self.layer_cycles,) * len(self.model.compiled.layers)
 
-    def memory(self) -> wire.MemoryReport:
+    def memory(self, *, deadline_s: float) -> wire.MemoryReport:
         self._step("memory")
+        assert deadline_s > 60
         envelope = wire.Envelope(kind=wire.Kind.MEMORY, nonce=1, seq=1, boot=3)
         return wire.MemoryReport(
             envelope=envelope,
