@@ -58,9 +58,9 @@ def weights_bytes(graph: Graph) -> int:
     return sum(graph.tensors[t].size_bytes for t in used)
 
 
-# Cycles a multiply-accumulate and an output of the plain C kernels (exact rounding, gcc 12 -O2), fitted to the layers
-# of the five models in the shared data on the modelled Cortex-M4 with zero-wait memory. Single layers are off by up to a
-# half, because borders of small maps cost more than their share.
+# Cycles a multiply-accumulate and an output of the plain C kernels (exact rounding, gcc 12 -O2), fitted to the
+# layers of the five models in the shared data on the modelled Cortex-M4 with zero-wait memory. Single layers are
+# off by up to a half, because borders of small maps cost more than their share.
 _CYCLES: dict[str, tuple[float, float]] = {
     "CONV_2D": (2.8, 22.0),
     "DEPTHWISE_CONV_2D": (7.3, 22.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tinyengine.fixedpoint import Requant
 from tinyengine.importers import tflite
 from tinyengine.ir import (
     Add,
+    AveragePool2D,
     Concatenation,
     Conv2D,
     DepthwiseConv2D,
@@ -214,6 +216,22 @@ def test_an_accumulator_that_could_overflow_is_refused() -> None:
     y = b.node(Conv2D(stride=(1, 1)), (x, w, bias), (1, 1, 1, 1), QUANT)
     with pytest.raises(UnsupportedOp, match="over int32"):
         compiled(b.graph((y,)))
+
+
+def test_an_average_over_padding_alone_is_refused() -> None:
+    b = builder()
+    x = b.input((1, 2, 2, 1), QUANT)
+    op = AveragePool2D(kernel=(2, 2), stride=(1, 1), padding=Padding(top=2))
+    with pytest.raises(UnsupportedOp, match="nothing to average"):
+        compiled(b.graph((b.node(op, (x,), (1, 3, 1, 1), QUANT),)))
+
+
+def test_a_large_model_compiles_in_seconds(shared_dir: Path) -> None:
+    data = (shared_dir / "models" / "tinyengine_mcunet_vww.tflite").read_bytes()
+    graph = tflite.load(data, name="mcunet")
+    started = time.process_time()
+    compiled(graph)
+    assert time.process_time() - started < 5
 
 
 # --- catalogue and cost ----------------------------------------------------------------------------------------

@@ -534,7 +534,7 @@ class _Weighted:
 def _weighted(graph: Graph, node: Node, rows: NDArray[np.int64], is_folded: bool) -> _Weighted:
     zero_point = lowering.quant_params(lowering.input_tensor(graph, node)).zero_point
     correction = zero_point * rows.sum(axis=1)
-    bias = _constant(graph, node, 2) if len(node.inputs) > 2 else np.zeros(len(rows), dtype=np.int64)
+    bias = _constant(graph, node, 2)
     plain = bias + correction if is_folded else bias
     folded = plain - correction
     magnitude = np.abs(rows).sum(axis=1)
@@ -675,11 +675,21 @@ def depthwise(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:
     )
 
 
+def _sees_only_padding(a: Axis) -> bool:
+    """Whether the first or last window along an axis has no element of the map."""
+    return a.before >= a.kernel or (a.out - 1) * a.stride - a.before >= a.size
+
+
 def pool(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:  # noqa: ARG001
     """AVERAGE_POOL_2D and MAX_POOL_2D: no rescaling, so no rounding mode."""
     op = cast(AveragePool2D | MaxPool2D, node.op)
     shape, out = graph.tensors[node.inputs[0]].shape, graph.tensors[node.outputs[0]].shape
     y, x = axes(shape, out, kernel=op.kernel, stride=op.stride, padding=op.padding)
+    if isinstance(op, AveragePool2D) and any(_sees_only_padding(a) for a in (y, x)):
+        name = graph.tensors[node.inputs[0]].name
+        raise UnsupportedOp(
+            op_name(node.op), node.source_index, name, "a window lies in the padding: there is nothing to average"
+        )
     return Binding(
         parameters=PoolParameters(
             batch=shape[0], y=y, x=x, channels=shape[3], low=op.clamp.low, high=op.clamp.high
