@@ -16,7 +16,7 @@ enum {
     NODE_BUCKETS = 1 << 15,
     STATE_BUCKETS = 1 << 12,
     CHUNK_BYTES = 1 << 18,
-    NODES_MAX = 1 << 20,
+    NODES_MAX = 1 << 17,
     PREDICTORS = 1 << 12,
     EDGES = 4, /* not taken, taken; each as predicted and not */
 };
