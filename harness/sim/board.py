@@ -401,7 +401,8 @@ class SimulatedBoard:
             self.halted = False
         elif value & DHCSR_HALT:
             if not self.halted:
-                self.halted = True
+                # Debug state is a way out of lockup.
+                self.halted, self.core.locked_up = True, False
                 self.scs.dfsr |= DFSR_HALTED
         elif stepping:
             self.halted = False

@@ -104,7 +104,10 @@ def ensure_running(
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise BoardTimeout(board.name, "starting the board server", timeout_s, f"see {folder / 'log'}")
-        _start(board, folder, owner_pid, slice_instructions, idle_timeout_s, left_s)
+        _start(
+            board, folder, owner_pid=owner_pid, slice_instructions=slice_instructions,
+            idle_timeout_s=idle_timeout_s, timeout_s=left_s,
+        )  # fmt: skip
 
 
 def _check_and_own(client: Client, board: SimBoard, owner_pid: int | None) -> None:
@@ -119,8 +122,8 @@ def _check_and_own(client: Client, board: SimBoard, owner_pid: int | None) -> No
 
 
 def _start(
-    board: SimBoard, folder: Path, owner_pid: int | None, slice_instructions: int | None, idle_timeout_s: float,
-    timeout_s: float,
+    board: SimBoard, folder: Path, *, owner_pid: int | None, slice_instructions: int | None,
+    idle_timeout_s: float, timeout_s: float,
 ) -> None:  # fmt: skip
     """Starts a server and waits until it answers. Somebody else's that starts at the same time is as good."""
     wiring = board.wiring

@@ -1,7 +1,8 @@
 """Messages between a board server and its clients, over a unix socket.
 
 A message is a length (4 bytes, little-endian, of what follows), a kind byte and a body. Kind ``D`` carries a
-batch of debug-port operations, kind ``J`` a request as JSON. Every message has one answer: a status byte and a body.
+batch of debug-port operations, kind ``J`` a request as JSON. Every message has one answer: a status byte and a
+body.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The real firmware on simulated boards, flashed by pyOCD and talked to over the pty, as with a board on the desk."""
+"""The firmware on simulated boards, flashed by pyOCD and talked to over the pty, as with a board on the desk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ from tinyengine.sources import SourceFile, Sources
 
 __all__ = ["rack"]
 
+pytestmark = pytest.mark.usefixtures("rack")
+
 BOARDS = sorted(boards.BUILT_IN.items())
+F412_SLOW = pytest.param("f412-sim", "stm32f412", marks=pytest.mark.slow)
 INPUT = bytes(i * 7 + (i >> 5) & 0xFF for i in range(600))
 _START_S = 10.0
 
@@ -61,7 +64,7 @@ def running(name: str, chip: str, image: Image, *, slice_instructions: int | Non
 
 @pytest.mark.parametrize(("name", "chip"), BOARDS)
 def test_the_firmware_runs_as_on_the_chip_and_touches_nothing_unmodelled(
-    name: str, chip: str, rack: Path, cache: Path
+    name: str, chip: str, cache: Path
 ) -> None:
     facts = chips.load_chip(chip)
     image = tiny_image(chip, cache)
@@ -105,8 +108,8 @@ def _job(device: Device) -> tuple[WholeRun, tuple[int, ...]]:
     return device.run_whole(warmups=2, repetitions=5), device.run_layers()
 
 
-@pytest.mark.parametrize(("name", "chip"), [("f412-sim", "stm32f412"), ("h743-sim", "stm32h743")])
-def test_a_job_gives_the_same_figures_in_slices_of_any_size(name: str, chip: str, rack: Path, cache: Path) -> None:
+@pytest.mark.parametrize(("name", "chip"), [F412_SLOW, ("h743-sim", "stm32h743")])
+def test_a_job_gives_the_same_figures_in_slices_of_any_size(name: str, chip: str, cache: Path) -> None:
     image = tiny_image(chip, cache)
     figures = set()
     for slice_instructions in (1_000, 50_000, 5_000_000):
@@ -147,9 +150,9 @@ with ConnectHelper.session_with_chosen_probe(unique_id=sys.argv[1], blocking=Fal
 """Stock pyOCD: leaving a session resumes the core and writes DEMCR = 0, which stops the cycle counter."""
 
 
-@pytest.mark.parametrize(("name", "chip"), [("f412-sim", "stm32f412"), ("f746-sim", "stm32f746")])
+@pytest.mark.parametrize(("name", "chip"), [F412_SLOW, ("f746-sim", "stm32f746")])
 def test_a_debugger_that_disconnects_in_the_middle_of_a_job_changes_no_figure(
-    name: str, chip: str, rack: Path, cache: Path
+    name: str, chip: str, cache: Path
 ) -> None:
     image = _long_image(chip, cache)
     with running(name, chip, image) as device:
@@ -179,7 +182,7 @@ def test_a_debugger_that_disconnects_in_the_middle_of_a_job_changes_no_figure(
         assert set(run.output_crcs) == set(calm.output_crcs)
 
 
-def test_a_fault_in_the_model_arrives_as_a_crash_record(rack: Path, cache: Path) -> None:
+def test_a_fault_in_the_model_arrives_as_a_crash_record(cache: Path) -> None:
     name, chip = "f746-sim", "stm32f746"
     files = []
     for file in tiny_sources().files:
@@ -201,7 +204,7 @@ def test_a_fault_in_the_model_arrives_as_a_crash_record(rack: Path, cache: Path)
     assert status.fault.address == 0x6000_0000
 
 
-def test_the_wrong_baud_rate_gives_garbage_and_the_right_one_an_answer(rack: Path, cache: Path) -> None:
+def test_the_wrong_baud_rate_gives_garbage_and_the_right_one_an_answer(cache: Path) -> None:
     name, chip = "f412-sim", "stm32f412"
     image = tiny_image(chip, cache)
     with running(name, chip, image) as device:
