@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -311,6 +312,20 @@ def test_generated_c_builds_for_arm_without_warnings_in_small_frames(tmp_path: P
 def test_a_real_model_keeps_its_frames_small(shared_dir: Path, tmp_path: Path, name: str) -> None:
     graph = tflite.load((shared_dir / "models" / f"{name}.tflite").read_bytes(), name=name)
     assert build_for_arm(compiled(graph), tmp_path, "-O2") <= FRAMES_LIMIT_BYTES
+
+
+def test_float_rescaling_refuses_to_build_where_the_compiler_may_fuse(tmp_path: Path) -> None:
+    """GNU dialects let gcc turn a product and a sum into one rounding: other bytes, and nobody would notice."""
+    files = write(compiled(two_equal_layers(), Requant.SINGLE).sources, tmp_path)
+    command = ["gcc", "-c", "-o", os.devnull, str(files[0])]
+
+    def builds(*options: str) -> bool:
+        return subprocess.run([*command, *options], capture_output=True, timeout=60, check=False).returncode == 0
+
+    assert builds("-std=c11")
+    assert builds("-std=gnu11", "-ffp-contract=off", "-DTE_FP_CONTRACT_OFF")
+    assert not builds("-std=gnu11")
+    assert not builds("-std=c11", "-ffast-math")
 
 
 # --- golden files ------------------------------------------------------------------------------------------------
