@@ -127,6 +127,9 @@ def failed_row(row: Row, error: HarnessError | TinyEngineError) -> Row:
     """`row` as far as it got, ended by `error`."""
     verdict = judge(error)
     text = " ".join(str(error).split())
+    if verdict.advice is not None:
+        # The message of an error ends with its advice; a row has a key for it.
+        text = text.removesuffix(f"; {verdict.advice}")
     return replace(row, outcome=verdict.outcome, error=text, fault=verdict.fault, advice=verdict.advice)
 
 

@@ -327,6 +327,8 @@ def test_a_failure_is_a_row_with_what_was_known_by_then(
     row, evidence = board.run()
     assert (row.outcome.value, row.fault) == (outcome, fault)
     assert row.error
+    assert row.advice
+    assert row.advice not in row.error
     assert row.bit_exact is not True or where == "memory"
     assert row.sources_digest == model.compiled.sources.digest()
     assert (row.elf_sha256 is None) == (where == "build")
