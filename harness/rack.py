@@ -141,9 +141,8 @@ def lease(
                 waiting(f"{board.name} is in use by {by}")
                 told = True
             if clock() >= deadline:
-                raise BoardTimeout(
-                    board.name, "waiting for the probe", timeout_s, f"it is in use by {by}"
-                ) from None
+                stage = f"the probe, which is in use by {by},"
+                raise BoardTimeout(board.name, stage, timeout_s, "wait until it has ended") from None
             if stop.wait(_POLL_S):
                 raise Interrupted(f"stopped while {board.name} was in use by {by}") from None
     # A note without a lock is what a killed owner leaves.
