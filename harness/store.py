@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 DATABASE = "tinyrack.sqlite"
+_VERSION_KEY = "schema_version"
 _WAIT_FOR_WRITER_S = 30
 _JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 
@@ -154,7 +155,7 @@ class Store:
         inspector = sa.inspect(self._engine)
         if inspector.has_table(_Info.__tablename__):
             with orm.Session(self._engine) as session:
-                info = session.get(_Info, "schema_version")
+                info = session.get(_Info, _VERSION_KEY)
             found = int(info.value) if info else 0
             if found > SCHEMA_VERSION:
                 raise ConfigError(
@@ -172,7 +173,7 @@ class Store:
             if connection.dialect.name == "sqlite":
                 for trigger in _APPEND_ONLY:
                     connection.execute(sa.text(trigger))
-            connection.execute(sa.insert(_Info).values(key="schema_version", value=str(SCHEMA_VERSION)))
+            connection.execute(sa.insert(_Info).values(key=_VERSION_KEY, value=str(SCHEMA_VERSION)))
 
     def begin_session(
         self,
@@ -190,6 +191,8 @@ class Store:
         """
         is_alive = alive or owner_alive
         with self._lock, orm.Session(self._engine) as session, session.begin():
+            # Takes the write lock at once: two calls that come together must not resume the same session.
+            session.execute(sa.update(_Info).where(_Info.key == _VERSION_KEY).values(key=_VERSION_KEY))
             if not fresh:
                 query = (
                     sa.select(_Session)

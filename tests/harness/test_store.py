@@ -151,6 +151,46 @@ def test_threads_and_two_openers_lose_nothing(tmp_path: Path) -> None:
         assert len(store.sessions()) == 4
 
 
+def test_two_callers_at_once_do_not_resume_the_same_session(tmp_path: Path) -> None:
+    with Store.open(str(tmp_path), now=Clock()) as store:
+        left = store.begin_session(request={}, request_digest="same", fresh=False)
+        store.release_session(left.id)
+    together = threading.Barrier(4)
+    got: list[str] = []
+
+    def work() -> None:
+        with Store.open(str(tmp_path), now=Clock()) as mine:
+            together.wait(20)
+            got.append(mine.begin_session(request={}, request_digest="same", fresh=False).id)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(set(got)) == 4
+    assert left.id in got
+
+
+def test_a_database_url_works_like_a_folder(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    with Store.open(url, now=Clock()) as store:
+        session = store.begin_session(request={}, request_digest="d", fresh=False)
+        store.append(session.id, OK)
+    with Store.open(url, now=Clock(), create=False) as store:
+        assert store.attempts()[0].cycles == OK.cycles
+
+
+def test_postgresql_without_its_driver_says_what_to_install() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("psycopg") is not None:
+        pytest.skip("the driver is installed")
+    with pytest.raises(ConfigError, match=r"pip install 'tinyrack\[postgres\]'") as caught:
+        Store.open("postgresql://user:secret@host/db", now=Clock())
+    assert "secret" not in str(caught.value)
+
+
 def test_a_newer_file_is_refused_in_one_line(tmp_path: Path) -> None:
     Store.open(str(tmp_path), now=Clock()).close()
     engine = sa.create_engine(f"sqlite:///{tmp_path / DATABASE}")
