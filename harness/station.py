@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -142,10 +143,12 @@ class _Held:
         self._closed = False
 
     def flash(self, elf: Path, *, timeout_s: float) -> FlashReport:
-        return self._probe.flash(elf, timeout_s=timeout_s)
+        with self._ended_by_close():
+            return self._probe.flash(elf, timeout_s=timeout_s)
 
     def reset_and_run(self, *, timeout_s: float) -> None:
-        self._probe.reset_and_run(timeout_s=timeout_s)
+        with self._ended_by_close():
+            self._probe.reset_and_run(timeout_s=timeout_s)
 
     def close(self) -> None:
         with self._lock:
@@ -154,6 +157,16 @@ class _Held:
             self._closed = True
         self._forget(self)
         self._probe.close()
+
+    @contextmanager
+    def _ended_by_close(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            # Whoever waits on a pipe that another thread closes sees it break in one of these ways.
+            if not self._closed:
+                raise
+            raise Interrupted("stopped while the probe was at work") from error
 
 
 class _Stoppable:

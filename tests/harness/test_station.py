@@ -96,6 +96,22 @@ def test_an_abort_ends_a_probe_in_the_middle_and_closes_it_once(
     assert made[0].closed == 1
 
 
+def test_a_pipe_that_breaks_under_a_closed_probe_is_an_interruption(
+    boards: tuple[Board, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaking(MadeUpProbe):
+        def reset_and_run(self, *, timeout_s: float) -> None:
+            raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(pyocd_probe, "PyocdProbe", Breaking)
+    probe = Station(stop=threading.Event()).probe(boards[0])
+    with pytest.raises(OSError, match="Bad file"):
+        probe.reset_and_run(timeout_s=1)
+    probe.close()
+    with pytest.raises(Interrupted):
+        probe.reset_and_run(timeout_s=1)
+
+
 def test_a_wait_for_bytes_ends_with_the_stop(boards: tuple[Board, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serial_link, "SerialLink", MadeUpLink)
     stop = threading.Event()
