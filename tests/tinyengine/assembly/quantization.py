@@ -1,0 +1,108 @@
+"""Quantization parameters, usual and extreme, and layers whose outputs use the int8 range under them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyengine import fixedpoint
+from tinyengine.fixedpoint import Multiplier
+from tinyengine.ir import Clamp
+from tinyengine.kernels.assembly import requantize
+from tinyengine.kernels.assembly.requantize import MOST_RIGHT_SHIFT, ChannelConstants, Epilogue
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """How a layer's channels are requantized."""
+
+    shifts: tuple[int, ...]
+    zero_point: int
+    clamp: Clamp
+
+    def multipliers(self, channels: int, rng: np.random.Generator) -> list[Multiplier]:
+        """One a channel: the shifts in turn, mantissas from end to end."""
+        mantissas = [1 << 30, (1 << 31) - 1, *rng.integers(1 << 30, 1 << 31, max(channels - 2, 0)).tolist()]
+        rng.shuffle(mantissas)
+        return [
+            Multiplier(multiplier=int(m), shift=-self.shifts[n % len(self.shifts)])
+            for n, m in zip(range(channels), mantissas, strict=False)
+        ]
+
+
+QUANTIZATIONS = (
+    Quantization(shifts=(7,), zero_point=-128, clamp=Clamp()),
+    Quantization(shifts=(7,), zero_point=3, clamp=Clamp()),
+    Quantization(shifts=(6, 9, 5), zero_point=-128, clamp=Clamp()),
+    Quantization(shifts=(8, 6), zero_point=-7, clamp=Clamp(low=-7, high=101)),
+    Quantization(shifts=(7,), zero_point=20, clamp=Clamp(low=-20, high=99)),
+    Quantization(shifts=(1,), zero_point=127, clamp=Clamp()),
+    Quantization(shifts=(MOST_RIGHT_SHIFT,), zero_point=-128, clamp=Clamp()),
+    Quantization(shifts=(MOST_RIGHT_SHIFT,), zero_point=127, clamp=Clamp(high=126)),
+    Quantization(shifts=tuple(range(1, MOST_RIGHT_SHIFT + 1)), zero_point=0, clamp=Clamp()),
+    Quantization(shifts=tuple(range(MOST_RIGHT_SHIFT, 0, -1)), zero_point=-128, clamp=Clamp(low=-127)),
+    Quantization(shifts=(10, 3), zero_point=127, clamp=Clamp(low=5, high=5)),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Channels:
+    """A layer's weights, biases and requantization."""
+
+    weights: Integers
+    bias: Integers
+    multipliers: tuple[Multiplier, ...]
+    zero_point: int
+    clamp: Clamp
+
+    @property
+    def constants(self) -> tuple[ChannelConstants, ...]:
+        return tuple(requantize.constants(m, self.zero_point) for m in self.multipliers)
+
+    @property
+    def epilogue(self) -> Epilogue:
+        return requantize.epilogue(self.multipliers, self.zero_point, self.clamp)
+
+    def outputs(self, products: Integers) -> NDArray[np.int8]:
+        """int8 outputs of sums of products, channels last."""
+        m = np.array([m.multiplier for m in self.multipliers])
+        s = np.array([m.shift for m in self.multipliers])
+        y = fixedpoint.requantize(products + self.bias, m, s) + self.zero_point
+        return np.clip(y, self.clamp.low, self.clamp.high).astype(np.int8)
+
+
+def layer(
+    quantization: Quantization, channels: int, depth: int, rng: np.random.Generator, most_bias: int = 1 << 29
+) -> Channels:
+    """Random weights (channels, depth) whose sums, or else biases, reach both ends of int8 after rescaling."""
+    multipliers = quantization.multipliers(channels, rng)
+    weights = np.zeros((channels, depth), dtype=np.int64)
+    bias = np.zeros(channels, dtype=np.int64)
+    for c, m in enumerate(multipliers):
+        wanted = 90.0 * 2.0**-m.shift
+        amplitude = wanted / (70.0 * depth**0.5)
+        reach = int(np.clip(amplitude * 1.7, 1, 127))
+        weights[c] = rng.integers(-reach, reach + 1, depth)
+        if amplitude < 1:
+            weights[c] *= rng.random(depth) < max(amplitude**2, 1 / depth)
+        limit = int(min(wanted * 1.5, most_bias))
+        bias[c] = rng.integers(-limit, limit + 1)
+    weights[0, 0] = -127
+    return Channels(
+        weights=weights,
+        bias=bias,
+        multipliers=tuple(multipliers),
+        zero_point=quantization.zero_point,
+        clamp=quantization.clamp,
+    )
+
+
+def activations(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int8]:
+    """Uniform int8, now and then only its two ends."""
+    if rng.integers(0, 4) == 0:
+        return rng.choice(np.array([-128, 127], dtype=np.int8), shape)
+    return rng.integers(-128, 128, shape, dtype=np.int8)

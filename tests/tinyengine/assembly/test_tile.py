@@ -1,0 +1,143 @@
+"""The matrix tile equals NumPy at every size around a tile, for windows of all kinds and extreme quantization."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tinyengine.assembly import quantization
+from tests.tinyengine.assembly.quantization import QUANTIZATIONS, Channels, Quantization
+from tests.tinyengine.assembly.rig import Rig
+from tinyengine.kernels.assembly import tile
+from tinyengine.kernels.assembly.requantize import Epilogue
+from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.assembly.tile import Tile, Window
+
+
+def pointwise(depth: int, channels: int, pixels: int, passes: int, epilogue: Epilogue) -> Tile:
+    run = 2 * depth // passes
+    return Tile(
+        window=Window(offsets_bytes=tuple(range(0, run, 4)), passes=passes, step_bytes=run),
+        pixel_offsets_bytes=tuple(2 * depth * p for p in range(pixels)),
+        out_offsets_bytes=tuple(channels * p for p in range(pixels)),
+        tile_step_bytes=2 * depth * pixels,
+        out_step_bytes=channels * pixels,
+        epilogue=epilogue,
+    )
+
+
+# depth, channels, pixels a tile, tiles, passes
+SHAPES = [
+    (2, 2, 1, 1, 1),
+    (2, 2, 4, 3, 1),
+    (6, 4, 3, 5, 1),
+    (8, 16, 4, 9, 1),
+    (8, 6, 2, 7, 1),
+    (14, 2, 4, 1, 1),
+    (30, 10, 3, 2, 1),
+    (32, 6, 4, 2, 1),
+    (34, 6, 4, 2, 1),
+    (64, 8, 4, 2, 2),
+    (62, 4, 1, 5, 1),
+    (128, 4, 2, 3, 4),
+    (256, 2, 4, 1, 2),
+]
+
+
+@pytest.mark.parametrize("core", Core)
+def test_pointwise_equals_numpy_around_every_tile(core: Core, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    cases: list[tuple[Tile, Channels, int, int]] = []
+    for n, (depth, channels, pixels, tiles, passes) in enumerate(SHAPES):
+        made = quantization.layer(QUANTIZATIONS[n % len(QUANTIZATIONS)], channels, depth, rng)
+        cases.append((pointwise(depth, channels, pixels, passes, made.epilogue), made, tiles, depth))
+    check(core, cases, tmp_path, rng)
+
+
+@pytest.mark.parametrize("core", Core)
+@pytest.mark.parametrize("passes", [1, 2])
+def test_every_quantization_is_exact(core: Core, passes: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    cases = []
+    for each in QUANTIZATIONS:
+        made = quantization.layer(each, 24, 16, rng)
+        cases.append((pointwise(16, 24, 4, passes, made.epilogue), made, 12, 16))
+    check(core, cases, tmp_path, rng)
+
+
+def check(
+    core: Core, cases: list[tuple[Tile, Channels, int, int]], folder: Path, rng: np.random.Generator
+) -> None:
+    rig = Rig(
+        core=core, text="".join(tile.render(f"k{n}", c[0], core, "") for n, c in enumerate(cases)), folder=folder
+    )
+    for n, (kernel, made, tiles, depth) in enumerate(cases):
+        rig.forget()
+        channels, pixels = len(made.bias), tiles * len(kernel.pixel_offsets_bytes)
+        x = quantization.activations((pixels, depth), rng)
+        out = np.zeros((pixels, channels), np.int8)
+        at = rig.room(out)
+        table = tile.pack(kernel, made.weights, made.bias, made.constants)
+        rig.call(f"k{n}", rig.place(x.astype(np.int16)), rig.place(table), at, tiles | channels // 2 << 16)
+        wanted = made.outputs(x.astype(np.int64) @ made.weights.T)
+        np.testing.assert_array_equal(rig.read(at, out), wanted, err_msg=f"{core} case {n}")
+
+
+@pytest.mark.parametrize("core", Core)
+@pytest.mark.parametrize("looped", [False, True])
+def test_a_3x3_window_walks_rows(core: Core, looped: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    width, depth, channels, stride = 11, 6, 4, 2
+    row = 2 * width * depth
+    taps = tuple(range(0, 2 * 3 * depth, 4))
+    window = (
+        Window(offsets_bytes=taps, passes=3, step_bytes=row)
+        if looped
+        else Window(offsets_bytes=tuple(r * row + t for r in range(3) for t in taps))
+    )
+    made = quantization.layer(
+        Quantization(shifts=(8, 7), zero_point=4, clamp=QUANTIZATIONS[0].clamp), channels, 9 * depth, rng
+    )
+    pixels = (width - 3) // stride + 1
+    kernel = Tile(
+        window=window,
+        pixel_offsets_bytes=(0,),
+        out_offsets_bytes=(0,),
+        tile_step_bytes=2 * stride * depth,
+        out_step_bytes=channels,
+        epilogue=made.epilogue,
+    )
+    rig = Rig(core=core, text=tile.render("k", kernel, core, ""), folder=tmp_path)
+    x = quantization.activations((3, width, depth), rng)
+    out = np.zeros((pixels, channels), np.int8)
+    at = rig.room(out)
+    table = tile.pack(kernel, made.weights, made.bias, made.constants)
+    rig.call("k", rig.place(x.astype(np.int16)), rig.place(table), at, pixels | channels // 2 << 16)
+    windows = np.stack([x[:, p * stride : p * stride + 3].reshape(-1) for p in range(pixels)]).astype(np.int64)
+    np.testing.assert_array_equal(rig.read(at, out), made.outputs(windows @ made.weights.T))
+
+
+def test_what_does_not_encode_is_refused() -> None:
+    epilogue = quantization.layer(QUANTIZATIONS[0], 2, 2, np.random.default_rng(0)).epilogue
+    assert pointwise(2, 2, 5, 1, epilogue).refusal() == "5 pixels"
+    assert "span" in (pointwise(2048, 2, 4, 32, epilogue).refusal() or "")
+    assert "too many" in (pointwise(2000, 2, 1, 1, epilogue).refusal() or "")
+    odd = Tile(
+        window=Window(offsets_bytes=(0, 2)),
+        pixel_offsets_bytes=(0,),
+        out_offsets_bytes=(0,),
+        tile_step_bytes=4,
+        out_step_bytes=2,
+        epilogue=epilogue,
+    )
+    assert "word-aligned" in (odd.refusal() or "")
+    with pytest.raises(ValueError, match="word-aligned"):
+        tile.render("k", odd, Core.M4, "")
+
+
+def test_a_table_of_the_wrong_shape_is_refused() -> None:
+    made = quantization.layer(QUANTIZATIONS[0], 3, 8, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="3 channels"):
+        tile.pack(pointwise(8, 4, 1, 1, made.epilogue), made.weights, made.bias, made.constants)
