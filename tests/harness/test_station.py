@@ -101,6 +101,7 @@ def test_a_pipe_that_breaks_under_a_closed_probe_is_an_interruption(
 ) -> None:
     class Breaking(MadeUpProbe):
         def reset_and_run(self, *, timeout_s: float) -> None:
+            del timeout_s
             raise OSError(9, "Bad file descriptor")
 
     monkeypatch.setattr(pyocd_probe, "PyocdProbe", Breaking)
