@@ -118,7 +118,7 @@ def run(request: Request, *, store: Store, fresh: bool, screen: Console) -> Resu
         _keep(request.save, made, found)
         return made
 
-    progress = view.Progress(screen, request.boards, len(request.models))
+    progress = view.Progress(screen, request.boards, len(request.models), clock=time.monotonic)
     session = Session(
         request,
         store=store,

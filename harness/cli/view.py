@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.live import Live
@@ -20,20 +19,30 @@ from harness.session import Event
 _STYLE = {Outcome.OK: "green", Outcome.INTERRUPTED: "yellow"}
 
 
+_TICK_S = 0.5
+
+
 @dataclass(slots=True)
 class _Lane:
     model: str = ""
     stage: str = "waiting"
     done: int = 0
     failed: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
+    since_s: float = 0.0
 
 
 class Progress:
     """Live lines, one a board, on a terminal; one plain line a finished row anywhere else."""
 
-    def __init__(self, console: Console, boards: Sequence[Board], models: int) -> None:
+    def __init__(
+        self, console: Console, boards: Sequence[Board], models: int, *, clock: Callable[[], float]
+    ) -> None:
+        """Args:
+        clock: monotonic seconds.
+        """
         self._console = console
+        self._clock = clock
+        self._shown_s = clock()
         self._models = models
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._lanes = {board.name: _Lane() for board in boards}
@@ -54,7 +63,9 @@ class Progress:
         while not self._events.empty():
             self._take(self._events.get())
             changed = True
-        if changed and self._live is not None and not self._broken:
+        now_s = self._clock()
+        if (changed or now_s - self._shown_s >= _TICK_S) and self._live is not None and not self._broken:
+            self._shown_s = now_s
             live, table = self._live, self._table()
             self._show(lambda: live.update(table, refresh=True))
 
@@ -70,12 +81,14 @@ class Progress:
             lane.model = event.model
         if event.stage is not None:
             lane.stage = event.stage
+            lane.since_s = self._clock()
             if event.model is None:
                 self._say(Text(event.stage))
         if event.row is not None:
             lane.done += 1
             lane.failed += event.row.outcome is not Outcome.OK
             lane.stage = "done" if lane.done == self._models else "next"
+            lane.since_s = self._clock()
             self._say(_plain_line(event.row, resumed=event.resumed))
 
     def _say(self, line: Text) -> None:
@@ -102,10 +115,15 @@ class Progress:
                 bar,
                 f"{lane.done}/{self._models}",
                 Text(lane.model),
-                Text(lane.stage, style="dim"),
+                Text(self._stage(lane), style="dim"),
                 Text(f"{lane.failed} not ok", style="red") if lane.failed else Text(""),
             )
         return table
+
+    def _stage(self, lane: _Lane) -> str:
+        """The stage, and how long it has been going on once that is worth knowing."""
+        took_s = self._clock() - lane.since_s
+        return lane.stage if took_s < 2 or lane.stage == "done" else f"{lane.stage} {took_s:.0f} s"
 
 
 def _plain_line(row: Row, *, resumed: bool) -> Text:

@@ -42,7 +42,7 @@ def events() -> list[Event]:
 
 def test_without_a_terminal_each_row_is_a_line() -> None:
     out = io.StringIO()
-    progress = view.Progress(screen(out, terminal=False), BOARDS, 2)
+    progress = view.Progress(screen(out, terminal=False), BOARDS, 2, clock=time.monotonic)
     progress.start()
     for event in events():
         progress.observe(event)
@@ -56,9 +56,22 @@ def test_without_a_terminal_each_row_is_a_line() -> None:
     ]
 
 
+def test_a_long_stage_shows_how_long_it_takes() -> None:
+    out, now_s = io.StringIO(), 100.0
+    progress = view.Progress(screen(out, terminal=True), BOARDS, 2, clock=lambda: now_s)
+    progress.start()
+    progress.observe(Event(board="f746-sim", model="vww_96", stage="run"))
+    progress.refresh()
+    assert "run 7 s" not in out.getvalue()
+    now_s = 107.0
+    progress.refresh()
+    assert "run 7 s" in out.getvalue()
+    progress.close()
+
+
 def test_on_a_terminal_each_board_has_a_live_line() -> None:
     out = io.StringIO()
-    progress = view.Progress(screen(out, terminal=True), BOARDS, 2)
+    progress = view.Progress(screen(out, terminal=True), BOARDS, 2, clock=time.monotonic)
     progress.start()
     for event in events():
         progress.observe(event)
@@ -72,7 +85,7 @@ def test_on_a_terminal_each_board_has_a_live_line() -> None:
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_terminal_that_is_gone_stalls_and_breaks_nothing(terminal: bool) -> None:
-    progress = view.Progress(screen(Gone(), terminal=terminal), BOARDS, 2)
+    progress = view.Progress(screen(Gone(), terminal=terminal), BOARDS, 2, clock=time.monotonic)
     progress.start()
     for event in events():
         progress.observe(event)
@@ -83,7 +96,7 @@ def test_a_terminal_that_is_gone_stalls_and_breaks_nothing(terminal: bool) -> No
 
 
 def test_observing_waits_for_nobody() -> None:
-    progress = view.Progress(screen(io.StringIO(), terminal=False), BOARDS, 2)
+    progress = view.Progress(screen(io.StringIO(), terminal=False), BOARDS, 2, clock=time.monotonic)
     begun = time.monotonic()
 
     def many() -> None:
