@@ -8,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
-import signal
+import queue
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from harness.boards import Board
 from harness.chips import Chip, load_chip
@@ -67,6 +67,8 @@ class PyocdProbe:
         )
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the probe)
         self._closed = False
 
     def flash(self, elf: Path, *, timeout_s: float) -> FlashReport:
@@ -100,18 +102,24 @@ class PyocdProbe:
             process, self._process = self._process, None
         if process is not None:
             _end(process)
+        self._complaints.close()
+
+    def _last_words(self) -> str:
+        """The last line the worker wrote to stderr."""
+        self._complaints.seek(0)
+        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
 
     def _ask(self, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
         deadline = time.monotonic() + timeout_s
         process = self._worker()
         stage = "starting pyOCD"
-        stdin, stdout = process.stdin, process.stdout
-        if stdin is None or stdout is None:
+        if process.stdin is None:
             raise RuntimeError("the worker was started without pipes")
         try:
-            stdin.write(json.dumps({**request, "board": asdict(self._target)}).encode() + b"\n")
-            stdin.flush()
-            for line in _lines(stdout, deadline):
+            process.stdin.write(json.dumps({**request, "board": asdict(self._target)}).encode() + b"\n")
+            process.stdin.flush()
+            while line := self._lines.get(timeout=max(0.0, deadline - time.monotonic())):
                 answer: dict[str, Any] = json.loads(line)
                 if "stage" in answer:
                     stage = answer["stage"]
@@ -121,7 +129,7 @@ class PyocdProbe:
                 else:
                     result: dict[str, Any] = answer["result"]
                     return result
-        except TimeoutError:
+        except queue.Empty:
             self._kill()
             raise BoardTimeout(
                 self._name, f"pyOCD, {stage},", timeout_s, "unplug the probe and plug it in again"
@@ -134,9 +142,8 @@ class PyocdProbe:
                 # Ctrl-C: the worker is in its own session and did not see it.
                 self._kill()
             raise
-        code = process.poll()
+        why = "was stopped" if self._closed else f"ended: {self._last_words()}"
         self._kill()
-        why = "was stopped" if self._closed else f"ended with code {code}"
         raise FlashFailed(self._name, stage, f"the pyOCD worker {why}", _ADVICE["probe"])
 
     def _worker(self) -> subprocess.Popen[bytes]:
@@ -148,33 +155,31 @@ class PyocdProbe:
                 path = os.environ.get("PYTHONPATH")
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "harness.pyocd_worker"],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints,
                     start_new_session=True,
                     env={**os.environ, "PYTHONPATH": root if not path else f"{root}{os.pathsep}{path}"},
                 )  # fmt: skip
+                if self._process.stdout is None:
+                    raise RuntimeError("the worker was started without pipes")
+                self._lines = queue.SimpleQueue()
+                threading.Thread(
+                    target=_forward, args=(self._process.stdout, self._lines), daemon=True, name="pyocd-worker"
+                ).start()
             return self._process
 
     def _kill(self) -> None:
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
-            _kill_group(process)
+            _kill_now(process)
 
 
-def _lines(stdout: Any, deadline: float) -> Any:
-    """Lines as they come, until the stream ends. Raises TimeoutError at the deadline."""
-    fd = stdout.fileno()
-    pending = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(fd, selectors.EVENT_READ)
-        while True:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise TimeoutError
-            data = os.read(fd, 65536)
-            if not data:
-                return
-            *whole, pending = (pending + data).split(b"\n")
-            yield from whole
+def _forward(stdout: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
+    """Whole lines into the queue, empty at the end of the stream. A thread: Windows has no select on pipes."""
+    with contextlib.suppress(ValueError, OSError), stdout:
+        for line in stdout:
+            lines.put(line)
+    lines.put(b"")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -184,15 +189,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_END_GRACE_S)
-    _kill_group(process)
+    _kill_now(process)
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+def _kill_now(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
     process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()

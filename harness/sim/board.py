@@ -7,15 +7,13 @@ over instructions that the core executed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from mmap import mmap
-from typing import Literal
 
 from harness.chips import Chip
 from harness.sim import native
-from harness.sim.bus import Findings, RegisterFile, SystemBus
-from harness.sim.core import Core, Engine, Region, Stop, TransferFault
+from harness.sim.bus import Findings, RegisterFile, SystemBus, TransferFault
+from harness.sim.core import Core, Engine, Region, Stop
 from harness.sim.peripherals.flash import FlashArray, FlashController, FlashF4F7, FlashH7
 from harness.sim.peripherals.pwr import PwrF4F7, PwrH7, SyscfgF4F7, SyscfgH7
 from harness.sim.peripherals.rcc import RccF4F7, RccH7
@@ -35,6 +33,9 @@ from harness.sim.peripherals.scs import (
 from harness.sim.peripherals.simple import Gpio, Iwdg, ReadOnly
 from harness.sim.peripherals.timer import Tim2
 from harness.sim.peripherals.usart import Usart
+from harness.sim.wiring import MemoryModelName, Wiring
+
+__all__ = ["SimulatedBoard", "Wiring"]
 
 _MMIO = ((0x4000_0000, 0x2000_0000), (0xE000_0000, 0x10_0000))
 _USARTS = {1: 0x4001_1000, 2: 0x4000_4400, 3: 0x4000_4800, 6: 0x4001_1400}
@@ -43,25 +44,7 @@ _OPTCR = {"stm32f412": 0x0FFF_AAED, "stm32f746": 0xC0FF_AAFD}
 _OPTCR_SINGLE_BANK = 0xFFFF_AAFD
 """F76x and F77x after production: nDBANK = 1, one bank."""
 
-MemoryModelName = Literal["ideal", "chip"]
-
 DFSR_HALTED, DFSR_BKPT, DFSR_VCATCH = 1, 2, 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wiring:
-    """How the board is built around the chip.
-
-    Args:
-        uart: number of the USART that reaches the serial port.
-        tx, rx: its pins, such as ``PD8``; None: any.
-        hse_hz: external clock; None: there is none.
-    """
-
-    uart: int = 3
-    tx: str | None = None
-    rx: str | None = None
-    hse_hz: int | None = None
 
 
 class SimulatedBoard:

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import BoardTimeout, FlashFailed
+from harness.errors import BoardTimeout, FlashFailed, MissingTool
 from harness.sim import runtime
-from harness.sim.board import Wiring
 from harness.sim.client import BoardServerError, Client
 from harness.sim.protocol import BoardStatus, Window
+from harness.sim.wiring import MemoryModelName, Wiring
 
 START_TIMEOUT_S = 20.0
 IDLE_TIMEOUT_S = 120.0
@@ -50,7 +50,7 @@ class SimBoard:
     name: str
     chip: str
     wiring: Wiring = NUCLEO_144
-    memory_model: str = "chip"
+    memory_model: MemoryModelName = "chip"
 
 
 def known_boards() -> tuple[SimBoard, ...]:
@@ -91,16 +91,21 @@ def ensure_running(
         owner_pid: the board is switched off when every owner is gone; None: after a time without use.
 
     Raises:
-        BoardTimeout: the server did not come up. FlashFailed: it runs as another chip.
+        BoardTimeout: the server did not come up. FlashFailed: it runs as something else and is in use, or cannot
+            run. MissingTool: not on Linux.
     """
+    if sys.platform != "linux":
+        raise MissingTool("Linux, which simulated boards need,", "use a Linux machine or a real board")
     folder = runtime.board_folder(board.name)
     deadline = time.monotonic() + timeout_s
     while True:
         client = Client.open(folder)
         if client is not None:
             with contextlib.closing(client):
-                _check_and_own(client, board, owner_pid)
-            return SimPaths(uart=folder / "uart", socket=folder / "socket")
+                ours = _check_and_own(client, board, owner_pid)
+            if ours:
+                return SimPaths(uart=folder / "uart", socket=folder / "socket")
+            stop(board.name)
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise BoardTimeout(board.name, "starting the board server", timeout_s, f"see {folder / 'log'}")
@@ -110,15 +115,23 @@ def ensure_running(
         )  # fmt: skip
 
 
-def _check_and_own(client: Client, board: SimBoard, owner_pid: int | None) -> None:
+def _check_and_own(client: Client, board: SimBoard, owner_pid: int | None) -> bool:
+    """Whether the running board is the one wanted. One that is not and that nobody uses may be replaced."""
     status = client.status()
-    if status.chip != board.chip:
+    running = SimBoard(
+        name=board.name, chip=status.chip, wiring=status.wiring, memory_model=status.memory_model
+    )  # fmt: skip
+    if running != board:
+        if not status.owners and status.debug_client is None:
+            return False
         raise FlashFailed(
-            board.name, "starting the simulated board", f"it already runs as {status.chip}, not {board.chip}",
-            f"stop it: kill {status.pid}",
+            board.name, "starting the simulated board",
+            f"it already runs as {status.chip} with {status.wiring}, not {board.chip} with {board.wiring}",
+            f"stop its users, processes {', '.join(map(str, status.owners)) or status.debug_client}",
         )  # fmt: skip
     if owner_pid is not None:
         client.request("own", pid=owner_pid)
+    return True
 
 
 def _start(

@@ -43,6 +43,14 @@ class Findings:
         self.violations[rule] = self.violations.get(rule, 0) + 1
 
 
+class TransferFault(Exception):
+    """The debugger touched an address where nothing is."""
+
+    def __init__(self, address: int) -> None:
+        super().__init__(f"no memory or register answers at {address:#010x}")
+        self.address = address
+
+
 class UnknownRegister(Exception):
     """This peripheral has no such register."""
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from harness.sim import protocol, runtime
-from harness.sim.core import TransferFault
+from harness.sim.bus import TransferFault
 from harness.sim.protocol import BoardStatus, Op, Operation, Status, Window
 
 BATCH_BYTES = 256 << 10

@@ -18,6 +18,8 @@ from typing import Any, Literal, Protocol
 import unicorn
 from unicorn import arm_const as arm
 
+from harness.sim.bus import TransferFault
+
 # The wheel says it is typed, but exports nothing and lacks half of the annotations.
 uc: Any = unicorn
 Engine = Any
@@ -125,14 +127,6 @@ class FaultInfo:
     what: str
     pc: int
     address: int | None
-
-
-class TransferFault(Exception):
-    """The debugger touched an address where nothing is."""
-
-    def __init__(self, address: int) -> None:
-        super().__init__(f"no memory or register answers at {address:#010x}")
-        self.address = address
 
 
 class Core:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from harness.sim.core import TransferFault
+from harness.sim.bus import TransferFault
 
 DPIDR = 0x2BA0_1477
 AP_IDR = {"cortex-m4": 0x2477_0011, "cortex-m7": 0x8477_0001}

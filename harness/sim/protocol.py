@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from harness.sim.wiring import MemoryModelName, Wiring
+
 MESSAGE_LIMIT_BYTES = 8 << 20
 KIND_DEBUG, KIND_JSON = ord("D"), ord("J")
 
@@ -157,7 +159,8 @@ class BoardStatus:
     resets: int
     pc: int
     timing_model: str
-    memory_model: str
+    memory_model: MemoryModelName
+    wiring: Wiring
     unmodelled: tuple[Access, ...]
     violations: tuple[Violation, ...]
     fault: Fault | None
@@ -186,6 +189,7 @@ def status_from_json(body: bytes) -> BoardStatus:
         raw["violations"] = tuple(Violation(**v) for v in raw["violations"])
         raw["fault"] = Fault(**raw["fault"]) if raw["fault"] is not None else None
         raw["owners"] = tuple(raw["owners"])
+        raw["wiring"] = Wiring(**raw["wiring"])
         return BoardStatus(**raw)
     except (ValueError, KeyError, TypeError) as e:
         raise ProtocolError(f"status: {e}") from e

@@ -27,10 +27,11 @@ from pathlib import Path
 
 from harness import chips
 from harness.sim import protocol, runtime
-from harness.sim.board import MemoryModelName, SimulatedBoard, Wiring
-from harness.sim.core import TransferFault
+from harness.sim.board import SimulatedBoard
+from harness.sim.bus import TransferFault
 from harness.sim.debug_port import DebugPort
 from harness.sim.protocol import Op, Status
+from harness.sim.wiring import MemoryModelName, Wiring
 
 log = logging.getLogger("harness.sim.server")
 
@@ -393,7 +394,7 @@ class Server:
             board=self._options.board, chip=board.chip.name, pid=os.getpid(), state=state,  # type: ignore[arg-type]
             cycles=board.core.cycles, instructions=board.core.instructions, clock_hz=board.clock_hz,
             resets=board.resets, pc=board.core.pc, timing_model=board.timing_model,
-            memory_model=board.memory_model,
+            memory_model=board.memory_model, wiring=board.wiring,
             unmodelled=tuple(
                 protocol.Access(kind=kind, address=address, count=count, code_address=pc)
                 for (kind, address), (count, pc) in board.findings.unmodelled.items()

@@ -13,7 +13,8 @@ import pytest
 
 from harness.chips import load_chip
 from harness.errors import MissingTool
-from harness.sim.board import SimulatedBoard, Wiring
+from harness.sim.board import SimulatedBoard
+from harness.sim.wiring import Wiring
 from harness.toolchain import find_toolchain
 
 CHIPS = ("stm32f412", "stm32f746", "stm32f765", "stm32h743")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.sim.core import TransferFault
+from harness.sim.bus import TransferFault
 from harness.sim.debug_port import DebugPort
 from tests.harness.sim_machine import Machine, machine
 

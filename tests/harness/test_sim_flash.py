@@ -7,8 +7,7 @@ import mmap
 import pytest
 
 from harness.chips import load_chip
-from harness.sim.bus import Findings
-from harness.sim.core import TransferFault
+from harness.sim.bus import Findings, TransferFault
 from harness.sim.peripherals.flash import FlashArray, FlashF4F7, FlashH7
 from tests.harness.sim_machine import machine
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.sim.board import Wiring
 from harness.sim.peripherals.pwr import PwrH7
+from harness.sim.wiring import Wiring
 from tests.harness.sim_machine import Machine, machine
 
 RCC, PWR, FLASH = 0x4002_3800, 0x4000_7000, 0x4002_3C00

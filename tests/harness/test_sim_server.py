@@ -17,9 +17,10 @@ import pytest
 from harness.errors import FlashFailed
 from harness.sim import boards, protocol, runtime
 from harness.sim.boards import SimBoard
+from harness.sim.bus import TransferFault
 from harness.sim.client import BoardServerError, Client
-from harness.sim.core import TransferFault
 from harness.sim.protocol import BoardStatus
+from harness.sim.wiring import Wiring
 from tests.harness.sim_servers import gone, rack, wait_until
 
 __all__ = ["rack"]
@@ -204,7 +205,7 @@ def test_flash_survives_a_power_cycle_and_ram_belongs_to_the_process(rack: Path)
 
 
 def test_a_board_that_runs_as_another_chip_is_not_taken_for_ours() -> None:
-    boards.ensure_running(F412)
+    boards.ensure_running(F412, owner_pid=os.getpid())
     with pytest.raises(FlashFailed, match="already runs as stm32f412"):
         boards.ensure_running(SimBoard(name="f412-sim", chip="stm32f746"))
 
@@ -252,3 +253,15 @@ def test_a_runtime_folder_may_be_deeper_than_a_socket_address(
 def test_a_board_name_is_a_name(name: str) -> None:
     with pytest.raises(ValueError, match="not a board name"):
         runtime.board_folder(name)
+
+
+def test_a_board_wired_otherwise_is_started_anew_unless_somebody_uses_it() -> None:
+    boards.ensure_running(F412)
+    first = _status().pid
+    other = SimBoard(name="f412-sim", chip="stm32f412", wiring=Wiring(uart=2, tx="PD5", rx="PD6"))
+    boards.ensure_running(other, owner_pid=os.getpid())
+    second = _status()
+    assert second.pid != first
+    assert second.wiring == other.wiring
+    with pytest.raises(FlashFailed, match="already runs as stm32f412 with"):
+        boards.ensure_running(F412)
