@@ -50,7 +50,7 @@ class Region:
     """A range of addresses and what stands in front of it. Ranges not listed answer without wait.
 
     Args:
-        watch_data: data reads are modelled, not only instruction fetch; slows the engine.
+        watch_data: data accesses are modelled, not only instruction fetch.
         first_word_cycles: core cycles of a miss beyond a zero-wait access, without flash wait states.
         line_cycles: core cycles until the rest of the line has followed; a second miss waits for them.
         wait_state_cycles: core cycles of one flash wait state; 0 where none apply.
@@ -120,7 +120,7 @@ def chip_memory(chip: Chip, kind: Literal["ideal", "chip"] = "chip") -> MemoryMo
     flash, regions = chip.flash_memory, []
     l1_i = CacheShape(bytes=chip.caches.icache_bytes, ways=2, line_bytes=chip.caches.line_bytes or 32)
     l1_d = CacheShape(bytes=chip.caches.dcache_bytes, ways=4, line_bytes=chip.caches.line_bytes or 32)
-    rams: list[tuple[int, int]] = []  # (base, end); adjacent ones are one range, each costs time at every access
+    rams: list[tuple[int, int]] = []  # (base, end) of adjacent ones together
     for ram in sorted((m for m in chip.memories if m.kind == "ram"), key=lambda m: m.base):
         if rams and rams[-1][1] == ram.base:
             rams[-1] = (rams[-1][0], ram.end)
@@ -186,6 +186,7 @@ class _CCacheShape(ctypes.Structure):
 class _CMemory(ctypes.Structure):
     _fields_ = [
         ("enabled", ctypes.c_uint32),
+        ("trace_data", ctypes.c_uint32),
         ("region_count", ctypes.c_uint32),
         ("regions", _CRegion * _REGIONS_MAX),
         ("wait_states", ctypes.c_uint32),
@@ -199,9 +200,9 @@ class _CMemory(ctypes.Structure):
 
 _COUNTERS = (
     "cycles", "instructions", "blocks", "fetch_stall_cycles", "data_stall_cycles", "icache_misses",
-    "dcache_misses", "unaligned", "mispredicted", "nodes", "states",
+    "dcache_misses", "unaligned", "mispredicted", "accesses", "untraced", "nodes", "states",
 )  # fmt: skip
-_FUNCTIONS = ("hook_add", "hook_del", "emu_stop", "mem_read", "reg_read", "reg_write")
+_FUNCTIONS = ("hook_add", "hook_del", "emu_stop", "mem_read", "reg_read_batch")
 
 
 class _CCounters(ctypes.Structure):
@@ -214,7 +215,11 @@ class _CFunctions(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """Where modelled cycles went. `nodes` and `states` are sizes of the model's memo, not of the program."""
+    """Where modelled cycles went.
+
+    `accesses` counts data accesses while the memory system is on, `untraced` those whose address could not be told
+    from the code (taken for hits). `nodes` and `states` are sizes of the model's memo, not of the program.
+    """
 
     cycles: int
     instructions: int
@@ -225,6 +230,8 @@ class Counters:
     dcache_misses: int
     unaligned: int
     mispredicted: int
+    accesses: int
+    untraced: int
     nodes: int
     states: int
 
@@ -278,7 +285,7 @@ def _library() -> ctypes.CDLL:
         "tr_core_instructions": (u64, (core,)),
         "tr_core_invalidate": (None, (core,)),
         "tr_core_reset": (None, (core,)),
-        "tr_unicorn_set_memory": (ctypes.c_int, (pointer, ctypes.POINTER(_CMemory))),
+        "tr_core_set_memory": (ctypes.c_int, (core, ctypes.POINTER(_CMemory))),
         "tr_core_counters": (None, (core, ctypes.POINTER(_CCounters))),
     }
     for name, (result, arguments) in signatures.items():
@@ -312,11 +319,10 @@ class NativeCore:
         self._uc = uc  # the engine must outlive the hook
         numbers = [getattr(arm_const, f"UC_ARM_REG_R{n}") for n in range(13)]
         numbers += [arm_const.UC_ARM_REG_SP, arm_const.UC_ARM_REG_LR, arm_const.UC_ARM_REG_PC]
-        numbers.append(arm_const.UC_ARM_REG_XPSR)
         self._functions = _unicorn_functions()
         kind = {"cortex-m4": 4, "cortex-m7": 7}[core]
         self._handle = self._library.tr_unicorn_attach(
-            kind, uc._uch, ctypes.byref(self._functions), (ctypes.c_int * 17)(*numbers)
+            kind, uc._uch, ctypes.byref(self._functions), (ctypes.c_int * 16)(*numbers)
         )
         if not self._handle:
             raise RuntimeError("Unicorn refused the block hook")
@@ -395,7 +401,7 @@ class NativeCore:
         memory = self._memory
         if len(memory.regions) > _REGIONS_MAX:
             raise ValueError(f"{len(memory.regions)} regions, the timing model takes {_REGIONS_MAX}")
-        raw = _CMemory(enabled=int(memory.kind == "chip"), region_count=len(memory.regions))
+        raw = _CMemory(enabled=int(memory.kind == "chip"), trace_data=1, region_count=len(memory.regions))
         for slot, region in zip(raw.regions, memory.regions, strict=False):
             slot.base, slot.bytes, slot.kind = region.base, region.bytes, int(region.kind)
             slot.watch_data, slot.wait_state_cycles = int(region.watch_data), region.wait_state_cycles
@@ -408,5 +414,5 @@ class NativeCore:
             slot = getattr(raw, name)
             slot.bytes = shape.bytes if on or not switched else 0
             slot.ways, slot.line_bytes = shape.ways, shape.line_bytes
-        if self._library.tr_unicorn_set_memory(self._handle, ctypes.byref(raw)) != 0:
-            raise RuntimeError("Unicorn refused a memory hook, or this computer has no memory left")
+        if self._library.tr_core_set_memory(self._core, ctypes.byref(raw)) != 0:
+            raise MemoryError("no memory for the caches' tags")

@@ -44,7 +44,7 @@ struct tr_node {
     tr_edge edges[EDGES];
     uint32_t fallthrough;
     uint32_t count; /* instructions */
-    uint8_t conditional, indirect, divides, it, it_open;
+    uint8_t conditional, indirect, divides, accesses;
     tr_predictor *predictor;
     const tr_block *block;
     const tr_state *before, *after;
@@ -60,13 +60,13 @@ typedef struct tr_chunk {
 struct tr_core {
     tr_node *node; /* entered last */
     uint64_t cycles, instructions, limit, blocks;
-    uint64_t fetch_stall_cycles, data_stall_cycles, mispredicted;
+    uint64_t fetch_stall_cycles, data_stall_cycles, mispredicted, accesses, untraced;
     tr_host host;
     const tr_model *model;
     tr_memory_system *memory; /* NULL: zero wait everywhere */
     uint32_t unaligned_cycles;
     int slice_begun;
-    int in_it; /* the present block has, or begins with, instructions of an IT block */
+    int traced; /* data accesses are told from the code, not announced */
 
     tr_block **block_table;
     tr_node **node_table;
@@ -168,12 +168,12 @@ static void decode_block(tr_core *core, tr_block *block) {
         tr_insn *insn = &block->insns[block->count++];
         tr_decode(insn, block->pc + offset, first, second, &it);
         offset += insn->size;
-        if (insn->op == TR_OP_IT) block->it = 1;
         if (insn->op == TR_OP_DIV && !(written & (1u << insn->dividend | 1u << insn->divisor))) block->divides++;
         written |= insn->writes;
     }
-    block->it_open = it != 0;
     free(code);
+    block->trace.accesses = graph_alloc(core, block->count * sizeof *block->trace.accesses);
+    tr_trace_block(&block->trace, block->insns, block->count);
 }
 
 static const tr_block *find_block(tr_core *core, uint32_t pc, uint32_t bytes) {
@@ -208,8 +208,7 @@ static tr_node *find_node(tr_core *core, const tr_block *block, const tr_state *
     node->count = block->count;
     node->fallthrough = block->pc + block->bytes;
     node->divides = block->divides != 0;
-    node->it = block->it;
-    node->it_open = block->it_open;
+    node->accesses = block->trace.count != 0 || block->trace.unknown != 0;
     if (core->model->predicts && (last->traits & TR_ENDS_FLOW)) {
         node->conditional = (last->traits & TR_CONDITIONAL) != 0;
         node->indirect = !(last->op == TR_OP_BRANCH);
@@ -241,17 +240,48 @@ static tr_edge *find_edge(tr_core *core, unsigned slot, uint32_t pc, uint32_t by
 
 /* The engine has registers at hand only for the block's inputs; other divides keep the mean. */
 static void correct_divides(tr_core *core, const tr_block *block) {
-    uint32_t written = 0;
+    uint32_t written = 0, values[16];
     for (uint32_t n = 0; n < block->count; n++) {
         const tr_insn *insn = &block->insns[n];
         if (insn->op == TR_OP_DIV && !(written & (1u << insn->dividend | 1u << insn->divisor))) {
-            const uint32_t dividend = core->host.read_register(core->host.context, insn->dividend);
-            const uint32_t divisor = core->host.read_register(core->host.context, insn->divisor);
-            core->cycles += core->model->divide_cycles((insn->traits & TR_UNSIGNED_DIV) != 0, dividend, divisor);
+            core->host.read_registers(core->host.context, 1u << insn->dividend | 1u << insn->divisor, values);
+            core->cycles += core->model->divide_cycles(
+                (insn->traits & TR_UNSIGNED_DIV) != 0, values[insn->dividend], values[insn->divisor]);
             core->cycles -= core->model->divide_mean_cycles;
         }
         written |= insn->writes;
     }
+}
+
+static void charge_read(tr_core *core, uint32_t address, uint32_t bytes) {
+    uint32_t stall = tr_memory_read(core->memory, address, core->cycles);
+    if ((address & (bytes - 1)) && tr_memory_watches(core->memory, address)) {
+        stall += core->unaligned_cycles;
+        core->memory->unaligned++;
+    }
+    core->cycles += stall;
+    core->data_stall_cycles += stall;
+}
+
+/* Accesses of a block, from the registers it starts with. */
+static void charge_accesses(tr_core *core, const tr_trace *trace) {
+    uint32_t terms[16 + TR_SLOTS_MAX];
+    if (trace->registers) core->host.read_registers(core->host.context, trace->registers, terms);
+    for (uint32_t n = 0; n < trace->slot_count; n++) {
+        uint32_t word = 0;
+        core->host.fetch(core->host.context, tr_address_value(&trace->slots[n], terms), &word, 4);
+        terms[16 + n] = word;
+    }
+    for (uint32_t n = 0; n < trace->count; n++) {
+        const tr_access *access = &trace->accesses[n];
+        uint32_t address = tr_address_value(&access->at, terms);
+        for (uint32_t k = 0; k < access->words; k++, address += access->bytes) {
+            if (access->writes) tr_memory_write(core->memory, address, core->cycles);
+            else charge_read(core, address, access->bytes);
+        }
+    }
+    core->accesses += trace->count;
+    core->untraced += trace->unknown;
 }
 
 int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
@@ -285,33 +315,28 @@ int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
         }
         if (from->indirect && taken) predictor->target = pc;
     }
-    core->in_it = node->it | from->it_open;
     core->node = node;
     if (core->memory != NULL) {
         const uint32_t stall = tr_memory_fetch(core->memory, pc, bytes);
         core->cycles += stall;
         core->fetch_stall_cycles += stall;
     }
+    if (node->accesses && core->memory != NULL && core->traced) charge_accesses(core, &node->block->trace);
     if (node->divides) correct_divides(core, node->block);
     return 0;
 }
 
-int tr_core_in_it(const tr_core *core) { return core->in_it; }
-
 void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes) {
-    if (core->memory == NULL) return;
-    uint32_t stall = tr_memory_read(core->memory, address, core->cycles);
-    if (address & (bytes - 1)) {
-        stall += core->unaligned_cycles;
-        core->memory->unaligned++;
-    }
-    core->cycles += stall;
-    core->data_stall_cycles += stall;
+    if (core->memory == NULL || core->traced) return;
+    core->accesses++;
+    charge_read(core, address, bytes);
 }
 
 void tr_core_write(tr_core *core, uint32_t address, uint32_t bytes) {
     (void)bytes;
-    if (core->memory != NULL) tr_memory_write(core->memory, address, core->cycles);
+    if (core->memory == NULL || core->traced) return;
+    core->accesses++;
+    tr_memory_write(core->memory, address, core->cycles);
 }
 
 void tr_core_reset(tr_core *core) {
@@ -369,6 +394,7 @@ int tr_core_set_memory(tr_core *core, const tr_memory *memory) {
     }
     if (core->memory == NULL) core->memory = calloc(1, sizeof *core->memory);
     if (core->memory == NULL) return -1;
+    core->traced = memory->trace_data != 0;
     tr_memory_configure(core->memory, memory);
     return 0;
 }
@@ -398,6 +424,8 @@ void tr_core_counters(const tr_core *core, tr_counters *out) {
         out->unaligned = core->memory->unaligned;
     }
     out->mispredicted = core->mispredicted;
+    out->accesses = core->accesses;
+    out->untraced = core->untraced;
     out->nodes = core->node_count;
     out->states = core->state_count;
 }

@@ -30,6 +30,27 @@ static void writes_pc_like_branch(tr_insn *i, uint32_t rd) {
     }
 }
 
+static void value_constant(tr_insn *i, uint32_t rd, uint32_t imm) {
+    i->value = TR_VALUE_CONSTANT;
+    i->rd = (uint8_t)rd;
+    i->imm = imm;
+}
+
+static void value_add(tr_insn *i, uint32_t rd, uint32_t rn, uint32_t imm) {
+    i->value = TR_VALUE_ADD;
+    i->rd = (uint8_t)rd;
+    i->rn = (uint8_t)rn;
+    i->imm = imm;
+}
+
+static void value_add_register(tr_insn *i, uint32_t rd, uint32_t rn, uint32_t rm, uint32_t shift) {
+    i->value = TR_VALUE_ADD_REGISTER;
+    i->rd = (uint8_t)rd;
+    i->rn = (uint8_t)rn;
+    i->rm = (uint8_t)rm;
+    i->shift = (uint8_t)shift;
+}
+
 static void access(tr_insn *i, tr_op op, uint32_t rn, uint32_t bytes) {
     i->op = (uint8_t)op;
     i->base = (uint8_t)rn;
@@ -45,6 +66,7 @@ static void access(tr_insn *i, tr_op op, uint32_t rn, uint32_t bytes) {
 
 static void load_into(tr_insn *i, uint32_t rt) {
     i->writes |= R(rt);
+    i->rd = (uint8_t)rt;
     if (rt == 15) {
         i->traits |= TR_ENDS_FLOW;
         if (i->base == 13) i->traits |= TR_RETURN;
@@ -53,24 +75,31 @@ static void load_into(tr_insn *i, uint32_t rt) {
 
 static void store_from(tr_insn *i, uint32_t rt) {
     i->reads |= R(rt);
+    i->rd = (uint8_t)rt;
     i->data |= R(rt);
 }
 
 /* The address generator has its own shifter of 0..3: a scaled index is no shifted operand. */
-static void register_offset(tr_insn *i, uint32_t rm) {
+static void register_offset(tr_insn *i, uint32_t rm, uint32_t shift) {
+    i->rm = (uint8_t)rm;
+    i->shift = (uint8_t)shift;
     i->reads |= R(rm);
     i->address |= R(rm);
     i->traits |= TR_REGISTER_OFFSET;
 }
 
-static void writeback(tr_insn *i) {
+static void writeback(tr_insn *i, int32_t step) {
     i->traits |= TR_WRITEBACK;
+    i->step = step;
     i->writes |= R(i->base);
 }
 
-static void multiple(tr_insn *i, int loads, uint32_t rn, uint32_t list, int writes_back) {
+static void multiple(tr_insn *i, int loads, uint32_t rn, uint32_t list, int writes_back, int descending) {
     access(i, loads ? TR_OP_LOAD_MULTI : TR_OP_STORE_MULTI, rn, 4);
     i->count = (uint8_t)count_bits(list);
+    i->rd = 0xff;
+    const int32_t bytes = 4 * i->count;
+    if (descending) i->offset = -bytes;
     if (loads) {
         i->writes |= list;
         if (list & 0x8000u) {
@@ -81,7 +110,7 @@ static void multiple(tr_insn *i, int loads, uint32_t rn, uint32_t list, int writ
         i->reads |= list;
         i->data |= list;
     }
-    if (writes_back) writeback(i);
+    if (writes_back) writeback(i, descending ? -bytes : bytes);
 }
 
 static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
@@ -94,6 +123,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
         i->traits |= TR_SIMPLE;
         i->reads |= R(mid);
         i->writes |= R(low);
+        if (i->op == TR_OP_ALU) value_add(i, low, mid, 0);
         flags_if(i, sets || i->op == TR_OP_ALU);
         return;
     }
@@ -101,11 +131,14 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
         i->traits |= TR_SIMPLE;
         i->reads |= R(mid);
         if (!BIT(w, 10)) i->reads |= R(high);
+        if (BIT(w, 10)) value_add(i, low, mid, BIT(w, 9) ? 0u - high : high);
+        else if (!BIT(w, 9)) value_add_register(i, low, mid, high, 0);
         i->writes |= R(low);
         flags_if(i, sets);
         return;
     case 4: /* MOV #imm8 */
         i->traits |= TR_SIMPLE;
+        value_constant(i, r8, FIELD(w, 7, 0));
         i->writes |= R(r8);
         flags_if(i, sets);
         return;
@@ -115,6 +148,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
         return;
     case 6: case 7: /* ADD, SUB #imm8 */
         i->traits |= TR_SIMPLE;
+        value_add(i, r8, r8, BIT(w, 11) ? 0u - FIELD(w, 7, 0) : FIELD(w, 7, 0));
         i->reads |= R(r8);
         i->writes |= R(r8);
         flags_if(i, sets);
@@ -125,6 +159,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
             switch (FIELD(w, 9, 8)) {
             case 0:
                 i->traits |= TR_SIMPLE;
+                value_add_register(i, rd, rd, rm, 0);
                 i->reads |= R(rd) | R(rm);
                 i->writes |= R(rd);
                 writes_pc_like_branch(i, rd);
@@ -135,6 +170,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
                 return;
             case 2:
                 i->traits |= TR_SIMPLE;
+                value_add(i, rd, rm, 0);
                 i->reads |= R(rm);
                 i->writes |= R(rd);
                 writes_pc_like_branch(i, rd);
@@ -196,7 +232,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
         static const uint8_t bytes[8] = {4, 2, 1, 1, 4, 2, 1, 2};
         const uint32_t op = FIELD(w, 11, 9);
         access(i, op >= 3 ? TR_OP_LOAD : TR_OP_STORE, mid, bytes[op]);
-        register_offset(i, high);
+        register_offset(i, high, 0);
         if (op >= 3) load_into(i, low);
         else store_from(i, low);
         if (op == 3 || op == 7) i->traits |= TR_SIGN_EXTENDS;
@@ -218,10 +254,12 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
         return;
     case 20: /* ADR */
         i->traits |= TR_SIMPLE;
+        value_constant(i, r8, (i->pc & ~3u) + 4 + FIELD(w, 7, 0) * 4);
         i->writes |= R(r8);
         return;
     case 21: /* ADD rd, sp, #imm */
         i->traits |= TR_SIMPLE;
+        value_add(i, r8, 13, FIELD(w, 7, 0) * 4);
         i->reads |= R(13);
         i->writes |= R(r8);
         return;
@@ -229,6 +267,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
         switch (FIELD(w, 11, 8)) {
         case 0:
             i->traits |= TR_SIMPLE;
+            value_add(i, 13, 13, BIT(w, 7) ? 0u - FIELD(w, 6, 0) * 4 : FIELD(w, 6, 0) * 4);
             i->reads |= R(13);
             i->writes |= R(13);
             return;
@@ -248,10 +287,10 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
             }
             return;
         case 4: case 5:
-            multiple(i, 0, 13, FIELD(w, 7, 0) | BIT(w, 8) << 14, 1);
+            multiple(i, 0, 13, FIELD(w, 7, 0) | BIT(w, 8) << 14, 1, 1);
             return;
         case 12: case 13:
-            multiple(i, 1, 13, FIELD(w, 7, 0) | BIT(w, 8) << 15, 1);
+            multiple(i, 1, 13, FIELD(w, 7, 0) | BIT(w, 8) << 15, 1, 0);
             return;
         case 6:
             i->op = TR_OP_SYSTEM;
@@ -270,7 +309,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
             return;
         }
     case 24: case 25: /* STM, LDM */
-        multiple(i, (int)BIT(w, 11), r8, FIELD(w, 7, 0), !(BIT(w, 11) && (w & (1u << r8))));
+        multiple(i, (int)BIT(w, 11), r8, FIELD(w, 7, 0), !(BIT(w, 11) && (w & (1u << r8))), 0);
         return;
     case 26: case 27: {
         const uint32_t condition = FIELD(w, 11, 8);
@@ -293,6 +332,21 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
     default:
         i->op = TR_OP_UNKNOWN;
         return;
+    }
+}
+
+/* ThumbExpandImm: a byte, a byte repeated, or a byte rotated. */
+static uint32_t expand_immediate(uint32_t w1, uint32_t w2) {
+    const uint32_t imm12 = BIT(w1, 10) << 11 | FIELD(w2, 14, 12) << 8 | FIELD(w2, 7, 0), byte = imm12 & 0xffu;
+    switch (imm12 >> 8) {
+    case 0: return byte;
+    case 1: return byte << 16 | byte;
+    case 2: return byte << 24 | byte << 8;
+    case 3: return byte * 0x01010101u;
+    default: {
+        const uint32_t rotation = imm12 >> 7, rotated = 0x80u | (imm12 & 0x7fu);
+        return rotated >> rotation | rotated << (32 - rotation);
+    }
     }
 }
 
@@ -365,23 +419,37 @@ static void decode_branch_or_system(tr_insn *i, uint32_t w1, uint32_t w2) {
 
 static void decode_immediates(tr_insn *i, uint32_t w1, uint32_t w2) {
     const uint32_t rn = FIELD(w1, 3, 0), rd = FIELD(w2, 11, 8);
+    const uint32_t imm12 = BIT(w1, 10) << 11 | FIELD(w2, 14, 12) << 8 | FIELD(w2, 7, 0);
     if (!BIT(w1, 9)) {
-        data_processing(i, FIELD(w1, 8, 5), BIT(w1, 4), rn, rd);
+        const uint32_t op = FIELD(w1, 8, 5), imm = expand_immediate(w1, w2);
+        data_processing(i, op, BIT(w1, 4), rn, rd);
         modified_immediate(i, w1, w2);
+        if (i->writes & 0x7fffu) {
+            if (op == 2 && rn == 15) value_constant(i, rd, imm);
+            else if (op == 8 || op == 13) value_add(i, rd, rn, op == 8 ? imm : 0u - imm);
+        }
         return;
     }
     switch (FIELD(w1, 8, 4)) {
     case 0: case 10: /* ADDW, SUBW, ADR */
         i->traits |= TR_SIMPLE;
-        if (rn != 15) i->reads |= R(rn);
+        if (rn != 15) {
+            i->reads |= R(rn);
+            value_add(i, rd, rn, FIELD(w1, 8, 4) == 0 ? imm12 : 0u - imm12);
+        } else {
+            value_constant(i, rd, (i->pc & ~3u) + 4 + (FIELD(w1, 8, 4) == 0 ? imm12 : 0u - imm12));
+        }
         i->writes |= R(rd);
         return;
     case 4:
         i->traits |= TR_SIMPLE;
+        value_constant(i, rd, FIELD(w1, 3, 0) << 12 | imm12);
         i->writes |= R(rd);
         return;
     case 12: /* MOVT keeps the low half */
         i->traits |= TR_SIMPLE;
+        value_constant(i, rd, FIELD(w1, 3, 0) << 12 | imm12);
+        i->value = TR_VALUE_HIGH_HALF;
         i->reads |= R(rd);
         i->writes |= R(rd);
         return;
@@ -423,7 +491,8 @@ static void decode_dual_exclusive_table(tr_insn *i, uint32_t w1, uint32_t w2) {
             store_from(i, rt);
             store_from(i, rt2);
         }
-        if (BIT(w1, 5)) writeback(i);
+        i->rd = 0xff;
+        if (BIT(w1, 5)) writeback(i, i->offset);
         if (!BIT(w1, 8)) i->offset = 0;
         return;
     }
@@ -431,7 +500,7 @@ static void decode_dual_exclusive_table(tr_insn *i, uint32_t w1, uint32_t w2) {
         const uint32_t kind = FIELD(w2, 7, 4);
         if (loads && kind < 2) {
             access(i, TR_OP_TABLE_BRANCH, rn, kind + 1);
-            register_offset(i, FIELD(w2, 3, 0));
+            register_offset(i, FIELD(w2, 3, 0), kind);
             i->traits |= TR_ENDS_FLOW;
             return;
         }
@@ -467,6 +536,10 @@ static void decode_shifted_register(tr_insn *i, uint32_t w1, uint32_t w2) {
     }
     data_processing(i, op, BIT(w1, 4), rn, rd);
     shifted_operand(i, rm, type, amount);
+    if ((i->writes & 0x7fffu) && type == 0) {
+        if (op == 8) value_add_register(i, rd, rn, rm, amount);
+        else if (op == 2 && rn == 15 && amount == 0) value_add(i, rd, rm, 0);
+    }
     if (i->traits & TR_SHIFTED_REGISTER) {
         i->traits &= ~(uint32_t)TR_SIMPLE;
         if (op == 2 && rn == 15) { /* LSL, LSR, ASR, ROR, RRX #imm */
@@ -488,7 +561,8 @@ static void decode_single_access(tr_insn *i, uint32_t w1, uint32_t w2) {
     }
     if (loads && rt == 15 && size != 2) {
         access(i, TR_OP_PRELOAD, rn, 4);
-        if (rn != 15 && !BIT(w1, 7) && FIELD(w2, 11, 6) == 0) register_offset(i, FIELD(w2, 3, 0));
+        if (rn != 15 && !BIT(w1, 7) && FIELD(w2, 11, 6) == 0)
+            register_offset(i, FIELD(w2, 3, 0), FIELD(w2, 5, 4));
         return;
     }
     access(i, loads ? TR_OP_LOAD : TR_OP_STORE, rn, bytes);
@@ -501,10 +575,10 @@ static void decode_single_access(tr_insn *i, uint32_t w1, uint32_t w2) {
         i->offset = (int32_t)FIELD(w2, 11, 0);
     } else if (BIT(w2, 11)) {
         i->offset = BIT(w2, 9) ? (int32_t)FIELD(w2, 7, 0) : -(int32_t)FIELD(w2, 7, 0);
-        if (BIT(w2, 8)) writeback(i);
+        if (BIT(w2, 8)) writeback(i, i->offset);
         if (!BIT(w2, 10)) i->offset = 0; /* post-indexed */
     } else {
-        register_offset(i, FIELD(w2, 3, 0));
+        register_offset(i, FIELD(w2, 3, 0), FIELD(w2, 5, 4));
     }
 }
 
@@ -616,8 +690,11 @@ static void decode_fp_transfer(tr_insn *i, uint32_t w1, uint32_t w2) {
         access(i, loads ? TR_OP_LOAD_MULTI : TR_OP_STORE_MULTI, rn, 4);
         i->count = (uint8_t)words;
         mask = words >= 32 ? 0xffffffffu : (((1u << words) - 1u) << (first & 31u));
-        if (BIT(w1, 5)) writeback(i);
+        const int32_t bytes = 4 * (int32_t)words;
+        if (BIT(w1, 8)) i->offset = -bytes;
+        if (BIT(w1, 5)) writeback(i, BIT(w1, 8) ? -bytes : bytes);
     }
+    i->rd = 0xff;
     if (is_double) i->traits |= TR_DOUBLE;
     if (loads) i->fp_writes |= mask;
     else i->fp_reads |= mask;
@@ -717,7 +794,7 @@ static void decode_32(tr_insn *i, uint32_t w1, uint32_t w2) {
         if (BIT(w2, 15)) decode_branch_or_system(i, w1, w2);
         else decode_immediates(i, w1, w2);
     } else if ((w1 & 0xfe40u) == 0xe800u) {
-        multiple(i, (int)BIT(w1, 4), FIELD(w1, 3, 0), w2 & 0xdfffu, (int)BIT(w1, 5));
+        multiple(i, (int)BIT(w1, 4), FIELD(w1, 3, 0), w2 & 0xdfffu, (int)BIT(w1, 5), (int)BIT(w1, 8));
     } else if ((w1 & 0xfe40u) == 0xe840u) {
         decode_dual_exclusive_table(i, w1, w2);
     } else if ((w1 & 0xfe00u) == 0xea00u) {
@@ -744,7 +821,7 @@ void tr_decode(tr_insn *i, uint32_t pc, uint16_t first, uint16_t second, uint8_t
     memset(i, 0, sizeof *i);
     i->pc = pc;
     i->op = TR_OP_ALU;
-    i->base = 0xff;
+    i->base = i->rm = 0xff;
     if (tr_is_wide(first)) {
         i->size = 4;
         decode_32(i, first, second);

@@ -66,6 +66,15 @@ enum {
     TR_SATURATES = 1u << 17,      /* SSAT, USAT, QADD and their like: a result one stage later */
 };
 
+/* What an instruction leaves in a register, as far as addresses are made of it. */
+typedef enum {
+    TR_VALUE_OTHER = 0, /* anything else */
+    TR_VALUE_CONSTANT,  /* rd = imm */
+    TR_VALUE_HIGH_HALF, /* rd = rd & 0xffff | imm << 16 */
+    TR_VALUE_ADD,       /* rd = rn + imm */
+    TR_VALUE_ADD_REGISTER, /* rd = rn + (rm << shift) */
+} tr_value;
+
 typedef struct {
     uint32_t pc;
     uint32_t reads, writes; /* r0..r15, TR_FLAGS, TR_GE */
@@ -75,7 +84,9 @@ typedef struct {
     uint32_t data; /* registers whose value is stored */
     uint32_t fp_reads, fp_writes, fp_accumulator;
     uint32_t target; /* of a direct branch */
-    int32_t offset;  /* of a load or store with an immediate */
+    int32_t offset;  /* of an access, from its base register's value before the instruction */
+    int32_t step;    /* what the instruction adds to its base register */
+    uint32_t imm;    /* of `value` */
     uint32_t traits;
     uint8_t op;
     uint8_t size;         /* 2 or 4 */
@@ -83,6 +94,9 @@ typedef struct {
     uint8_t count;        /* registers a multiple or dual access moves */
     uint8_t base;         /* base register of an access, 0xff none */
     uint8_t dividend, divisor;
+    uint8_t value;        /* tr_value */
+    uint8_t rd, rn, rm;   /* of `value`; of an access, rd is the register moved and rm the index, 0xff none */
+    uint8_t shift;        /* of rm, to the left */
 } tr_insn;
 
 /* Decodes the instruction at `pc`. `it` is the state of the IT block, carried from call to call; 0 outside one. */

@@ -2,6 +2,7 @@
 #ifndef TINYRACK_MODEL_H
 #define TINYRACK_MODEL_H
 
+#include "access.h"
 #include "insn.h"
 #include "timing.h"
 
@@ -41,16 +42,13 @@ typedef struct {
     } u;
 } tr_pipe;
 
-enum { TR_BLOCK_LINES_MAX = 64 };
-
 typedef struct tr_block {
     struct tr_block *next; /* in its hash chain */
     uint32_t pc, bytes;
     uint32_t count;
-    uint8_t it;       /* has instructions in an IT block */
-    uint8_t it_open;  /* ends inside one */
     uint32_t divides; /* number of divide instructions whose operands are still the block's inputs */
     tr_insn *insns;
+    tr_trace trace; /* of its data accesses */
 } tr_block;
 
 typedef struct {

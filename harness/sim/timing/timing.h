@@ -20,8 +20,8 @@ typedef struct {
     void *context;
     /* Copies `bytes` of guest memory; 0 when all could be read. */
     int (*fetch)(void *context, uint32_t address, void *destination, uint32_t bytes);
-    /* Value of r0..r15 at the entry of the block being announced. */
-    uint32_t (*read_register)(void *context, unsigned number);
+    /* Values of the registers in `mask` (bit n: rn) at the entry of the block being announced, into values[n]. */
+    void (*read_registers)(void *context, uint32_t mask, uint32_t *values);
 } tr_host;
 
 /* How a range of addresses answers. Ranges that are not listed answer without wait. */
@@ -52,6 +52,8 @@ enum { TR_REGIONS_MAX = 12 };
 
 typedef struct {
     uint32_t enabled; /* 0: every access takes zero wait states */
+    /* 1: data addresses are told from the code and the registers at a block's entry; 0: the engine announces them. */
+    uint32_t trace_data;
     uint32_t region_count;
     tr_region regions[TR_REGIONS_MAX];
     uint32_t wait_states; /* of the flash, as programmed */
@@ -74,9 +76,7 @@ void tr_core_invalidate(tr_core *core);
 
 /* Announces a block. 1: the budget does not cover it, it was not counted and must not execute now; else 0. */
 int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes);
-/* Whether the block announced last has instructions in an IT block. */
-int tr_core_in_it(const tr_core *core);
-/* Announces a data access; only those in watched ranges change anything. */
+/* Announces a data access, for engines that can; without effect where the model traces them itself. */
 void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes);
 void tr_core_write(tr_core *core, uint32_t address, uint32_t bytes);
 
@@ -98,6 +98,8 @@ typedef struct {
     uint64_t dcache_misses;
     uint64_t unaligned; /* among the watched accesses */
     uint64_t mispredicted;
+    uint64_t accesses; /* data accesses seen while the memory system was on */
+    uint64_t untraced; /* accesses whose address could not be told; taken for hits */
     uint64_t nodes;  /* memoized (block, pipeline state) pairs now held */
     uint64_t states; /* distinct pipeline states now held */
 } tr_counters;
