@@ -177,3 +177,43 @@ def test_after_kill_9_the_second_call_measures_only_the_rest(place: Place) -> No
     with Store.open(str(place.folder / "results"), now=time.time, create=False) as store:
         assert len(store.attempts()) == 2
         assert store.sessions()[0].finished is not None
+
+
+def test_a_board_switched_on_by_hand_stays_on_until_it_is_switched_off(place: Place) -> None:
+    assert place.call("sim", "stop", "f412-sim")[0] == 0
+    code, out = place.call("sim", "start", "f412-sim", "--json")
+    assert code == 0
+    assert Path(json.loads(out)["uart"]).exists()
+    code, out = place.call("sim", "status", "f412-sim", "--json")
+    found = json.loads(out)
+    assert (found["on"], found["board"], found["chip"]) == (True, "f412-sim", "stm32f412")
+    assert b"stm32f412" in place.call("sim", "status", "f412-sim")[1]
+    assert json.loads(place.call("sim", "stop", "f412-sim", "--json")[1])["was_on"] is True
+    place.wait_until_deserted()
+
+
+def test_a_board_that_dies_in_the_middle_is_tried_again_and_says_so(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.sim import boards
+
+    monkeypatch.setenv("TINYRACK_RUNTIME_DIR", str(place.folder / "run"))
+    with place.start("bench", LONGER, "--boards", "f746-sim", "--json") as process:
+        deadline = time.monotonic() + _PATIENCE_S
+        # Flashing takes a few million instructions, one inference more than eight.
+        while (on := boards.status("f746-sim")) is None or on.instructions < 20_000_000:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        psutil.Process(on.pid).kill()
+        out, _ = process.communicate(timeout=_PATIENCE_S)
+    assert process.returncode == 0, (place.folder / "stderr").read_text()
+    (row,) = json.loads(out)["rows"]
+    assert (row["outcome"], row["retries"]) == ("ok", 1)
+    with Store.open(str(place.folder / "results"), now=time.time, create=False) as store:
+        first, second = store.attempts()
+    assert first.outcome.value in ("timeout", "crash", "flash_failed")
+    assert first.error
+    assert second.cycles == row["cycles"]
+    assert "took 2 attempts" in (place.folder / "stderr").read_text()
+    place.wait_until_deserted()
