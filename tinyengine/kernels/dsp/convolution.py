@@ -76,8 +76,8 @@ class Layer:
 
     @property
     def wide_depth(self) -> int:
-        """Channels of the widened map: odd ones get a companion where pixels would not start on words."""
-        is_odd = self.depth % 2 and (self.stride[1] % 2 or (self.dilation[1] % 2 and self.dilation[1] > 1))
+        """Channels of the widened map: odd ones get a companion where taps or pixels would not fill words."""
+        is_odd = self.depth % 2 and (self.stride[1] % 2 or self.dilation[1] > 1)
         return self.depth + 1 if is_odd else self.depth
 
     @property
