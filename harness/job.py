@@ -8,23 +8,41 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tinyengine.compile import Compiled, CompileOptions, compile_graph
 
 from harness.boards import Board
 from harness.errors import ConfigError
 from harness.models import ModelSource
 from tinyengine import reference
+from tinyengine.compile import Compiled, CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import DType, Graph, Quantize, Tensor
+from tinyengine.kernels.catalogue import Target
 
 Values = NDArray[Any]
 DEFAULT_SEED = 0
 MAX_REPETITIONS = 64
+
+
+class Kernels(StrEnum):
+    """Which kernels a board is given."""
+
+    AUTO = "auto"
+    """The fastest for its core."""
+    C = "c"
+    """Portable C only."""
+
+    def target(self, core: str) -> Target:
+        """What to compile for on `core` ("cortex-m4", ...)."""
+        return _TARGETS.get(core, Target.C) if self is Kernels.AUTO else Target.C
+
+
+_TARGETS = {"cortex-m4": Target.M4, "cortex-m7": Target.M7}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +52,7 @@ class JobOptions:
     Args:
         float_io: keep float32 boundaries on the device instead of converting on the host.
         layers: make the separate run with per-layer cycles.
+        kernels: fast ones for the board's core, or portable ones.
     """
 
     repetitions: int = 5
@@ -41,6 +60,7 @@ class JobOptions:
     requant: Requant = Requant.EXACT
     float_io: bool = False
     layers: bool = True
+    kernels: Kernels = Kernels.AUTO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,11 +95,14 @@ class Job:
     options: JobOptions
 
 
-def prepare(source: ModelSource, options: JobOptions, given: Values | None = None) -> PreparedModel:
+def prepare(
+    source: ModelSource, options: JobOptions, given: Values | None = None, target: Target = Target.C
+) -> PreparedModel:
     """Imports, compiles and computes the expected output.
 
     Args:
         given: the input, of one input's shape; None draws uniform int8 from ``numpy.random.default_rng(0)``.
+        target: what the kernels may use.
 
     Raises:
         TinyEngineError: the model's fault. ConfigError: `given` does not fit the model.
@@ -87,7 +110,7 @@ def prepare(source: ModelSource, options: JobOptions, given: Values | None = Non
     graph = source.graph(float_io=options.float_io)
     inputs = default_inputs(graph) if given is None else (fit_input(graph, given, where=source.name),)
     expected = reference.run(graph, inputs, requant=options.requant)
-    compiled = compile_graph(graph, CompileOptions(requant=options.requant))
+    compiled = compile_graph(graph, CompileOptions(requant=options.requant, target=target))
     return PreparedModel(source=source, graph=graph, compiled=compiled, inputs=inputs, expected=tuple(expected))
 
 

@@ -21,6 +21,7 @@ import sqlalchemy.exc
 
 from harness import __version__, rack
 from harness.boards import Board
+from harness.chips import load_chip
 from harness.errors import HarnessError, Interrupted, Outcome
 from harness.job import Job, JobOptions, PreparedModel, Values, prepare, sha256, to_blob
 from harness.models import ModelSource
@@ -29,6 +30,7 @@ from harness.row import Row
 from harness.runner import blank_row, broken_row, failed_row
 from harness.store import Store, StoredSession
 from tinyengine.errors import TinyEngineError
+from tinyengine.kernels.catalogue import Target
 
 LEASE_WAIT_S = 600.0
 ATTEMPTS = 2
@@ -91,7 +93,7 @@ class Measure(Protocol):
     def __call__(self, job: Job, *, stage: Callable[[str], None]) -> Row: ...
 
 
-Prepare = Callable[[ModelSource, JobOptions, Values | None], PreparedModel]
+Prepare = Callable[[ModelSource, JobOptions, Values | None, Target], PreparedModel]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +256,7 @@ class Session:
             return health
         try:
             stage("compile")
-            job = Job(board=board, model=self._shelf.get(source), options=self._request.options)
+            job = Job(board=board, model=self._shelf.get(source, board), options=self._request.options)
         except (HarnessError, TinyEngineError) as error:
             if isinstance(error, HarnessError) and error.outcome is None:
                 raise
@@ -285,24 +287,26 @@ class Session:
 
 
 class _Shelf:
-    """Prepared models: each is made once, by the first board that needs it."""
+    """Prepared models: each is made once a kind of core, by the first board that needs it."""
 
     def __init__(self, request: Request, stop: threading.Event, make_ready: Prepare) -> None:
         self._request = request
         self._stop = stop
         self._make_ready = make_ready
         self._lock = threading.Lock()
-        self._futures: dict[str, Future[PreparedModel]] = {}
+        self._futures: dict[tuple[str, Target], Future[PreparedModel]] = {}
 
-    def get(self, source: ModelSource) -> PreparedModel:
+    def get(self, source: ModelSource, board: Board) -> PreparedModel:
+        target = self._request.options.kernels.target(load_chip(board.chip).core)
+        key = (source.name, target)
         with self._lock:
-            future = self._futures.get(source.name)
+            future = self._futures.get(key)
             mine = future is None
             if future is None:
-                future = self._futures[source.name] = Future()
+                future = self._futures[key] = Future()
         if mine:
             try:
-                future.set_result(self._make_ready(source, self._request.options, self._request.given))
+                future.set_result(self._make_ready(source, self._request.options, self._request.given, target))
             except BaseException as error:
                 future.set_exception(error)
         while True:

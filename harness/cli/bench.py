@@ -23,7 +23,7 @@ from harness.cli import view
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError, Interrupted, Outcome
 from harness.evidence import Evidence
-from harness.job import MAX_REPETITIONS, Job, JobOptions, read_input
+from harness.job import MAX_REPETITIONS, Job, JobOptions, Kernels, read_input
 from harness.models import resolve_all
 from harness.row import Row
 from harness.runner import Runner
@@ -53,6 +53,9 @@ def command(
     float_io: Annotated[
         bool, typer.Option("--float-io", help="Keep float32 inputs and outputs on the board.")
     ] = False,
+    kernels: Annotated[
+        Kernels, typer.Option(help="The fastest for each board's core, or portable C.")
+    ] = Kernels.AUTO,
     input_file: Annotated[
         Path | None, typer.Option("--input", metavar="FILE.npy", help="The input instead of seeded noise.")
     ] = None,
@@ -81,7 +84,9 @@ def command(
     request = Request(
         models=resolve_all(models),
         boards=chosen,
-        options=JobOptions(repetitions=repetitions, warmups=warmups, requant=requant, float_io=float_io),
+        options=JobOptions(
+            repetitions=repetitions, warmups=warmups, requant=requant, float_io=float_io, kernels=kernels
+        ),
         given=None if input_file is None else read_input(input_file),
         save=None if save is None else save.absolute(),
     )

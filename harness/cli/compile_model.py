@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,19 @@ from harness.models import resolve
 from harness.row import LayerRow
 from tinyengine.compile import CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant
+from tinyengine.kernels.catalogue import Target
+
+
+class Core(StrEnum):
+    """What the C is for."""
+
+    C = "c"
+    M4 = "cortex-m4"
+    M7 = "cortex-m7"
+
+    @property
+    def target(self) -> Target:
+        return {Core.C: Target.C, Core.M4: Target.M4, Core.M7: Target.M7}[self]
 
 
 def command(
@@ -22,14 +36,17 @@ def command(
     requant: Annotated[
         Requant, typer.Option(help="Rounding: as TFLite Micro, or once as XNNPACK.")
     ] = Requant.EXACT,
+    core: Annotated[
+        Core, typer.Option(help="Portable C, or with generated Thumb-2 for a core's DSP extension.")
+    ] = Core.C,
     float_io: Annotated[bool, typer.Option("--float-io", help="Keep float32 inputs and outputs.")] = False,
     json: JsonOption = None,
 ) -> None:
-    """Compile a model to C files that need nothing but a C11 compiler."""
+    """Compile a model to C (and, for a core, assembly) files that need nothing but a compiler."""
     if json is not None:
         check_json_target(json)
     source = resolve(model)
-    compiled = compile_graph(source.graph(float_io=float_io), CompileOptions(requant=requant))
+    compiled = compile_graph(source.graph(float_io=float_io), CompileOptions(requant=requant, target=core.target))
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file in compiled.sources.files:

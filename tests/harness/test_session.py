@@ -23,6 +23,7 @@ from harness.session import Event, Request, Result, Session, all_ok
 from harness.store import Store
 from tests.harness.rows import OK
 from tinyengine.errors import UnsupportedOp
+from tinyengine.kernels.catalogue import Target
 
 BOARDS = load_boards(default_boards_file()).all
 Behave = Callable[[str, str], Row | Exception]
@@ -63,7 +64,9 @@ class Bench:
                 return failed_row(blank, cast(BoardTimeout, found))
             return found
 
-        def make_ready(wanted: ModelSource, _options: JobOptions, _given: Values | None) -> PreparedModel:
+        def make_ready(
+            wanted: ModelSource, _options: JobOptions, _given: Values | None, _target: Target
+        ) -> PreparedModel:
             self.prepared.append(wanted.name)
             if wanted.name in self.unready:
                 raise self.unready[wanted.name]
@@ -96,10 +99,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         yield Bench(store=store, folder=tmp_path / "run")
 
 
-def test_every_model_meets_every_board_once_and_is_prepared_once(bench: Bench) -> None:
+def test_every_model_meets_every_board_once_and_is_prepared_once_a_core(bench: Bench) -> None:
     result = bench.run(bench.request("abc", 4))
     assert [(r.model, r.board) for r in result.rows] == [(m, b.name) for m in "abc" for b in BOARDS]
-    assert sorted(bench.prepared) == ["a", "b", "c"]
+    assert sorted(bench.prepared) == ["a", "a", "b", "b", "c", "c"], "for Cortex-M4 and Cortex-M7"
     assert all_ok(result.rows, wanted=12)
     assert not result.interrupted
     assert all(r.session == result.session and r.attempt for r in result.rows)
