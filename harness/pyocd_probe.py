@@ -57,6 +57,8 @@ class PyocdProbe:
         self._unique_id = board.probe.unique_id
         self._target = Target(
             unique_id=board.probe.unique_id,
+            # A simulated board needs no search of the USB.
+            probe_type="tinyrack" if board.simulated else None,
             target=chip.pyocd_target,
             frequency_hz=board.probe.frequency_hz,
             idcode_address=chip.idcode.address,

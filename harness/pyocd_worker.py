@@ -29,12 +29,14 @@ class Target:
     """Which board, and what it must be.
 
     Args:
+        probe_type: pyOCD's name of the kind of probe, when it is known; others are not searched then.
         target: pyOCD's name of the part.
         idcode_address, device_id: DBGMCU_IDCODE and the DEV_ID expected in it.
         incremental: pyOCD may leave sectors alone that hold the right content already.
     """
 
     unique_id: str
+    probe_type: str | None
     target: str
     frequency_hz: int
     idcode_address: int
@@ -107,7 +109,8 @@ class Worker:
         self._stage("looking for the probe")
         # For real boards of these parts as well; the plug-in that also registers them may be absent.
         targets.register()
-        found = DebugProbeAggregator.get_all_connected_probes(board.unique_id)
+        wanted = f"{board.probe_type}:{board.unique_id}" if board.probe_type else board.unique_id
+        found = DebugProbeAggregator.get_all_connected_probes(wanted)
         probe = next((p for p in found if p.unique_id.lower() == board.unique_id.lower()), None)
         if probe is None:
             raise Failure("probe", f"no probe with the serial number {board.unique_id}")

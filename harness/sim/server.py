@@ -40,7 +40,10 @@ SLICE_INSTRUCTIONS = 500_000
 
 DEBUG_SLICE_INSTRUCTIONS = 100_000
 IDLE_WAIT_S = 0.02
-"""How long an idle core sleeps before it may poll some more; also how fast a newly opened port is noticed."""
+"""How fast a newly opened or closed port is noticed."""
+
+IDLE_SLEEP_S = 0.2
+"""How long an idle core sleeps before it may poll some more, unless something arrives for it."""
 
 BAUD_TOLERANCE = 0.025
 TX_BACKLOG_BYTES = 1 << 20
@@ -186,6 +189,7 @@ class Server:
         self._owners: dict[int, int] = {}
         self._had_owner = False
         self._stopping = False
+        self._sleep_until = 0.0
         self._last_used = time.monotonic()
         self._port_open = False
         self._selector = selectors.DefaultSelector()
@@ -222,8 +226,11 @@ class Server:
         if not board.runnable:
             return
         if board.idle or board.sleeping:
-            # Poll a little: firmware may count time with a timer while it waits.
+            # Now and then it may poll a little: firmware may count time with a timer while it waits.
+            if time.monotonic() < self._sleep_until:
+                return
             board.wake()
+        self._sleep_until = time.monotonic() + IDLE_SLEEP_S
         size = self._options.slice_instructions
         board.run(min(size, DEBUG_SLICE_INSTRUCTIONS) if self._debugger else size)
         if self._tx:
