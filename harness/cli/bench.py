@@ -39,7 +39,7 @@ _GRACE_S = 20.0
 
 
 def command(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="A .tflite file or zoo:NAME.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="A .tflite file or zoo:NAME.")],
     *,
     boards: Annotated[
         list[str] | None,
@@ -70,7 +70,10 @@ def command(
     boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Measure models on boards: compile, build, flash, run, check against the reference, store."""
+    """Measure models on boards.
+
+    Each is compiled, built, flashed, run, checked against the reference, and stored whatever happens.
+    """
     if json is not None:
         check_json_target(json)
     if boards_file is not None:

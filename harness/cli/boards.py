@@ -23,7 +23,7 @@ def command(
     ] = False,
     json: JsonOption = None,
 ) -> None:
-    """List the boards, real and simulated, with their chips."""
+    """List the boards, real and simulated."""
     if schema:
         write_json(boards.json_schema(), json or "-")
         return

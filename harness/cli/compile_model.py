@@ -42,7 +42,10 @@ def command(
     float_io: Annotated[bool, typer.Option("--float-io", help="Keep float32 inputs and outputs.")] = False,
     json: JsonOption = None,
 ) -> None:
-    """Compile a model to C (and, for a core, assembly) files that need nothing but a compiler."""
+    """Compile a model to C files.
+
+    They need nothing but a compiler; for a core of its own there is assembly among them.
+    """
     if json is not None:
         check_json_target(json)
     source = resolve(model)

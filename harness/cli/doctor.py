@@ -13,7 +13,10 @@ from harness.errors import MissingTool
 
 
 def command(json: JsonOption = None) -> None:
-    """Check this machine; exit code 3 when something that is needed is missing."""
+    """Check what this machine lacks.
+
+    Exit code 3 when something that is needed is missing; each lack comes with the command that installs it.
+    """
     checks = doctor.examine(doctor.Machine())
     ok = doctor.healthy(checks)
     if json is not None:

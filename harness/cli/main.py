@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+import sqlalchemy.exc
 import typer
 
 from harness import __version__
@@ -79,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (HarnessError, TinyEngineError) as error:
         print(f"tinyrack: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code if isinstance(error, HarnessError) else 1) from None
+    except sqlalchemy.exc.DBAPIError as error:
+        print(f"tinyrack: the results cannot be written or read: {error.orig}", file=sys.stderr)
+        raise SystemExit(1) from None
     except OSError as error:
         # Files are named in their own errors; what is left without a name is the output itself.
         if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):

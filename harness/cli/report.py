@@ -31,7 +31,10 @@ def command(
     ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Write the latest measurement of each model and board as one self-contained HTML page."""
+    """Write the measurements as one HTML page.
+
+    The latest of each model and board, with layers, memory and provenance; the page needs nothing but itself.
+    """
     if json is not None:
         check_json_target(json)
     with Store.open(results, now=time.time, create=False) as store:

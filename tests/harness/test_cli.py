@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import sqlalchemy.exc
 import yaml
 
 from harness import __version__
@@ -163,6 +164,20 @@ def test_a_broken_model_is_a_row_on_every_board_and_1(
     with Store.open("results", now=time.time, create=False) as store:
         assert len(store.attempts()) == 2
         assert store.sessions()[0].finished
+
+
+def test_results_that_cannot_be_written_are_one_line(
+    quiet_place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (quiet_place / "m.tflite").write_bytes(b"no model")
+
+    def full(*_arguments: object) -> None:
+        raise sqlalchemy.exc.OperationalError("INSERT", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(Store, "append", full)
+    assert call("bench", "m.tflite", "--boards", "f746-sim") == 1
+    said = capsys.readouterr().err
+    assert said == "tinyrack: the results cannot be written or read: database or disk is full\n"
 
 
 def test_two_models_of_one_name_are_refused(quiet_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
