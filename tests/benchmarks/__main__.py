@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks`: measures figures. Exit code 1 when one could not be measured; a missed target is a result."""
+"""`python -m tests.benchmarks`: measures figures. Exit code 1 when one could not be measured."""
 
 from __future__ import annotations
 
