@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.boards import Board
-from harness.chips import Chip, load_chip
+from harness.chips import Chip, chip_names, load_chip
 from harness.errors import BoardTimeout, FlashFailed
 from harness.interfaces import FlashReport
 from harness.pyocd_worker import Target
@@ -66,6 +66,7 @@ class PyocdProbe:
             # pyOCD's H743 algorithm erases the sector after the one it is asked to erase, too. Programming every
             # sector in ascending order makes up for that; leaving unchanged ones alone would not.
             incremental=chip.flash.controller != "h7",
+            known=tuple((c.name, c.idcode.address, c.idcode.device_id) for c in map(load_chip, chip_names())),
         )
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None

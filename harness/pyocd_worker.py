@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
     from pyocd.core.session import Session
+    from pyocd.probe.debug_probe import DebugProbe
 
 FailureKind = Literal["probe", "connect", "identity", "program", "verify", "run"]
 
@@ -33,6 +34,7 @@ class Target:
         target: pyOCD's name of the part.
         idcode_address, device_id: DBGMCU_IDCODE and the DEV_ID expected in it.
         incremental: pyOCD may leave sectors alone that hold the right content already.
+        known: (chip, address of its DBGMCU_IDCODE, its DEV_ID), to name the chip that is there instead.
     """
 
     unique_id: str
@@ -42,6 +44,7 @@ class Target:
     idcode_address: int
     device_id: int
     incremental: bool
+    known: tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,22 +129,40 @@ class Worker:
         try:
             session.open()
         except (exceptions.Error, AssertionError) as e:
-            # pyOCD's targets assert the DEV_ID themselves.
+            # pyOCD's targets assert the DEV_ID themselves. Whatever it was: perhaps it is another chip.
             session.close()
+            if (other := self._who_is_there(probe, board)) is not None:
+                raise Failure("identity", other) from e
             raise Failure("connect", str(e) or type(e).__name__) from e
+        found = _device_id(session, board.idcode_address)
+        if found != board.device_id:
+            session.close()
+            other = self._who_is_there(probe, board)
+            raise Failure("identity", other or f"DEV_ID is {found}, this chip has {board.device_id:#05x}")
         self._session = session
-        self._identify(session, board)
         return session
 
-    def _identify(self, session: Session, board: Target) -> None:
+    def _who_is_there(self, probe: DebugProbe, board: Target) -> str | None:
+        """Names the chip, if it is a known one but not the right one; connects as to any Cortex-M."""
         from pyocd.core import exceptions
+        from pyocd.core.session import Session
 
+        self._stage("finding out which chip is there")
+        options = {
+            "target_override": "cortex_m",
+            "connect_mode": "under-reset",
+            "frequency": board.frequency_hz,
+            "resume_on_disconnect": False,
+        }
         try:
-            found = session.target.read32(board.idcode_address) & 0xFFF
-        except exceptions.TransferError as e:
-            raise Failure("identity", f"no DBGMCU_IDCODE at {board.idcode_address:#010x}") from e
-        if found != board.device_id:
-            raise Failure("identity", f"DEV_ID is {found:#05x}, this chip has {board.device_id:#05x}")
+            with Session(probe, options=options) as session:
+                for chip, address, device_id in board.known:
+                    if _device_id(session, address) == device_id != board.device_id:
+                        return f"the chip is a {chip} (DEV_ID {device_id:#05x}), not a {board.target}"
+        except exceptions.Error:
+            # No answer at all: the first failure says more.
+            return None
+        return None
 
     def _flash(self, board: Target, elf: Path) -> Flashed:
         from pyocd.core import exceptions
@@ -220,6 +241,16 @@ class _Programmed(logging.Handler):
             numbers = [int(w) for w in words if w.isdigit()]
             self.erased_sectors = numbers[1] if words[1].isdigit() else 0
             self.programmed_bytes = int(words[words.index("programmed") + 1])
+
+
+def _device_id(session: Session, address: int) -> int | None:
+    """DEV_ID, or None when nothing answers at that address."""
+    from pyocd.core import exceptions
+
+    try:
+        return int(session.target.read32(address)) & 0xFFF
+    except exceptions.TransferError:
+        return None
 
 
 def _difference(session: Session, segments: list[tuple[int, bytes]]) -> str | None:

@@ -97,9 +97,8 @@ def test_the_wrong_chip_on_the_probe_is_noticed_before_anything_is_erased(
         simulated("bench-board", chip), probe=ProbeConfig(kind="pyocd", unique_id="f412-sim")
     )  # fmt: skip
     probe = PyocdProbe(board)
-    with pytest.raises(FlashFailed) as caught:
+    with pytest.raises(FlashFailed, match=r"checking the chip: the chip is a stm32f412.*wrong board on the probe"):
         probe.flash(elf, timeout_s=60)
-    assert caught.value.stage in ("checking the chip", "connecting")
     probe.close()
     assert (rack / "f412-sim" / "flash.bin").read_bytes() == b"\xff" * (1 << 20)
 
