@@ -118,6 +118,7 @@ def blank_row(source: ModelSource, board: Board, options: JobOptions, *, now_s: 
         repetitions=options.repetitions,
         warmups=options.warmups,
         float_io=options.float_io,
+        kernels=options.kernels.value,
         baud=board.baud,
         tinyrack=__version__,
     )

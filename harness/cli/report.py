@@ -56,10 +56,10 @@ def command(
 
 
 def newest(attempts: Sequence[Row]) -> tuple[Row, ...]:
-    """The last attempt of each model, board and requantization; of a model that changed, the newest content."""
-    last: dict[tuple[str, str, str], Row] = {}
+    """The last attempt of each model, board, rounding and choice of kernels; of a changed model the newest."""
+    last: dict[tuple[str, str, str, str | None], Row] = {}
     for row in attempts:
-        last[row.model, row.board, row.requant] = row
+        last[row.model, row.board, row.requant, row.kernels] = row
     return tuple(last.values())
 
 

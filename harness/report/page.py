@@ -18,7 +18,7 @@ from harness import __version__
 from harness.errors import Outcome
 from harness.report import figures
 from harness.report.figures import MapPicture
-from harness.row import Row
+from harness.row import MemoryMap, Row
 from tinyengine import zoo
 
 KB = 1024
@@ -78,9 +78,18 @@ class LayerLine:
     index: int
     name: str
     op: str
-    kernel: str
+    kernels: tuple[str, ...]
     kmacs: str
     cells: tuple[LayerCell | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArenaPicture:
+    """A memory plan and the boards that have it; kernels of another core may need another plan."""
+
+    anchor: str
+    boards: str
+    map: MapPicture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +105,7 @@ class ModelPart:
     lines: tuple[Line, ...]
     layer_boards: tuple[str, ...]
     layers: tuple[LayerLine, ...]
-    picture: MapPicture | None
+    pictures: tuple[ArenaPicture, ...]
 
 
 def render(rows: Sequence[Row], *, generated: str, source: str) -> str:
@@ -107,9 +116,9 @@ def render(rows: Sequence[Row], *, generated: str, source: str) -> str:
         generated: when, as text for people.
         source: where the rows come from, as text for people.
     """
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str, str | None], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row.model, row.board)):
-        groups.setdefault((row.model, row.model_sha256, row.requant), []).append(row)
+        groups.setdefault((row.model, row.model_sha256, row.requant, row.kernels), []).append(row)
     parts = tuple(_part(f"m{i}", group) for i, group in enumerate(groups.values()))
     good = sum(row.outcome is Outcome.OK for row in rows)
     package = resources.files("harness.report")
@@ -169,27 +178,47 @@ def _part(anchor: str, group: Sequence[Row]) -> ModelPart:
                 index=layer.index,
                 name=layer.name,
                 op=layer.op,
-                kernel=layer.kernel,
+                kernels=tuple(dict.fromkeys(_kernel(row, layer.index) for row in measured)),
                 kmacs=f"{layer.macs / 1e3:,.1f}" if layer.macs else "",
                 cells=tuple(cells),
             )
         )
-    mapped = next((row for row in group if row.memory is not None), None)
-    picture = None
-    if mapped is not None and mapped.memory is not None and mapped.arena_planned_bytes:
-        picture = figures.memory_map(mapped.memory, arena_bytes=mapped.arena_planned_bytes)
+    plans: dict[tuple[MemoryMap, int], list[str]] = {}
+    for row in group:
+        if row.memory is not None and row.arena_planned_bytes:
+            plans.setdefault((row.memory, row.arena_planned_bytes), []).append(row.board)
+    pictures = tuple(
+        ArenaPicture(
+            anchor=f"{anchor}-{number}",
+            boards=", ".join(boards) if len(plans) > 1 else "",
+            map=figures.memory_map(memory, arena_bytes=arena_bytes),
+        )
+        for number, ((memory, arena_bytes), boards) in enumerate(plans.items())
+    )
     return ModelPart(
         anchor=anchor,
         name=first.model,
-        note=zoo.LABEL if first.model.startswith("zoo:") else "",
+        note="; ".join(
+            filter(
+                None,
+                (
+                    zoo.LABEL if first.model.startswith("zoo:") else "",
+                    "portable C kernels" if first.kernels == "c" else "",
+                ),
+            )
+        ),
         requant=first.requant,
         mmacs=_number(first.macs, 1e6, 2),
         sha256=first.model_sha256,
         lines=tuple(_line(row, slowest) for row in group),
         layer_boards=tuple(row.board for row in measured),
         layers=tuple(layers),
-        picture=picture,
+        pictures=pictures,
     )
+
+
+def _kernel(row: Row, index: int) -> str:
+    return next((layer.kernel for layer in row.layers or () if layer.index == index), "")
 
 
 def _line(row: Row, slowest: int) -> Line:

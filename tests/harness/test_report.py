@@ -126,6 +126,20 @@ def test_a_row_with_nothing_known_and_an_empty_store_render() -> None:
     assert "No measurements yet" in page()
 
 
+def test_two_plans_of_one_model_are_two_pictures_with_their_boards() -> None:
+    assert OK.memory is not None
+    other = replace(OK, board="f412-sim", memory=replace(OK.memory, lower_bound_bytes=40_000))
+    text = " ".join(_Parsed(page(OK, H743, other)).text.split())
+    assert "Memory over time on f412-sim." in text
+    assert "Memory over time on f746-sim, h743-sim." in text
+
+
+def test_portable_kernels_have_a_part_of_their_own() -> None:
+    text = page(OK, replace(OK, kernels="c"))
+    assert text.count("<section") == 2
+    assert text.count("portable C kernels") == 1
+
+
 def test_the_same_rows_give_the_same_page() -> None:
     assert page(*ROWS) == page(*ROWS)
 
