@@ -10,6 +10,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import TypeVar
 
 from harness import wire
@@ -18,6 +19,8 @@ from harness.interfaces import Link
 
 _M = TypeVar("_M", bound=wire.Message)
 _READ_SLICE_S = 0.25
+_HELLO_REPEAT_S = 0.25
+"""A board that is still starting does not hear the first HELLO; the next one should not be long in coming."""
 _SAMPLES_PER_REQUEST = 16
 _LAYERS_PER_REQUEST = 24
 
@@ -83,6 +86,7 @@ class Device:
         self._seq = 0
         self._hello: wire.Hello | None = None
         self._input: bytes | None = None
+        self._started = False
         self._old_crash: wire.Crash | None = None
         self._frames = self._resends = self._garbage = self._stale = self._discarded = 0
 
@@ -116,7 +120,7 @@ class Device:
             BoardTimeout, BoardCrash.
         """
         self._nonce, self._seq, self._hello, self._input = nonce, 0, None, None
-        attempts = max(self._timing.attempts, round(self._timing.start_s / self._timing.reply_s))
+        attempts = max(self._timing.attempts, ceil(self._timing.start_s / _HELLO_REPEAT_S))
         hello = self._ask("hello", wire.Hello, wire.Kind.HELLO, deadline_s=self._timing.start_s, attempts=attempts)
         self._hello = hello
         return hello
@@ -299,11 +303,12 @@ class Device:
         total_s = deadline_s or attempts * timing.reply_s
         begun = self._clock()
         for attempt in range(attempts):
-            if attempt:
+            if attempt and kind is not wire.Kind.HELLO:  # a board that is starting lost nothing
                 self._resends += 1
             self._link.write(request, timeout_s=timing.reply_s)
             # Equal shares of the deadline; the last one takes what is left.
             until = begun + total_s * (attempt + 1) / attempts
+            self._started = False
             while (reply := self._next_reply(stage, until)) is not None:
                 if isinstance(reply, expected):
                     return reply
@@ -325,6 +330,8 @@ class Device:
                 message = self._parsed(self._waiting.popleft())
                 if self._is_current(stage, message):
                     return message
+            if self._started:
+                return None  # it did not hear what was sent before its banner: say it again
             left = until - self._clock()
             if left <= 0:
                 return None
@@ -354,6 +361,7 @@ class Device:
         if isinstance(message, wire.BootBanner):
             if self._hello is not None:
                 raise BoardCrash(self._board, stage, f"rebooted (boot {self._hello.boot} -> {envelope.boot})")
+            self._started = True
             return False
         if envelope.nonce != self._nonce or envelope.seq != self._seq:
             if self._hello is not None and envelope.boot != self._hello.boot:

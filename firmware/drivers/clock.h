@@ -23,9 +23,9 @@ struct tr_clocks {
     uint32_t wait_states;
 };
 
-/* Bound of every wait for a ready bit, in polls. At the reset clock (16 or 64 MHz) a poll takes at least 5 cycles: at
- * least 0.15 s, more than any oscillator, regulator or PLL start-up in ST's data sheets. */
-#define TR_READY_POLLS 2000000u
+/* Bound of every wait for a ready bit, in polls. A poll takes at least 8 cycles, so this is at least 50 ms at the H7's
+ * reset clock (64 MHz) and 200 ms at the others' (16 MHz); oscillators, regulators and PLLs start within a few. */
+#define TR_READY_POLLS 400000u
 
 enum tr_clock_status tr_clock_init(void);
 void tr_clock_read(struct tr_clocks *clocks);

@@ -76,7 +76,7 @@ class PipeLink:
         return data
 
     def discard_input(self) -> None:
-        while self.read(timeout_s=0.01):
+        while self.read(timeout_s=0.05):
             pass
 
     def close(self) -> None:
