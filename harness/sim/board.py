@@ -249,7 +249,8 @@ class SimulatedBoard:
         if isinstance(self._pwr, PwrH7):
             overdrive = isinstance(self._syscfg, SyscfgH7) and self._syscfg.overdrive
             limit = {1: 200_000_000, 2: 300_000_000}.get(self._pwr.vos, 480_000_000 if overdrive else 400_000_000)
-            steps = (70_000_000, 140_000_000, 185_000_000, 210_000_000, 240_000_000)
+            # RM0433 table 17; the row of 2 wait states is split in two for WRHIGHFREQ. 240 MHz needs VOS0.
+            steps = (70_000_000, 140_000_000, 210_000_000, 225_000_000, 240_000_000)
             needed = next((n for n, hz in enumerate(steps) if clocks.hclk_hz <= hz), 5)
         elif self._family == "f7":
             plain = {1: 180_000_000, 2: 168_000_000, 3: 144_000_000}[self._pwr.scale]

@@ -60,6 +60,7 @@ class Cfsr(enum.IntFlag):
     IACCVIOL = 1 << 0
     IBUSERR = 1 << 8
     PRECISERR = 1 << 9
+    STKERR = 1 << 12
     BFARVALID = 1 << 15
     UNDEFINSTR = 1 << 16
     INVSTATE = 1 << 17
@@ -428,9 +429,13 @@ class Core:
         saved = [self._reg(r) for r in (*_GENERAL[:4], arm.UC_ARM_REG_R12, arm.UC_ARM_REG_LR)]
         try:
             self.write_memory(frame_at, struct.pack("<8I", *saved, self._pc, xpsr))
+        except TransferFault:
+            # No stack to push to: recorded, and the handler runs all the same (Arm DDI 0403E.e B1.5.11).
+            self._faults.record_fault(cfsr=int(Cfsr.STKERR), hfsr=0, bus_address=None)
+        try:
             handler = struct.unpack("<I", self.read_memory(self._faults.vtor + 4 * exc, 4))[0]
         except TransferFault:
-            # The stack or the vector table itself is gone: silicon locks up on the second fault as well.
+            # The vector table itself is gone: silicon locks up on the second fault as well.
             self._faults.record_fault(cfsr=0, hfsr=HFSR_VECTTBL, bus_address=None)
             self.locked_up = True
             return Stop.LOCKUP
