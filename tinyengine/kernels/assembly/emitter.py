@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from tinyengine.kernels.assembly.instruction import FLAGS, Instruction, Kind, Register
 from tinyengine.kernels.assembly.scheduler import Core, schedule
@@ -203,10 +204,27 @@ class Emitter:
         ]
         # Nine registers: one more keeps the stack 8-byte aligned.
         lines.append("    push {r3-r11, lr}")
+        if self.core is Core.M4:
+            self._done = [_wide(i) for i in self._done]
         lines += [i.render() for i in self._done]
         lines.append("    pop {r3-r11, pc}")
         lines.append(f"    .size {name}, . - {name}")
         return "\n".join(lines) + "\n"
+
+
+_MAY_BE_NARROW = frozenset({"ldr", "str", "strh", "strb", "mov", "add", "cmp", "subs", "adds", "uxth", "bne"})
+
+
+def _wide(instruction: Instruction) -> Instruction:
+    """The 32-bit encoding of an instruction the assembler might make a halfword.
+
+    Cortex-M4 fetches words: a load that straddles two does not pipeline with the load before it, which costs these
+    kernels a quarter of their speed. With every instruction a word, none straddles.
+    """
+    op, _, rest = instruction.text.partition(" ")
+    if op not in _MAY_BE_NARROW or (op == "add" and "#" in rest):
+        return instruction
+    return replace(instruction, text=f"{op}.w {rest}")
 
 
 def _check_offset(offset: int) -> None:
