@@ -241,6 +241,83 @@ def test_an_unaligned_load_costs_more_where_data_is_watched(tmp_path: Path) -> N
     assert unaligned - aligned == 300
 
 
+ADDRESSES = """
+    ldr r0, =0x20010000
+    ldr r1, =0x08008000
+    movw r9, #0x4000
+    movt r9, #0x2000
+    mov r7, #30
+    str r0, [r9, #8]
+1:  ldr r2, [r9, #8]
+    ldrb r3, [r2, r7, lsl #3]
+    ldrsh r3, [r1, #-6]
+    sub r4, r2, r7
+    ldr r5, [r4, #-4]
+    mul r6, r7, r7
+    strb r6, [r2, r6]
+    mov r10, #24
+    mla r6, r10, r7, r1
+    ldrd r4, r5, [r6, #16]
+    stm r9, {r2, r6, r10}
+    ldrd r4, r5, [r9]
+    ldrb r12, [r5, #7]
+    lsls r6, r7, #7
+    adds r6, r6, r4
+    adds r6, r6, r7
+    ldr r8, [r6, #32]!
+    str r8, [r6], #-12
+    ldr.w r8, [r6]
+    push {r0-r5}
+    vldm r1!, {s0-s11}
+    sub sp, #64
+    vstr s0, [sp, #20]
+    add sp, #64
+    vldr s3, [r6, #8]
+    ldmdb r1, {r4, r5, r8}
+    pop {r0-r5}
+    str r0, [r9, #8]
+    ldr r11, =0x08004444
+    ldr r11, [r11]
+    tbb [pc, r3]
+2:  .byte (3f-2b)/2, 0
+3:  subs r7, #1
+    bne 1b
+"""
+
+
+def test_addresses_told_from_the_code_are_those_the_engine_accesses(tmp_path: Path) -> None:
+    shape = CacheShape(bytes=1024, ways=4)
+    regions = tuple(
+        Region(base=base, bytes=1 << 20, kind=RegionKind.L1, watch_data=True, first_word_cycles=9)
+        for base in (FLASH, RAM)
+    )
+    memory = MemoryModel(kind="chip", regions=regions, l1_data=shape)
+    machine = Machine(assemble(ADDRESSES, tmp_path), memory=memory)
+    machine.uc.mem_map(0xE000_E000, 0x1000)
+    machine.uc.mem_write(0xE000_ED88, (0xF << 20).to_bytes(4, "little"))
+    machine.uc.reg_write(arm.UC_ARM_REG_FPEXC, 1 << 30)
+    machine.uc.mem_write(FLASH + 0x8000, bytes(range(256)) * 16)
+    seen: list[int] = []
+    machine.uc.hook_add(
+        uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE, lambda _uc, _type, at, *_rest: seen.append(at)
+    )
+    machine.run()
+    sets = [[0] * 4 for _ in range(1024 // 32 // 4)]
+    misses = 0
+    for address in seen:
+        line = address // 32
+        ways = sets[line % len(sets)]
+        misses += line not in ways
+        if line in ways:
+            ways.remove(line)
+        ways.insert(0, line)
+        del ways[4:]
+    counters = machine.native.counters
+    assert counters.untraced == 0
+    assert counters.accesses == len(seen)
+    assert counters.dcache_misses == misses
+
+
 def test_zero_wait_regions_cost_nothing(tmp_path: Path) -> None:
     code, memory = assemble(LOOPS, tmp_path, ROUNDS=20), chip_memory(load_chip("stm32f746"))
     none = dataclasses.replace(

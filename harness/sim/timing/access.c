@@ -3,22 +3,24 @@
 
 #include <string.h>
 
+enum { TR_STORES = 24 };
+
 typedef struct {
     tr_address registers[16];
     /* Stores so far whose address and value are known: a load of the same address gets that value. */
     struct {
         tr_address at, value;
-    } stores[8];
+    } stores[TR_STORES];
     uint32_t store_count;
 } values;
 
-static const tr_address UNKNOWN = {0, TR_NO_TERM, TR_NO_TERM, 0, 0};
+static const tr_address UNKNOWN = {.known = 0, .base = TR_NO_TERM, .index = TR_NO_TERM};
 
 static tr_address constant(uint32_t value) {
     return (tr_address){.known = 1, .base = TR_NO_TERM, .index = TR_NO_TERM, .constant = value};
 }
 
-static tr_address term(uint8_t number) {
+static tr_address term(uint16_t number) {
     return (tr_address){.known = 1, .base = number, .index = TR_NO_TERM};
 }
 
@@ -27,11 +29,18 @@ static tr_address plus(tr_address a, uint32_t value) {
     return a;
 }
 
-/* a + (b << shift), if that is still of the form. */
-static tr_address sum(tr_address a, tr_address b, uint32_t shift) {
+static tr_address slot_of(tr_trace *trace, tr_slot_kind kind, tr_address a, tr_address b, uint32_t shift) {
+    if (trace->slot_count == TR_SLOTS_DRAFT_MAX) return UNKNOWN;
+    trace->slots[trace->slot_count] = (tr_slot){.a = a, .b = b, .kind = (uint8_t)kind, .shift = (uint8_t)shift};
+    return term((uint16_t)(16 + trace->slot_count++));
+}
+
+/* a + (b << shift): in place where that is still of an address's form, else as a slot. */
+static tr_address sum(tr_trace *trace, tr_address a, tr_address b, uint32_t shift) {
     if (!a.known || !b.known || shift > 31) return UNKNOWN;
     if (b.index != TR_NO_TERM) {
-        if (shift != 0 || a.index != TR_NO_TERM || (a.base != TR_NO_TERM && b.base != TR_NO_TERM)) return UNKNOWN;
+        if (shift != 0 || a.index != TR_NO_TERM || (a.base != TR_NO_TERM && b.base != TR_NO_TERM))
+            return slot_of(trace, TR_SLOT_SUM, a, b, shift);
         b.constant += a.constant;
         if (b.base == TR_NO_TERM) b.base = a.base;
         return b;
@@ -42,7 +51,10 @@ static tr_address sum(tr_address a, tr_address b, uint32_t shift) {
         a.base = b.base;
         return a;
     }
-    if (a.index != TR_NO_TERM) return UNKNOWN;
+    if (a.index != TR_NO_TERM) {
+        a.constant -= b.constant << shift;
+        return slot_of(trace, TR_SLOT_SUM, a, b, shift);
+    }
     a.index = b.base;
     a.shift = (uint8_t)shift;
     return a;
@@ -53,24 +65,27 @@ static int same(const tr_address *a, const tr_address *b) {
            a->constant == b->constant;
 }
 
-static tr_address address_of(const tr_insn *i, const values *v) {
+static tr_address address_of(tr_trace *trace, const tr_insn *i, const values *v) {
     tr_address at = i->base == 15 ? constant((i->pc & ~3u) + 4) : v->registers[i->base & 15u];
     if (i->op == TR_OP_TABLE_BRANCH && i->base == 15) at = constant(i->pc + 4);
     if (i->traits & TR_REGISTER_OFFSET) {
         if (i->rm > 14) return UNKNOWN;
-        return sum(at, v->registers[i->rm], i->shift);
+        return sum(trace, at, v->registers[i->rm], i->shift);
     }
     return plus(at, (uint32_t)i->offset);
 }
 
-/* The word a load brings, as a term that can be had at the block's entry. */
-static tr_address loaded_word(tr_trace *trace, const values *v, tr_address at) {
+/* What a load brings, as a term that can be had at the block's entry. */
+static tr_address loaded(tr_trace *trace, const values *v, const tr_insn *i, tr_address at) {
     if (!at.known) return UNKNOWN;
-    for (uint32_t n = v->store_count; n-- > 0;)
+    for (uint32_t n = v->store_count; i->access_bytes == 4 && n-- > 0;)
         if (same(&v->stores[n].at, &at)) return v->stores[n].value;
-    if (trace->slot_count == TR_SLOTS_MAX) return UNKNOWN;
-    trace->slots[trace->slot_count] = at;
-    return term((uint8_t)(16 + trace->slot_count++));
+    const tr_address result = slot_of(trace, TR_SLOT_LOAD, at, UNKNOWN, 0);
+    if (result.known) {
+        trace->slots[result.base - 16].bytes = i->access_bytes;
+        trace->slots[result.base - 16].signs = (i->traits & TR_SIGN_EXTENDS) != 0;
+    }
+    return result;
 }
 
 static int accesses_memory(const tr_insn *i) {
@@ -84,40 +99,60 @@ static int accesses_memory(const tr_insn *i) {
 }
 
 static void need(tr_trace *trace, const tr_address *address) {
-    if (address->base < 16) trace->registers |= 1u << address->base;
+    if (address->base < 16) trace->registers |= 1u << address->base; /* TR_NO_TERM and slots are beyond */
     if (address->index < 16) trace->registers |= 1u << address->index;
 }
 
-/* Slots nobody uses need not be loaded: drops them, keeping the order of the rest. */
+static int is_slot(uint16_t number) { return number != TR_NO_TERM && number >= 16; }
+
+static void use(uint8_t *used, const tr_address *at) {
+    if (is_slot(at->base)) used[at->base - 16] = 1;
+    if (is_slot(at->index)) used[at->index - 16] = 1;
+}
+
+/* Renames the slots of an address; an address whose slot did not fit is no longer known. */
+static void rename_slots(tr_trace *trace, tr_address *at, const uint16_t *names) {
+    if (is_slot(at->base)) at->base = names[at->base - 16];
+    if (is_slot(at->index)) at->index = names[at->index - 16];
+    const uint16_t last = 16 + TR_SLOTS_MAX - 1;
+    if ((at->base != TR_NO_TERM && at->base > last) || (at->index != TR_NO_TERM && at->index > last)) *at = UNKNOWN;
+    need(trace, at);
+}
+
+/* Slots nobody uses need not be worked out: drops them, keeping the order of the rest. A slot that others are made of
+ * comes before them, so that cutting the tail leaves whole chains. */
 static void drop_unused_slots(tr_trace *trace) {
-    uint32_t used = 0;
-    for (uint32_t n = 0; n < trace->count; n++) {
-        const tr_address *at = &trace->accesses[n].at;
-        if (at->base != TR_NO_TERM && at->base >= 16) used |= 1u << (at->base - 16);
-        if (at->index != TR_NO_TERM && at->index >= 16) used |= 1u << (at->index - 16);
-    }
-    for (uint32_t n = trace->slot_count; n-- > 0;) {
-        if (!(used >> n & 1u)) continue;
-        const tr_address *at = &trace->slots[n];
-        if (at->base != TR_NO_TERM && at->base >= 16) used |= 1u << (at->base - 16);
-        if (at->index != TR_NO_TERM && at->index >= 16) used |= 1u << (at->index - 16);
-    }
-    uint8_t moved[TR_SLOTS_MAX];
+    uint8_t used[TR_SLOTS_DRAFT_MAX] = {0};
+    uint16_t names[TR_SLOTS_DRAFT_MAX];
     uint32_t kept = 0;
-    for (uint32_t n = 0; n < trace->slot_count; n++) {
-        moved[n] = (uint8_t)(16 + kept);
-        if (used >> n & 1u) trace->slots[kept++] = trace->slots[n];
+    for (uint32_t n = 0; n < trace->count; n++) use(used, &trace->accesses[n].at);
+    for (uint32_t n = trace->slot_count; n-- > 0;) {
+        if (!used[n]) continue;
+        use(used, &trace->slots[n].a);
+        use(used, &trace->slots[n].b);
     }
-    trace->slot_count = kept;
-    for (uint32_t n = 0; n < trace->count + kept; n++) {
-        tr_address *at = n < trace->count ? &trace->accesses[n].at : &trace->slots[n - trace->count];
-        if (at->base != TR_NO_TERM && at->base >= 16) at->base = moved[at->base - 16];
-        if (at->index != TR_NO_TERM && at->index >= 16) at->index = moved[at->index - 16];
-        need(trace, at);
+    for (uint32_t n = 0; n < trace->slot_count; n++) {
+        names[n] = (uint16_t)(16 + kept);
+        if (used[n]) trace->slots[kept++] = trace->slots[n];
+    }
+    trace->slot_count = kept > TR_SLOTS_MAX ? TR_SLOTS_MAX : kept;
+    for (uint32_t n = 0; n < trace->slot_count; n++) {
+        rename_slots(trace, &trace->slots[n].a, names);
+        rename_slots(trace, &trace->slots[n].b, names);
+    }
+    const uint32_t count = trace->count;
+    trace->count = trace->elements = 0;
+    for (uint32_t n = 0; n < count; n++) {
+        trace->accesses[trace->count] = trace->accesses[n];
+        rename_slots(trace, &trace->accesses[trace->count].at, names);
+        if (trace->accesses[trace->count].at.known) trace->elements += trace->accesses[trace->count++].words;
+        else trace->unknown++;
     }
 }
 
-static tr_address result_of(const tr_insn *i, const values *v) {
+static int is_zero(const tr_address *a) { return a->base == TR_NO_TERM && a->index == TR_NO_TERM && a->constant == 0; }
+
+static tr_address result_of(tr_trace *trace, const tr_insn *i, const values *v) {
     const tr_address *r = v->registers;
     switch (i->value) {
     case TR_VALUE_CONSTANT:
@@ -128,28 +163,47 @@ static tr_address result_of(const tr_insn *i, const values *v) {
         return UNKNOWN;
     case TR_VALUE_ADD:
         return i->rn < 15 ? plus(r[i->rn], i->imm) : UNKNOWN;
-    case TR_VALUE_ADD_REGISTER:
-        return i->rn < 15 && i->rm < 15 ? sum(r[i->rn], r[i->rm], i->shift) : UNKNOWN;
+    case TR_VALUE_ADD_REGISTER: {
+        const tr_address a = i->rn == 0xff ? constant(0) : r[i->rn & 15u];
+        return i->rn != 15 && i->rm < 15 ? sum(trace, a, r[i->rm], i->shift) : UNKNOWN;
+    }
+    case TR_VALUE_SUBTRACT_REGISTER:
+        if (i->rn > 14 || i->rm > 14 || !r[i->rn].known || !r[i->rm].known) return UNKNOWN;
+        return slot_of(trace, TR_SLOT_DIFFERENCE, r[i->rn], r[i->rm], 0);
+    case TR_VALUE_MULTIPLY_ADD: {
+        const tr_address a = i->ra == 0xff ? constant(0) : r[i->ra & 15u];
+        if (i->rn > 14 || i->rm > 14 || !r[i->rn].known || !r[i->rm].known || !a.known) return UNKNOWN;
+        const tr_address product = slot_of(trace, TR_SLOT_PRODUCT, r[i->rn], r[i->rm], 0);
+        return is_zero(&a) ? product : sum(trace, a, product, 0);
+    }
     default:
         return UNKNOWN;
     }
 }
 
+static void remember_store(values *v, tr_address at, tr_address value) {
+    if (!at.known) return;
+    const uint32_t slot = v->store_count < TR_STORES ? v->store_count++ : TR_STORES - 1;
+    v->stores[slot].at = at;
+    v->stores[slot].value = value;
+}
+
 void tr_trace_block(tr_trace *trace, const tr_insn *insns, uint32_t count) {
     values v;
     memset(&v, 0, sizeof v);
-    for (uint8_t n = 0; n < 15; n++) v.registers[n] = term(n);
+    for (uint16_t n = 0; n < 15; n++) v.registers[n] = term(n);
     v.registers[15] = UNKNOWN;
     trace->count = trace->unknown = trace->registers = trace->slot_count = 0;
     for (uint32_t n = 0; n < count; n++) {
         const tr_insn *i = &insns[n];
         const int conditional = (i->traits & TR_CONDITIONAL) && i->op != TR_OP_BRANCH;
-        tr_address result = i->value ? result_of(i, &v) : UNKNOWN;
+        tr_address result = i->value ? result_of(trace, i, &v) : UNKNOWN;
         uint32_t set = 0; /* the register `result` is for */
         if (i->value) set = 1u << (i->rd & 15u);
-        tr_address stepped = UNKNOWN;
+        tr_address stepped = UNKNOWN, second = UNKNOWN, multi[16];
+        memset(multi, 0, sizeof multi);
         if (accesses_memory(i)) {
-            const tr_address at = address_of(i, &v);
+            const tr_address at = address_of(trace, i, &v);
             if (at.known && !conditional) {
                 tr_access *access = &trace->accesses[trace->count++];
                 access->at = at;
@@ -159,14 +213,26 @@ void tr_trace_block(tr_trace *trace, const tr_insn *insns, uint32_t count) {
             } else {
                 trace->unknown++;
             }
-            if (i->op == TR_OP_LOAD && i->access_bytes == 4 && i->rd < 15 && !i->fp_writes) {
-                result = loaded_word(trace, &v, at);
+            const int core_load = i->op == TR_OP_LOAD || i->op == TR_OP_LOAD_DUAL;
+            if (core_load && i->rd < 15 && !i->fp_writes) {
+                result = loaded(trace, &v, i, at);
                 set = 1u << i->rd;
+                if (i->op == TR_OP_LOAD_DUAL && i->rm < 15) second = loaded(trace, &v, i, plus(at, 4));
             }
-            if (i->op == TR_OP_STORE && i->access_bytes == 4 && i->rd < 15 && !i->fp_reads && !conditional && at.known) {
-                const uint32_t slot = v.store_count < 8 ? v.store_count++ : 7;
-                v.stores[slot].at = at;
-                v.stores[slot].value = v.registers[i->rd];
+            if (!conditional && i->access_bytes == 4 && i->rd < 15 && !i->fp_reads) {
+                if (i->op == TR_OP_STORE || i->op == TR_OP_STORE_DUAL) remember_store(&v, at, v.registers[i->rd]);
+                if (i->op == TR_OP_STORE_DUAL && i->rm < 15) remember_store(&v, plus(at, 4), v.registers[i->rm]);
+            }
+            if (i->op == TR_OP_STORE_MULTI && !conditional) {
+                uint32_t place = 0;
+                for (uint32_t rest = i->data; rest != 0; rest &= rest - 1, place += 4)
+                    remember_store(&v, plus(at, place), v.registers[__builtin_ctz(rest)]);
+            }
+            if (i->op == TR_OP_LOAD_MULTI && at.known && !conditional) {
+                uint32_t place = 0;
+                const uint32_t list = i->traits & TR_WRITEBACK ? i->writes & ~(1u << i->base) : i->writes;
+                for (uint32_t rest = list & 0x7fffu; rest != 0; rest &= rest - 1, place += 4)
+                    multi[__builtin_ctz(rest)] = loaded(trace, &v, i, plus(at, place));
             }
             if (i->traits & TR_WRITEBACK && v.registers[i->base].known)
                 stepped = plus(v.registers[i->base], (uint32_t)i->step);
@@ -175,8 +241,9 @@ void tr_trace_block(tr_trace *trace, const tr_insn *insns, uint32_t count) {
             const unsigned r = (unsigned)__builtin_ctz(rest);
             if (conditional) v.registers[r] = UNKNOWN;
             else if (set >> r & 1u) v.registers[r] = result;
+            else if (i->op == TR_OP_LOAD_DUAL && r == i->rm) v.registers[r] = second;
             else if ((i->traits & TR_WRITEBACK) && r == i->base) v.registers[r] = stepped;
-            else v.registers[r] = UNKNOWN;
+            else v.registers[r] = i->op == TR_OP_LOAD_MULTI ? multi[r] : UNKNOWN;
         }
     }
     drop_unused_slots(trace);

@@ -11,16 +11,31 @@
 #include "insn.h"
 
 enum {
-    TR_SLOTS_MAX = 12, /* pointers a block loads and then uses */
-    TR_NO_TERM = 0xff,
+    TR_SLOTS_MAX = 48,        /* values a block works out or loads on the way to its addresses */
+    TR_SLOTS_DRAFT_MAX = 768, /* before those that no address needs are dropped */
+    TR_NO_TERM = 0xffff,
 };
 
 /* base + (index << shift) + constant. A term is a register at the block's entry, or 16 + a slot, or TR_NO_TERM. */
 typedef struct {
     uint8_t known;
-    uint8_t base, index, shift;
+    uint8_t shift;
+    uint16_t base, index;
     uint32_t constant;
 } tr_address;
+
+typedef enum {
+    TR_SLOT_LOAD,       /* what lies at `a` */
+    TR_SLOT_SUM,        /* a + (b << shift) */
+    TR_SLOT_DIFFERENCE, /* a - b */
+    TR_SLOT_PRODUCT,    /* a * b */
+} tr_slot_kind;
+
+typedef struct {
+    tr_address a, b;
+    uint8_t kind, shift;
+    uint8_t bytes, signs; /* of a load */
+} tr_slot;
 
 typedef struct {
     tr_address at;
@@ -31,13 +46,15 @@ typedef struct {
 
 typedef struct {
     uint32_t count, unknown;
+    uint32_t elements;  /* of all known accesses */
     uint32_t registers; /* mask of those the addresses need */
     uint32_t slot_count;
-    tr_address slots[TR_SLOTS_MAX]; /* in the order in which they can be loaded */
+    tr_slot *slots; /* in an order in which they can be worked out */
     tr_access *accesses;
 } tr_trace;
 
-/* Fills `trace`; its `accesses` must have room for one an instruction. */
+/* Fills `trace`; its `accesses` must have room for one an instruction, its `slots` for TR_SLOTS_DRAFT_MAX. At the end at
+ * most TR_SLOTS_MAX of them are in use. */
 void tr_trace_block(tr_trace *trace, const tr_insn *insns, uint32_t count);
 
 static inline uint32_t tr_address_value(const tr_address *address, const uint32_t *terms) {

@@ -172,8 +172,12 @@ static void decode_block(tr_core *core, tr_block *block) {
         written |= insn->writes;
     }
     free(code);
+    tr_slot slots[TR_SLOTS_DRAFT_MAX];
     block->trace.accesses = graph_alloc(core, block->count * sizeof *block->trace.accesses);
+    block->trace.slots = slots;
     tr_trace_block(&block->trace, block->insns, block->count);
+    block->trace.slots = graph_alloc(core, (block->trace.slot_count + 1) * sizeof *slots);
+    memcpy(block->trace.slots, slots, block->trace.slot_count * sizeof *slots);
 }
 
 static const tr_block *find_block(tr_core *core, uint32_t pc, uint32_t bytes) {
@@ -263,15 +267,28 @@ static void charge_read(tr_core *core, uint32_t address, uint32_t bytes) {
     core->data_stall_cycles += stall;
 }
 
+static uint32_t slot_value(tr_core *core, const tr_slot *slot, const uint32_t *terms) {
+    const uint32_t a = tr_address_value(&slot->a, terms);
+    switch (slot->kind) {
+    case TR_SLOT_SUM: return a + (tr_address_value(&slot->b, terms) << slot->shift);
+    case TR_SLOT_DIFFERENCE: return a - tr_address_value(&slot->b, terms);
+    case TR_SLOT_PRODUCT: return a * tr_address_value(&slot->b, terms);
+    default: {
+        uint8_t bytes[4] = {0};
+        core->host.fetch(core->host.context, a, bytes, slot->bytes);
+        if (slot->bytes == 1) return slot->signs ? (uint32_t)(int8_t)bytes[0] : bytes[0];
+        const uint32_t half = (uint32_t)(bytes[0] | bytes[1] << 8);
+        if (slot->bytes == 2) return slot->signs ? (uint32_t)(int16_t)half : half;
+        return half | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
+    }
+    }
+}
+
 /* Accesses of a block, from the registers it starts with. */
 static void charge_accesses(tr_core *core, const tr_trace *trace) {
     uint32_t terms[16 + TR_SLOTS_MAX];
     if (trace->registers) core->host.read_registers(core->host.context, trace->registers, terms);
-    for (uint32_t n = 0; n < trace->slot_count; n++) {
-        uint32_t word = 0;
-        core->host.fetch(core->host.context, tr_address_value(&trace->slots[n], terms), &word, 4);
-        terms[16 + n] = word;
-    }
+    for (uint32_t n = 0; n < trace->slot_count; n++) terms[16 + n] = slot_value(core, &trace->slots[n], terms);
     for (uint32_t n = 0; n < trace->count; n++) {
         const tr_access *access = &trace->accesses[n];
         uint32_t address = tr_address_value(&access->at, terms);
@@ -280,7 +297,7 @@ static void charge_accesses(tr_core *core, const tr_trace *trace) {
             else charge_read(core, address, access->bytes);
         }
     }
-    core->accesses += trace->count;
+    core->accesses += trace->elements;
     core->untraced += trace->unknown;
 }
 

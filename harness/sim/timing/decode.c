@@ -51,6 +51,12 @@ static void value_add_register(tr_insn *i, uint32_t rd, uint32_t rn, uint32_t rm
     i->shift = (uint8_t)shift;
 }
 
+static void value_multiply(tr_insn *i, uint32_t rd, uint32_t rn, uint32_t rm, uint32_t ra) {
+    value_add_register(i, rd, rn, rm, 0);
+    i->ra = (uint8_t)ra;
+    i->value = TR_VALUE_MULTIPLY_ADD;
+}
+
 static void access(tr_insn *i, tr_op op, uint32_t rn, uint32_t bytes) {
     i->op = (uint8_t)op;
     i->base = (uint8_t)rn;
@@ -124,6 +130,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
         i->reads |= R(mid);
         i->writes |= R(low);
         if (i->op == TR_OP_ALU) value_add(i, low, mid, 0);
+        else if (type == 0) value_add_register(i, low, 0xff, mid, amount);
         flags_if(i, sets || i->op == TR_OP_ALU);
         return;
     }
@@ -132,7 +139,8 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
         i->reads |= R(mid);
         if (!BIT(w, 10)) i->reads |= R(high);
         if (BIT(w, 10)) value_add(i, low, mid, BIT(w, 9) ? 0u - high : high);
-        else if (!BIT(w, 9)) value_add_register(i, low, mid, high, 0);
+        else value_add_register(i, low, mid, high, 0);
+        if (!BIT(w, 10) && BIT(w, 9)) i->value = TR_VALUE_SUBTRACT_REGISTER;
         i->writes |= R(low);
         flags_if(i, sets);
         return;
@@ -212,6 +220,7 @@ static void decode_16(tr_insn *i, uint32_t w, uint8_t *it_after, int in_it) {
                 break;
             case 13:
                 i->op = TR_OP_MUL;
+                value_multiply(i, low, low, mid, 0xff);
                 i->reads |= R(low) | R(mid);
                 i->writes |= R(low);
                 break;
@@ -491,7 +500,8 @@ static void decode_dual_exclusive_table(tr_insn *i, uint32_t w1, uint32_t w2) {
             store_from(i, rt);
             store_from(i, rt2);
         }
-        i->rd = 0xff;
+        i->rd = (uint8_t)rt;
+        i->rm = (uint8_t)rt2;
         if (BIT(w1, 5)) writeback(i, i->offset);
         if (!BIT(w1, 8)) i->offset = 0;
         return;
@@ -538,7 +548,11 @@ static void decode_shifted_register(tr_insn *i, uint32_t w1, uint32_t w2) {
     shifted_operand(i, rm, type, amount);
     if ((i->writes & 0x7fffu) && type == 0) {
         if (op == 8) value_add_register(i, rd, rn, rm, amount);
-        else if (op == 2 && rn == 15 && amount == 0) value_add(i, rd, rm, 0);
+        else if (op == 2 && rn == 15) value_add_register(i, rd, 0xff, rm, amount);
+        else if (op == 13 && amount == 0) {
+            value_add_register(i, rd, rn, rm, 0);
+            i->value = TR_VALUE_SUBTRACT_REGISTER;
+        }
     }
     if (i->traits & TR_SHIFTED_REGISTER) {
         i->traits &= ~(uint32_t)TR_SIMPLE;
@@ -632,6 +646,7 @@ static void decode_multiply(tr_insn *i, uint32_t w1, uint32_t w2) {
             i->accumulator |= R(ra);
             i->traits |= TR_ACCUMULATES;
         }
+        if (op1 == 0 && op2 == 0) value_multiply(i, rd, rn, rm, ra == 15 ? 0xff : ra);
         i->op = (op1 == 0 || op1 == 5 || op1 == 6) ? TR_OP_MUL : op1 == 7 ? TR_OP_BITFIELD : TR_OP_MAC16;
         return;
     }

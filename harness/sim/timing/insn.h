@@ -72,7 +72,9 @@ typedef enum {
     TR_VALUE_CONSTANT,  /* rd = imm */
     TR_VALUE_HIGH_HALF, /* rd = rd & 0xffff | imm << 16 */
     TR_VALUE_ADD,       /* rd = rn + imm */
-    TR_VALUE_ADD_REGISTER, /* rd = rn + (rm << shift) */
+    TR_VALUE_ADD_REGISTER, /* rd = rn + (rm << shift); rn 0xff is zero */
+    TR_VALUE_SUBTRACT_REGISTER, /* rd = rn - rm */
+    TR_VALUE_MULTIPLY_ADD,      /* rd = ra + rn * rm; ra 0xff is zero */
 } tr_value;
 
 typedef struct {
@@ -95,7 +97,7 @@ typedef struct {
     uint8_t base;         /* base register of an access, 0xff none */
     uint8_t dividend, divisor;
     uint8_t value;        /* tr_value */
-    uint8_t rd, rn, rm;   /* of `value`; of an access, rd is the register moved and rm the index, 0xff none */
+    uint8_t rd, rn, rm, ra; /* of `value`; of an access, rd is the register moved and rm the index or the second one, 0xff none */
     uint8_t shift;        /* of rm, to the left */
 } tr_insn;
 

@@ -21,9 +21,12 @@ typedef struct {
 enum {
     HOOK_BLOCK = 1 << 3,
     REGISTERS = 16,
-    /* Peripherals begin here in the architecture's map; reading one could change it, and none holds a pointer. */
-    PERIPHERALS_BASE = 0x40000000,
 };
+
+/* Peripherals in the architecture's map (Arm DDI 0403, B3.1): reading one could change it, and none holds a pointer. */
+static int is_peripheral(uint32_t address) {
+    return (address >= 0x40000000u && address < 0x60000000u) || address >= 0xa0000000u;
+}
 
 typedef struct {
     tr_core *core;
@@ -36,7 +39,7 @@ typedef struct {
 
 static int fetch(void *context, uint32_t address, void *destination, uint32_t bytes) {
     tr_unicorn *self = context;
-    if (address >= PERIPHERALS_BASE) return -1;
+    if (is_peripheral(address)) return -1;
     return self->unicorn.mem_read(self->engine, address, destination, bytes);
 }
 
