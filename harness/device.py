@@ -21,6 +21,7 @@ _M = TypeVar("_M", bound=wire.Message)
 _READ_SLICE_S = 0.25
 _HELLO_REPEAT_S = 0.25
 """A board that is still starting does not hear the first HELLO; the next one should not be long in coming."""
+_RUNS_PER_DEADLINE = 8
 _SAMPLES_PER_REQUEST = 16
 _LAYERS_PER_REQUEST = 24
 
@@ -33,7 +34,8 @@ class Timing:
         start_s: from reset to the first answer; covers a power-up and a simulated board's start.
         reply_s: until a request is sent again, and the least deadline is `attempts` of it.
         attempts: how often a request is sent.
-        run_s: until a whole RUN or MEMORY must have ended; the caller's estimate may raise it.
+        run_s: until a RUN of up to 8 inferences or a MEMORY must have ended; longer RUNs get more in proportion.
+            A caller that knows better says so.
     """
 
     start_s: float = 10.0
@@ -262,7 +264,7 @@ class Device:
             repetitions,
             int(mode),
             first_layer,
-            deadline_s=deadline_s or self._timing.run_s,
+            deadline_s=deadline_s or self._timing.run_s * max(1.0, (warmups + repetitions) / _RUNS_PER_DEADLINE),
         )
         self._discarded += status.discarded
         return status
