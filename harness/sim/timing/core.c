@@ -45,6 +45,7 @@ struct tr_node {
     uint32_t fallthrough;
     uint32_t count; /* instructions */
     uint8_t conditional, indirect, divides, accesses;
+    uint8_t always; /* ends in a jump without condition: it may well go to what follows */
     tr_predictor *predictor;
     const tr_block *block;
     const tr_state *before, *after;
@@ -64,7 +65,7 @@ struct tr_core {
     tr_host host;
     const tr_model *model;
     tr_memory_system *memory; /* NULL: zero wait everywhere */
-    uint32_t unaligned_cycles;
+    uint32_t unaligned_cycles, unaligned_store_cycles;
     int slice_begun;
     int traced; /* data accesses are told from the code, not announced */
 
@@ -213,6 +214,7 @@ static tr_node *find_node(tr_core *core, const tr_block *block, const tr_state *
     node->fallthrough = block->pc + block->bytes;
     node->divides = block->divides != 0;
     node->accesses = block->trace.count != 0 || block->trace.unknown != 0;
+    node->always = (last->traits & TR_ENDS_FLOW) && !(last->traits & TR_CONDITIONAL) && last->op != TR_OP_SYSTEM;
     if (core->model->predicts && (last->traits & TR_ENDS_FLOW)) {
         node->conditional = (last->traits & TR_CONDITIONAL) != 0;
         node->indirect = !(last->op == TR_OP_BRANCH);
@@ -259,12 +261,21 @@ static void correct_divides(tr_core *core, const tr_block *block) {
 
 static void charge_read(tr_core *core, uint32_t address, uint32_t bytes) {
     uint32_t stall = tr_memory_read(core->memory, address, core->cycles);
-    if ((address & (bytes - 1)) && tr_memory_watches(core->memory, address)) {
+    if (address & (bytes - 1)) {
         stall += core->unaligned_cycles;
         core->memory->unaligned++;
     }
     core->cycles += stall;
     core->data_stall_cycles += stall;
+}
+
+static void charge_write(tr_core *core, uint32_t address, uint32_t bytes) {
+    tr_memory_write(core->memory, address, core->cycles);
+    if (address & (bytes - 1)) {
+        core->cycles += core->unaligned_store_cycles;
+        core->data_stall_cycles += core->unaligned_store_cycles;
+        core->memory->unaligned++;
+    }
 }
 
 static uint32_t slot_value(tr_core *core, const tr_slot *slot, const uint32_t *terms) {
@@ -293,7 +304,7 @@ static void charge_accesses(tr_core *core, const tr_trace *trace) {
         const tr_access *access = &trace->accesses[n];
         uint32_t address = tr_address_value(&access->at, terms);
         for (uint32_t k = 0; k < access->words; k++, address += access->bytes) {
-            if (access->writes) tr_memory_write(core->memory, address, core->cycles);
+            if (access->writes) charge_write(core, address, access->bytes);
             else charge_read(core, address, access->bytes);
         }
     }
@@ -303,7 +314,7 @@ static void charge_accesses(tr_core *core, const tr_trace *trace) {
 
 int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
     const tr_node *from = core->node;
-    const unsigned taken = pc != from->fallthrough;
+    const unsigned taken = (pc != from->fallthrough) | from->always;
     unsigned slot = taken << 1;
     if (from->predictor != NULL) {
         unsigned wrong = 0;
@@ -350,10 +361,9 @@ void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes) {
 }
 
 void tr_core_write(tr_core *core, uint32_t address, uint32_t bytes) {
-    (void)bytes;
     if (core->memory == NULL || core->traced) return;
     core->accesses++;
-    tr_memory_write(core->memory, address, core->cycles);
+    charge_write(core, address, bytes);
 }
 
 void tr_core_reset(tr_core *core) {
@@ -378,6 +388,7 @@ tr_core *tr_core_new(tr_core_kind kind, const tr_host *host) {
     core->host = *host;
     core->limit = UINT64_C(1) << 62;
     core->unaligned_cycles = kind == TR_CORTEX_M4 ? TR_M4_UNALIGNED_ACCESS_CYCLES : TR_M7_UNALIGNED_LOAD_CYCLES;
+    core->unaligned_store_cycles = kind == TR_CORTEX_M4 ? TR_M4_UNALIGNED_ACCESS_CYCLES : TR_M7_UNALIGNED_STORE_CYCLES;
     core->block_table = calloc(BLOCK_BUCKETS, sizeof *core->block_table);
     core->node_table = calloc(NODE_BUCKETS, sizeof *core->node_table);
     core->state_table = calloc(STATE_BUCKETS, sizeof *core->state_table);

@@ -125,11 +125,6 @@ static uint32_t fill(tr_memory_system *memory, uint32_t address, uint64_t cycle)
     return (uint32_t)(start - cycle) + miss;
 }
 
-int tr_memory_watches(const tr_memory_system *memory, uint32_t address) {
-    const tr_region *region = region_of(memory, address);
-    return region != NULL && region->kind != TR_ZERO_WAIT && region->watch_data;
-}
-
 uint32_t tr_memory_read(tr_memory_system *memory, uint32_t address, uint64_t cycle) {
     return memory->data_line == (address >> memory->data_shift) + 1 ? 0 : fill(memory, address, cycle);
 }

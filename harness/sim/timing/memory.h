@@ -30,8 +30,6 @@ void tr_memory_reset(tr_memory_system *memory);
 uint32_t tr_memory_fetch(tr_memory_system *memory, uint32_t pc, uint32_t bytes);
 /* Stall of a data read in a watched range, at that point of time. */
 uint32_t tr_memory_read(tr_memory_system *memory, uint32_t address, uint64_t cycle);
-/* Whether data accesses of that address are modelled. */
-int tr_memory_watches(const tr_memory_system *memory, uint32_t address);
 /* A write: it goes through the store buffer and waits for nothing, but allocates its line and keeps the bus busy. */
 void tr_memory_write(tr_memory_system *memory, uint32_t address, uint64_t cycle);
 

@@ -16,6 +16,8 @@ enum {
     /* Measured on STM32H743 (jnk0le/random, cortex_m7.md): an unaligned load costs 3 more as the older, 4 more as the
      * younger of its cycle. Which one it was is not known where the address is. */
     TR_M7_UNALIGNED_LOAD_CYCLES = 3,
+    /* The same source: unaligned stores wait only when the store buffer is full, which is not followed here. */
+    TR_M7_UNALIGNED_STORE_CYCLES = 0,
     /* Arm DDI 0439 3.3.1: an unaligned word or half access is two bus transactions. */
     TR_M4_UNALIGNED_ACCESS_CYCLES = 1,
 };

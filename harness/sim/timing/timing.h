@@ -96,7 +96,7 @@ typedef struct {
     uint64_t data_stall_cycles;
     uint64_t icache_misses;
     uint64_t dcache_misses;
-    uint64_t unaligned; /* among the watched accesses */
+    uint64_t unaligned; /* among the accesses */
     uint64_t mispredicted;
     uint64_t accesses; /* data accesses seen while the memory system was on */
     uint64_t untraced; /* accesses whose address could not be told; taken for hits */
