@@ -36,6 +36,7 @@ LEASE_WAIT_S = 600.0
 ATTEMPTS = 2
 """A board's own failure is tried once more; each attempt is a stored row."""
 _RETRIED = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT})
+_OVERFLOWS = frozenset({Outcome.ARENA_OVERFLOW, Outcome.FLASH_OVERFLOW})
 _WAIT_SLICE_S = 0.1
 
 
@@ -144,7 +145,7 @@ class Session:
             request=request.document(), request_digest=request.digest(), fresh=fresh
         )
         self._rows: dict[tuple[str, str], Row] = {
-            (row.model, row.board): row for row in self._stored.rows if row.outcome is not Outcome.INTERRUPTED
+            (row.model, row.board): row for row in self._stored.rows if _is_final(row)
         }
         self._lock = threading.Lock()
         self._fatal: list[BaseException] = []
@@ -256,7 +257,7 @@ class Session:
             return health
         try:
             stage("compile")
-            job = Job(board=board, model=self._shelf.get(source, board), options=self._request.options)
+            job = self._ready(source, board, self._target(board))
         except (HarnessError, TinyEngineError) as error:
             if isinstance(error, HarnessError) and error.outcome is None:
                 raise
@@ -264,6 +265,8 @@ class Session:
             return health
         for attempt in range(ATTEMPTS):
             row = replace(self._measure(job, stage=stage), retries=attempt)
+            if row.outcome in _OVERFLOWS and self._target(board) is not Target.C:
+                row = self._with_portable_kernels(job, row, stage)
             if self._stop.is_set() and row.outcome is not Outcome.OK:
                 # What fails after the user's stop fails because of it.
                 row = replace(row, outcome=Outcome.INTERRUPTED, fault="user")
@@ -274,6 +277,29 @@ class Session:
                 break
             stage("retry")
         return health
+
+    def _with_portable_kernels(self, job: Job, overflow: Row, stage: Callable[[str], None]) -> Row:
+        """Fast kernels trade memory for time; what does not fit with them may fit without."""
+        stage("compile smaller")
+        try:
+            portable = self._ready(job.model.source, job.board, Target.C)
+        except TinyEngineError:
+            return overflow
+        row = self._measure(portable, stage=stage)
+        if row.outcome in _OVERFLOWS:
+            return overflow
+        self._keep(overflow, show=False)
+        return replace(
+            row,
+            retries=overflow.retries,
+            warnings=(*row.warnings, f"portable kernels were used, because with fast ones {overflow.error}"),
+        )
+
+    def _ready(self, source: ModelSource, board: Board, target: Target) -> Job:
+        return Job(board=board, model=self._shelf.get(source, target), options=self._request.options)
+
+    def _target(self, board: Board) -> Target:
+        return self._request.options.kernels.target(load_chip(board.chip).core)
 
     def _blank(self, source: ModelSource, board: Board) -> Row:
         return blank_row(source, board, self._request.options, now_s=self._now())
@@ -296,8 +322,7 @@ class _Shelf:
         self._lock = threading.Lock()
         self._futures: dict[tuple[str, Target], Future[PreparedModel]] = {}
 
-    def get(self, source: ModelSource, board: Board) -> PreparedModel:
-        target = self._request.options.kernels.target(load_chip(board.chip).core)
+    def get(self, source: ModelSource, target: Target) -> PreparedModel:
         key = (source.name, target)
         with self._lock:
             future = self._futures.get(key)
@@ -317,6 +342,13 @@ class _Shelf:
                     raise
                 if self._stop.is_set():
                     raise Interrupted("stopped while the model was compiled") from None
+
+
+def _is_final(row: Row) -> bool:
+    """Whether a resumed session leaves it at this row: neither interrupted nor waiting for its second attempt."""
+    if row.outcome in _RETRIED:
+        return row.retries >= ATTEMPTS - 1
+    return row.outcome is not Outcome.INTERRUPTED
 
 
 def code_digest() -> str:

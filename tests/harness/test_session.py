@@ -212,6 +212,40 @@ def test_what_fails_after_a_stop_is_interrupted_not_failed(bench: Bench) -> None
     assert len(bench.measured) == 1
 
 
+def test_a_retry_that_was_killed_is_made_by_the_next_call(bench: Bench) -> None:
+    left = bench.session(bench.request("a", 1))
+    blank = blank_row(source("a"), BOARDS[0], JobOptions(), now_s=0)
+    bench.store.append(left.id, failed_row(blank, BoardTimeout("f412-sim", "hello", 3, "check the cable")))
+    bench.store.release_session(left.id)
+    result = bench.run(bench.request("a", 1))
+    assert result.session == left.id
+    assert [r.outcome for r in result.rows] == [Outcome.OK]
+
+
+def test_what_is_too_large_with_fast_kernels_is_measured_with_portable_ones(bench: Bench) -> None:
+    answers: Iterator[Row | Exception] = iter([ArenaOverflow(300, 200, "fast"), good("a", "f412-sim")])
+
+    def smaller(_model: str, _board: str) -> Row | Exception:
+        return next(answers)
+
+    bench.behave = smaller
+    result = bench.run(bench.request("a", 1))
+    assert [r.outcome.value for r in bench.store.attempts()] == ["arena_overflow", "ok"]
+    (row,) = result.rows
+    assert (row.outcome, row.retries) == (Outcome.OK, 0)
+    assert row.warnings == (
+        "portable kernels were used, because with fast ones fast needs 300 B of SRAM, the chip has 200 B",
+    )
+
+
+def test_what_is_too_large_either_way_says_so_once(bench: Bench) -> None:
+    bench.behave = lambda _m, _b: ArenaOverflow(300, 200, "it")
+    (row,) = bench.run(bench.request("a", 1)).rows
+    assert row.outcome is Outcome.ARENA_OVERFLOW
+    assert len(bench.store.attempts()) == 1
+    assert len(bench.measured) == 2
+
+
 def test_fresh_measures_everything_again(bench: Bench) -> None:
     first = bench.session(bench.request())
     assert bench.run(bench.request(), fresh=True).session != first.id
