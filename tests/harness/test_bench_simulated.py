@@ -198,9 +198,9 @@ def test_a_board_that_dies_in_the_middle_is_tried_again_and_says_so(
     from harness.sim import boards
 
     monkeypatch.setenv("TINYRACK_RUNTIME_DIR", str(place.folder / "run"))
-    with place.start("bench", LONGER, "--boards", "f746-sim", "--json") as process:
+    with place.start("bench", LONGER, "--kernels", "c", "--boards", "f746-sim", "--json") as process:
         deadline = time.monotonic() + _PATIENCE_S
-        # Flashing takes a few million instructions, one inference more than eight.
+        # Flashing takes a few million instructions, one inference with portable kernels more than eight.
         while (on := boards.status("f746-sim")) is None or on.instructions < 20_000_000:
             assert process.poll() is None
             assert time.monotonic() < deadline
