@@ -368,7 +368,8 @@ class Device:
         if envelope.nonce != self._nonce or envelope.seq != self._seq:
             if self._hello is not None and envelope.boot != self._hello.boot:
                 raise BoardCrash(self._board, stage, f"rebooted (boot {self._hello.boot} -> {envelope.boot})")
-            self._stale += 1
+            # A second answer to our own HELLO is no stranger: it was said again while the board was starting.
+            self._stale += not (isinstance(message, wire.Hello) and envelope.nonce == self._nonce)
             return False
         if self._hello is not None and envelope.boot != self._hello.boot:
             raise BoardCrash(self._board, stage, f"rebooted (boot {self._hello.boot} -> {envelope.boot})")

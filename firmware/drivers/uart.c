@@ -12,7 +12,6 @@
 #define STATUS_OFFSET USART_OFFSET_SR
 #define STATUS_RXNE MASK(USART_SR_RXNE)
 #define STATUS_TXE MASK(USART_SR_TXE)
-#define STATUS_TC MASK(USART_SR_TC)
 #define STATUS_ERRORS (MASK(USART_SR_ORE) | MASK(USART_SR_NF) | MASK(USART_SR_FE) | MASK(USART_SR_PE))
 #define RX_OFFSET USART_OFFSET_DR
 #define TX_OFFSET USART_OFFSET_DR
@@ -20,7 +19,6 @@
 #define STATUS_OFFSET USART_OFFSET_ISR
 #define STATUS_RXNE MASK(USART_ISR_RXNE)
 #define STATUS_TXE MASK(USART_ISR_TXE)
-#define STATUS_TC MASK(USART_ISR_TC)
 #define STATUS_ERRORS (MASK(USART_ISR_ORE) | MASK(USART_ISR_NF) | MASK(USART_ISR_FE) | MASK(USART_ISR_PE))
 #define RX_OFFSET USART_OFFSET_RDR
 #define TX_OFFSET USART_OFFSET_TDR
@@ -35,7 +33,7 @@ static void pin_init(uint32_t port, uint32_t pin, uint32_t function)
     uint32_t base = GPIOA_BASE + GPIO_STRIDE * port;
     uint32_t afr = base + (pin < 8u ? GPIO_OFFSET_AFRL : GPIO_OFFSET_AFRH);
 
-    REG(TR_RCC_GPIOEN) |= 1u << port;
+    REG(TR_RCC_GPIOEN) |= MASK(TR_RCC_GPIOEN_GPIOAEN) << port; /* one bit a port, in order */
     (void)REG(TR_RCC_GPIOEN);
     reg_modify(afr, TR_MASK_(4u * (pin & 7u), 4u), TR_PUT_(function, 4u * (pin & 7u), 4u));
     reg_modify(base + GPIO_OFFSET_OSPEEDR, TR_MASK_(2u * pin, 2u), TR_PUT_(SPEED_HIGH, 2u * pin, 2u));
@@ -92,15 +90,6 @@ void tr_uart_write(uint8_t byte)
     for (uint32_t polls = 0; polls < WRITE_POLLS; polls++) {
         if (REG(UART_BASE + STATUS_OFFSET) & STATUS_TXE) {
             REG(UART_BASE + TX_OFFSET) = byte;
-            return;
-        }
-    }
-}
-
-void tr_uart_flush(void)
-{
-    for (uint32_t polls = 0; polls < WRITE_POLLS; polls++) {
-        if (REG(UART_BASE + STATUS_OFFSET) & STATUS_TC) {
             return;
         }
     }

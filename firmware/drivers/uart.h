@@ -13,7 +13,4 @@ int tr_uart_read(void);
 /* Waits, bounded, for room and sends. A UART that never has room is given up on: the host's deadline reports it. */
 void tr_uart_write(uint8_t byte);
 
-/* Waits, bounded, until the last byte has left the shift register. */
-void tr_uart_flush(void);
-
 #endif

@@ -60,7 +60,6 @@
 #define USART_SR_NF 2, 1
 #define USART_SR_ORE 3, 1
 #define USART_SR_RXNE 5, 1
-#define USART_SR_TC 6, 1
 #define USART_SR_TXE 7, 1
 #define USART_OFFSET_DR 0x04u
 #define USART_OFFSET_BRR 0x08u
@@ -91,6 +90,7 @@
 
 /* Where the drivers find what is named differently on other families. */
 #define TR_RCC_GPIOEN RCC_AHB1ENR
+#define TR_RCC_GPIOEN_GPIOAEN RCC_AHB1ENR_GPIOAEN
 #define TR_RCC_APB1EN RCC_APB1ENR
 #define TR_RCC_APB1EN_TIM2EN RCC_APB1ENR_TIM2EN
 #define TR_RCC_APB1EN_USART2EN RCC_APB1ENR_USART2EN

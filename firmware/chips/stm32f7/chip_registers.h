@@ -68,7 +68,6 @@
 #define USART_ISR_NF 2, 1
 #define USART_ISR_ORE 3, 1
 #define USART_ISR_RXNE 5, 1
-#define USART_ISR_TC 6, 1
 #define USART_ISR_TXE 7, 1
 #define USART_OFFSET_ICR 0x20u
 #define USART_ICR_PECF 0, 1
@@ -100,6 +99,7 @@
 
 /* Where the drivers find what is named differently on other families. */
 #define TR_RCC_GPIOEN RCC_AHB1ENR
+#define TR_RCC_GPIOEN_GPIOAEN RCC_AHB1ENR_GPIOAEN
 #define TR_RCC_APB1EN RCC_APB1ENR
 #define TR_RCC_APB1EN_TIM2EN RCC_APB1ENR_TIM2EN
 #define TR_RCC_APB1EN_USART2EN RCC_APB1ENR_USART2EN
