@@ -19,6 +19,7 @@ from harness.sim.protocol import BoardStatus, Window
 from harness.sim.wiring import MemoryModelName, Wiring
 
 START_TIMEOUT_S = 20.0
+ANSWER_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 120.0
 _ALREADY_ON = 3
 
@@ -99,12 +100,11 @@ def ensure_running(
     folder = runtime.board_folder(board.name)
     deadline = time.monotonic() + timeout_s
     while True:
-        client = Client.open(folder)
+        with connection(board.name) as client:
+            ours = client is not None and _check_and_own(client, board, owner_pid)
+        if ours:
+            return SimPaths(uart=folder / "uart", socket=folder / "socket")
         if client is not None:
-            with contextlib.closing(client):
-                ours = _check_and_own(client, board, owner_pid)
-            if ours:
-                return SimPaths(uart=folder / "uart", socket=folder / "socket")
             stop(board.name)
         left_s = deadline - time.monotonic()
         if left_s <= 0:
@@ -182,10 +182,18 @@ def _import_path() -> str:
 
 @contextmanager
 def connection(board_name: str) -> Iterator[Client | None]:
-    """A connection to a running board; None when it is off."""
-    client = Client.open(runtime.board_folder(board_name))
+    """A connection to a running board; None when it is off.
+
+    Raises:
+        BoardTimeout: its process gives no answer.
+    """
+    folder = runtime.board_folder(board_name)
+    client = Client.open(folder, timeout_s=ANSWER_TIMEOUT_S)
     try:
         yield client
+    except BoardServerError as e:
+        what = f"the board server ({e})"
+        raise BoardTimeout(board_name, what, ANSWER_TIMEOUT_S, f"see {folder / 'log'}") from e
     finally:
         if client is not None:
             client.close()

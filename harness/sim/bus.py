@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 log = logging.getLogger(__name__)
 
-PAGE_BYTES = 0x400
+_PAGE_BITS = 10
+PAGE_BYTES = 1 << _PAGE_BITS
 
 
 @dataclass(slots=True, kw_only=True)
@@ -118,27 +119,25 @@ class SystemBus:
     """Routes accesses to peripherals.
 
     Args:
-        clocked: peripheral name -> whether its bus clock is on; absent = always.
+        findings: takes what is wrong with an access.
     """
 
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
         self.peripherals: list[Peripheral] = []
         self.debugger = False
-        self._pages: dict[int, Peripheral] = {}
-        self._gates: dict[Peripheral, Callable[[], bool]] = {}
+        self._pages: dict[int, tuple[Peripheral, Callable[[], bool] | None]] = {}
 
     def add(self, peripheral: Peripheral, *, gate: Callable[[], bool] | None = None) -> None:
         """Puts a peripheral on the bus. `gate` says whether RCC clocks it; without a clock it does not answer."""
-        for page in range(peripheral.base // PAGE_BYTES, -(-(peripheral.base + peripheral.span) // PAGE_BYTES)):
+        for page in range(
+            peripheral.base >> _PAGE_BITS, (peripheral.base + peripheral.span - 1 >> _PAGE_BITS) + 1
+        ):
             if page in self._pages:
-                raise ValueError(
-                    f"{peripheral.name} and {self._pages[page].name} share page {page * PAGE_BYTES:#x}"
-                )
-            self._pages[page] = peripheral
+                other = self._pages[page][0].name
+                raise ValueError(f"{peripheral.name} and {other} share page {page << _PAGE_BITS:#x}")
+            self._pages[page] = (peripheral, gate)
         self.peripherals.append(peripheral)
-        if gate is not None:
-            self._gates[peripheral] = gate
 
     def reset(self) -> None:
         """System reset of everything on the bus."""
@@ -147,11 +146,11 @@ class SystemBus:
 
     def read(self, address: int, size: int) -> int:
         """A load of 1, 2 or 4 bytes."""
-        peripheral = self._pages.get(address // PAGE_BYTES)
-        if peripheral is None:
+        found = self._pages.get(address >> _PAGE_BITS)
+        if found is None:
             self.findings.unknown("read", address, debugger=self.debugger)
             return 0
-        gate = self._gates.get(peripheral)
+        peripheral, gate = found
         if gate is not None and not gate():
             self.findings.violation(f"{peripheral.name} is read while RCC does not clock it")
             return 0
@@ -160,15 +159,15 @@ class SystemBus:
         except UnknownRegister:
             self.findings.unknown("read", address, debugger=self.debugger)
             return 0
-        return (word >> 8 * (address & 3)) & ((1 << 8 * size) - 1)
+        return word if size == 4 else (word >> 8 * (address & 3)) & ((1 << 8 * size) - 1)
 
     def write(self, address: int, size: int, value: int) -> None:
         """A store of 1, 2 or 4 bytes. A narrow store changes its part of the register."""
-        peripheral = self._pages.get(address // PAGE_BYTES)
-        if peripheral is None:
+        found = self._pages.get(address >> _PAGE_BITS)
+        if found is None:
             self.findings.unknown("write", address, debugger=self.debugger)
             return
-        gate = self._gates.get(peripheral)
+        peripheral, gate = found
         if gate is not None and not gate():
             self.findings.violation(f"{peripheral.name} is written while RCC does not clock it")
             return

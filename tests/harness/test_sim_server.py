@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.errors import FlashFailed
+from harness.errors import BoardTimeout, FlashFailed
 from harness.sim import boards, protocol, runtime
 from harness.sim.boards import SimBoard
 from harness.sim.bus import TransferFault
@@ -265,3 +265,14 @@ def test_a_board_wired_otherwise_is_started_anew_unless_somebody_uses_it() -> No
     assert second.wiring == other.wiring
     with pytest.raises(FlashFailed, match="already runs as stm32f412 with"):
         boards.ensure_running(F412)
+
+
+def test_a_board_server_that_hangs_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    boards.ensure_running(F412)
+    pid = _status().pid
+    os.kill(pid, signal.SIGSTOP)
+    monkeypatch.setattr(boards, "ANSWER_TIMEOUT_S", 0.2)
+    with pytest.raises(BoardTimeout, match=r"gave no answer within 0\.2 s"):
+        boards.status("f412-sim")
+    monkeypatch.setattr(boards, "ANSWER_TIMEOUT_S", 10.0)
+    os.kill(pid, signal.SIGCONT)

@@ -23,7 +23,7 @@ class FlashArray:
         base = chip.flash_memory.base
         self._sectors = tuple((s.base - base, s.bytes) for s in chip.sectors)
         self.cells, self._findings, self._once = cells, findings, once_per_erase
-        self._repairs: list[tuple[int, bytes]] = []
+        self.repairs: list[tuple[int, bytes]] = []
         self.erased_sectors = self.programmed_bytes = 0
         self.stuck: dict[int, int] = {}
         self.changed: Callable[[], None] = lambda: None
@@ -47,25 +47,25 @@ class FlashArray:
 
     def store(self, offset: int, size: int, value: int) -> bool:
         """A store is about to land at `offset`; notes the repair where it would set bits. Always True."""
-        self.settle()
+        if self.repairs:
+            self.settle()
         old = int.from_bytes(self.cells[offset : offset + size], "little")
         if self._once and old != (1 << 8 * size) - 1:
             self._findings.violation("FLASH: a flash word is programmed twice without an erase")
         if value & ~old:
             self._findings.violation("FLASH: programming a 0 bit to 1 without an erase")
-            self._repairs.append((offset, (old & value).to_bytes(size, "little")))
-        for at, byte in self.stuck.items():
-            if offset <= at < offset + size:
-                self._repairs.append((at, bytes((byte,))))
+            self.repairs.append((offset, (old & value).to_bytes(size, "little")))
+        if self.stuck:
+            self.repairs += [(at, bytes((byte,))) for at, byte in self.stuck.items() if 0 <= at - offset < size]
         self.programmed_bytes += size
         self.changed()
         return True
 
     def settle(self) -> None:
         """Applies the repairs of earlier stores."""
-        for offset, data in self._repairs:
+        for offset, data in self.repairs:
             self.cells[offset : offset + len(data)] = data
-        self._repairs.clear()
+        self.repairs.clear()
 
     def corrupt(self, offset: int, byte: int) -> None:
         """A broken cell, for tests of verification: this byte reads `byte` whatever is programmed."""
@@ -142,16 +142,18 @@ class FlashF4F7(Peripheral):
         return bool(self._acr >> 8 & 1)
 
     def read(self, offset: int) -> int:
-        self._array.settle()
+        if self._array.repairs:
+            self._array.settle()
+        # SR and CR first: programming reads them for every word.
         match offset:
-            case self._ACR:
-                return self._acr
-            case self._KEYR | self._OPTKEYR:
-                return 0
             case self._SR:
                 return self._sr
             case self._CR:
                 return self._cr | self._lock.locked << 31
+            case self._ACR:
+                return self._acr
+            case self._KEYR | self._OPTKEYR:
+                return 0
             case self._OPTCR:
                 return self._optcr
             case self._OPTCR1 if self._f7:
@@ -159,8 +161,11 @@ class FlashF4F7(Peripheral):
         raise UnknownRegister
 
     def write(self, offset: int, value: int) -> None:
-        self._array.settle()
+        if self._array.repairs:
+            self._array.settle()
         match offset:
+            case self._CR:
+                self._control(value)
             case self._ACR:
                 self._acr = value & (0x30F | 1 << 11 if self._f7 else 0x1F0F)
                 self._acr_changed()
@@ -168,8 +173,6 @@ class FlashF4F7(Peripheral):
                 self._lock.key(value)
             case self._SR:
                 self._sr &= ~value
-            case self._CR:
-                self._control(value)
             case self._OPTKEYR | self._OPTCR | self._OPTCR1:
                 self._findings.violation("FLASH: option bytes cannot be changed on a simulated board")
             case _:
@@ -241,7 +244,8 @@ class FlashH7(Peripheral):
         return self._acr >> 4 & 3
 
     def read(self, offset: int) -> int:
-        self._array.settle()
+        if self._array.repairs:
+            self._array.settle()
         bank, register = divmod(offset, self._BANK)
         if bank > 1:
             raise UnknownRegister
@@ -261,7 +265,8 @@ class FlashH7(Peripheral):
         raise UnknownRegister
 
     def write(self, offset: int, value: int) -> None:
-        self._array.settle()
+        if self._array.repairs:
+            self._array.settle()
         bank, register = divmod(offset, self._BANK)
         if bank > 1:
             raise UnknownRegister
