@@ -66,7 +66,8 @@ def memory_map(memory: MemoryMap, *, arena_bytes: int) -> MapPicture:
     per_step, per_byte = plot_width / steps, plot_height / max(1, arena_bytes)
     floor = HEIGHT - BOTTOM
 
-    shorter = _without_common_prefix([b.label for b in memory.buffers])
+    tensors = iter(_without_common_prefix([b.label for b in memory.buffers if b.kind != "scratch"]))
+    shorter = ["scratch" if b.kind == "scratch" else next(tensors) for b in memory.buffers]
 
     def box(number: int) -> Box:
         b = memory.buffers[number]
