@@ -345,7 +345,9 @@ int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
     }
     core->node = node;
     if (core->memory != NULL) {
-        const uint32_t stall = tr_memory_fetch(core->memory, pc, bytes);
+        const tr_fetch fetch = {
+            .pc = pc, .bytes = bytes, .cycle = core->cycles - node->cycles, .cycles = node->cycles, .jumped = (int)taken};
+        const uint32_t stall = tr_memory_fetch(core->memory, &fetch);
         core->cycles += stall;
         core->fetch_stall_cycles += stall;
     }

@@ -36,7 +36,7 @@ void tr_memory_reset(tr_memory_system *memory) {
     memset(memory->art_instruction.tags, 0, sizeof memory->art_instruction.tags);
     memset(memory->art_data.tags, 0, sizeof memory->art_data.tags);
     memory->fetch_line = memory->data_line = 0;
-    memory->fill_done_cycle = 0;
+    memory->fill_done_cycle = memory->next_line_cycle = 0;
 }
 
 void tr_memory_configure(tr_memory_system *memory, const tr_memory *setup) {
@@ -81,30 +81,42 @@ static uint32_t fetch_art(tr_memory_system *memory, const tr_region *region, uin
     return stall;
 }
 
-static uint32_t fetch_l1(tr_memory_system *memory, const tr_region *region, uint32_t pc, uint32_t bytes) {
+/* The core fetches ahead of execution, up to a line: the fill of the next line starts when the present one has come, and
+ * what the core has to execute meanwhile hides part of it. A jump to a line that is not there waits for all of it. */
+static uint32_t fetch_l1(tr_memory_system *memory, const tr_region *region, const tr_fetch *block) {
     tr_cache *cache = &memory->l1_instruction;
+    const uint32_t miss = miss_cycles(memory, region), end = block->pc + block->bytes - 1;
     uint32_t stall = 0;
-    if (cache->ways == 0) {
-        const uint32_t beats = (pc + bytes - 1) / TR_UNCACHED_FETCH_BYTES - pc / TR_UNCACHED_FETCH_BYTES + 1;
-        return beats * miss_cycles(memory, region);
-    }
-    const uint32_t last = (pc + bytes - 1) >> cache->line_shift;
-    for (uint32_t line = pc >> cache->line_shift; line <= last; line++) {
-        if (line + 1 == memory->fetch_line && cache->line_shift == memory->fetch_shift) continue;
+    if (cache->ways == 0) return (end / TR_FETCH_BYTES - block->pc / TR_FETCH_BYTES + 1) * miss;
+    const uint32_t shift = cache->line_shift, first = block->pc >> shift, last = end >> shift;
+    for (uint32_t line = first; line <= last; line++) {
+        const int present = line + 1 == memory->fetch_line && shift == memory->fetch_shift;
+        const int restarts = block->jumped && line == first;
+        if (present && !restarts) continue;
+        const int follows = line == memory->fetch_line && shift == memory->fetch_shift && !restarts;
         memory->fetch_line = line + 1;
-        memory->fetch_shift = cache->line_shift;
-        if (touch(cache, line)) continue;
-        stall += miss_cycles(memory, region);
+        memory->fetch_shift = shift;
+        /* When execution would reach the line: the block's cycles are spread evenly over its bytes. */
+        const uint32_t start = line << shift > block->pc ? line << shift : block->pc;
+        const uint64_t now = block->cycle + stall + (uint64_t)block->cycles * (start - block->pc) / block->bytes;
+        const uint32_t words = (((line + 1) << shift) - start + TR_FETCH_BYTES - 1) / TR_FETCH_BYTES;
+        if (present || touch(cache, line)) {
+            memory->next_line_cycle = now + words;
+            continue;
+        }
+        const uint64_t come = (follows ? memory->next_line_cycle : now) + miss;
+        if (come > now) stall += (uint32_t)(come - now);
+        memory->next_line_cycle = (come > now ? come : now) + region->line_cycles;
         memory->fetch_misses++;
     }
     return stall;
 }
 
-uint32_t tr_memory_fetch(tr_memory_system *memory, uint32_t pc, uint32_t bytes) {
-    const tr_region *region = region_of(memory, pc);
+uint32_t tr_memory_fetch(tr_memory_system *memory, const tr_fetch *block) {
+    const tr_region *region = region_of(memory, block->pc);
     if (region == NULL || region->kind == TR_ZERO_WAIT) return 0;
-    if (region->kind == TR_ART) return fetch_art(memory, region, pc, bytes);
-    return fetch_l1(memory, region, pc, bytes);
+    if (region->kind == TR_ART) return fetch_art(memory, region, block->pc, block->bytes);
+    return fetch_l1(memory, region, block);
 }
 
 /* Brings a line into the data cache of its range. Returns 0 on a hit, else the cycles till its first word is there. */

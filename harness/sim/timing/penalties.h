@@ -10,9 +10,9 @@ enum {
     /* ST RM0402 3.4: an F4 flash read brings 128 bits = 4 to 8 instructions; with prefetch the next line is read while
      * these execute. Assumed: they take 4 cycles, so that up to 3 wait states of a sequential line are hidden. */
     TR_ART_PREFETCH_HIDES_CYCLES = 3,
-    /* Assumed: with the L1 instruction cache off, instructions come in 64-bit beats (Arm DDI 0489: AXIM is 64 bits
-     * wide), each paying the whole way to the memory. */
-    TR_UNCACHED_FETCH_BYTES = 8,
+    /* Arm DDI 0489 2.1: the core fetches 64 bits a cycle into a queue of four such words ahead of the pipeline. Assumed:
+     * with the L1 instruction cache off each of them pays the whole way to the memory. */
+    TR_FETCH_BYTES = 8,
     /* Measured on STM32H743 (jnk0le/random, cortex_m7.md): an unaligned load costs 3 more as the older, 4 more as the
      * younger of its cycle. Which one it was is not known where the address is. */
     TR_M7_UNALIGNED_LOAD_CYCLES = 3,
