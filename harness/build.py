@@ -14,15 +14,16 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
 import jinja2
 from elftools.elf.elffile import ELFFile
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from harness import paths
 from harness.boards import ClockSource
@@ -160,13 +161,26 @@ def build(plan: BuildPlan, *, cache_dir: Path) -> Image:
     images = cache_dir / "images"
     images.mkdir(parents=True, exist_ok=True)
     place = images / digest
-    with FileLock(images / f"{digest}.lock", timeout=_LOCK_TIMEOUT_S):
+    with _locked(images / f"{digest}.lock"):
         image = _cached(place, digest)
         if image is not None:
             return image
         shutil.rmtree(place, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=images, prefix="build-") as folder:
             return _build(plan, digest, Path(folder), place, cache_dir)
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=_LOCK_TIMEOUT_S)
+    except Timeout as e:
+        raise BuildFailed("waiting", f"error: another process has held {file} for {_LOCK_TIMEOUT_S:g} s") from e
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _cached(place: Path, digest: str) -> Image | None:
@@ -323,7 +337,7 @@ def _shared_objects(plan: BuildPlan, cache_dir: Path) -> tuple[Path, ...]:
     kept.mkdir(parents=True, exist_ok=True)
     place = kept / h.hexdigest()
     names = (*_FIRMWARE_SOURCES, f"drivers/{plan.chip.firmware.clock}")
-    with FileLock(kept / f"{place.name}.lock", timeout=_LOCK_TIMEOUT_S):
+    with _locked(kept / f"{place.name}.lock"):
         if not place.is_dir():
             with tempfile.TemporaryDirectory(dir=kept, prefix="build-") as folder:
                 work = Path(folder)
