@@ -13,7 +13,7 @@ from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
 from tinyengine.memory import checker, lifetimes, planner
 from tinyengine.memory.plan import MemoryPlan
-from tinyengine.schedule import Schedule, schedule
+from tinyengine.schedule import Optimize, Preferences, Schedule, schedule
 from tinyengine.sources import Sources
 
 
@@ -24,10 +24,14 @@ class CompileOptions:
     Args:
         requant: rounding of accumulators.
         target: instruction set the kernels may use.
+        optimize: what matters most where ways to compute a layer differ.
+        flash_limit_bytes: what the model may take of flash, roughly; None is no limit.
     """
 
     requant: Requant = Requant.EXACT
     target: Target = Target.C
+    optimize: Optimize = Optimize.BALANCED
+    flash_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +77,8 @@ def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
         PlanError: the memory plan failed its check (our bug, but never shipped).
     """
     lowered = passes.run(graph)
-    scheduled = schedule(lowered, requant=options.requant, target=options.target)
+    preferences = Preferences(optimize=options.optimize, flash_limit_bytes=options.flash_limit_bytes)
+    scheduled = schedule(lowered, requant=options.requant, target=options.target, preferences=preferences)
     buffers = lifetimes.buffers(lowered, scheduled.flow, scheduled.scratch_bytes)
     plan = planner.plan(buffers, tuple(s.step.name for s in scheduled.steps))
     checker.check(plan, lowered)

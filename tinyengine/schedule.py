@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, op_name
 from tinyengine.kernels import catalogue, parameters
 from tinyengine.kernels.catalogue import KernelSpec, Target
-from tinyengine.kernels.parameters import Binding, Tile
+from tinyengine.kernels.dsp.common import Price
+from tinyengine.kernels.parameters import Binding
+from tinyengine.kernels.tiling import Tile
 from tinyengine.memory import lifetimes
 from tinyengine.memory.lifetimes import Dataflow, Step, dataflow
 
@@ -46,12 +49,51 @@ class Schedule:
         return tuple(s.scratch_bytes for s in self.steps)
 
 
-def schedule(graph: Graph, *, requant: Requant, target: Target) -> Schedule:
-    """A kernel and a tile for each node, with as much working memory as costs the network nothing.
+class Optimize(StrEnum):
+    """What a network is compiled for."""
+
+    LATENCY = "latency"
+    """Cycles at any price of flash or memory."""
+    BALANCED = "balanced"
+    """A cycle is worth a byte of flash; working memory may raise the arena's peak by 2 %."""
+    SRAM = "sram"
+    """As balanced, with the smallest arena."""
+    FLASH = "flash"
+    """The smallest tables, in the smallest arena that balanced would take."""
+
+
+_BYTE_PRICE: dict[Optimize, float] = {
+    Optimize.LATENCY: 0.0,
+    Optimize.BALANCED: 1.0,
+    Optimize.SRAM: 1.0,
+    Optimize.FLASH: 1e6,
+}
+"""Cycles of one inference that a byte of flash is worth."""
+_PEAK_GROWTH = {Optimize.LATENCY: 2.0, Optimize.BALANCED: 1.02, Optimize.SRAM: 1.0, Optimize.FLASH: 1.02}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preferences:
+    """What decides between kernels that compute the same.
+
+    Args:
+        flash_limit_bytes: what tables, generated kernels and other constants may take; None is no limit. If even
+            the smallest forms exceed it, they are taken: the linker has the last word.
+    """
+
+    optimize: Optimize = Optimize.BALANCED
+    flash_limit_bytes: int | None = None
+
+
+def schedule(
+    graph: Graph, *, requant: Requant, target: Target, preferences: Preferences = Preferences()
+) -> Schedule:
+    """A kernel and a tile for each node, with as much working memory as costs the network little.
 
     The arena's peak is somewhere; a step elsewhere may widen its working memory up to it for free (the paper's
     model-adaptive memory scheduling, section 3.2). So the smallest tiles decide the peak, then every step takes
-    the fastest tile that keeps it under that.
+    the way that costs least under it, cycles and flash weighed by one price. A flash limit raises that price until
+    the network fits.
 
     Raises:
         UnsupportedOp: a node no kernel can compute.
@@ -61,11 +103,37 @@ def schedule(graph: Graph, *, requant: Requant, target: Target) -> Schedule:
     smallest = tuple(min(c.scratch_bytes for c in found) for found in choices)
     live = lifetimes.live_bytes(lifetimes.buffers(graph, flow), len(flow.steps))
     peak = max((bytes_ + s for bytes_, s in zip(live, smallest, strict=True)), default=0)
-    chosen = (
-        next(c for c in found if bytes_ + c.scratch_bytes <= peak)
+    room = int(peak * _PEAK_GROWTH[preferences.optimize])
+    allowed = tuple(
+        tuple(c for c in found if bytes_ + c.scratch_bytes <= room)
         for found, bytes_ in zip(choices, live, strict=True)
     )
-    return Schedule(flow=flow, steps=tuple(_bound(graph, choice, requant) for choice in chosen))
+    price = _BYTE_PRICE[preferences.optimize]
+    limit = preferences.flash_limit_bytes
+    while True:
+        steps = tuple(_bound(graph, min(found, key=lambda c: c.cost(price)), requant) for found in allowed)
+        if limit is None or price >= _MOST_BYTE_PRICE or flash_bytes(graph, steps) <= limit:
+            return Schedule(flow=flow, steps=steps)
+        price = max(2 * price, 1 / 16)
+
+
+_MOST_BYTE_PRICE = 1e6
+_DRIVER_BYTES = 350
+"""A driver's or portable kernel's code, roughly."""
+
+
+def flash_bytes(graph: Graph, steps: tuple[ScheduledStep, ...]) -> int:
+    """Estimate of what a network takes of flash: equal tables and functions count once."""
+    tables = {t.data.tobytes() for s in steps for t in s.binding.tables}
+    functions = {f.text for s in steps for f in s.binding.assembly}
+    instructions = sum(
+        line.startswith("    ") and line[4] != "." for text in functions for line in text.splitlines()
+    )
+    drivers = {(s.kernel, repr(s.binding.parameters)) for s in steps}
+    others = {t for s in steps if s.step.node for t in s.step.node.inputs if graph.tensors[t].is_constant}
+    others -= {t for s in steps if s.step.node and s.binding.tables for t in s.step.node.inputs}
+    constants = sum(graph.tensors[t].size_bytes for t in others)
+    return sum(map(len, tables)) + 4 * instructions + _DRIVER_BYTES * len(drivers) + constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,16 +144,33 @@ class _Choice:
     spec: KernelSpec
     tile: Tile
     scratch_bytes: int
+    price: Price
+
+    def cost(self, byte_price: float) -> float:
+        """Cycles with flash counted in."""
+        return self.price.cycles + byte_price * self.price.flash_bytes
+
+
+_FREE = Price(cycles=0.0, flash_bytes=0)
 
 
 def _choices(graph: Graph, step: Step, requant: Requant, target: Target) -> tuple[_Choice, ...]:
-    """The preferred kernel with each of its tiles, fastest first."""
+    """Every fast kernel with each of its tiles; of portable kernels the preferred one, its tiles fastest first."""
     if step.node is None:
-        return (_Choice(step=step, spec=catalogue.COPY, tile=Tile(), scratch_bytes=0),)
-    spec = catalogue.candidates(graph, step.node, requant, target)[0]
+        return (_Choice(step=step, spec=catalogue.COPY, tile=Tile(), scratch_bytes=0, price=_FREE),)
+    node = step.node
+    candidates = catalogue.candidates(graph, node, requant, target)
+    priced = tuple(spec for spec in candidates if spec.price is not None) or candidates[:1]
     return tuple(
-        _Choice(step=step, spec=spec, tile=tile, scratch_bytes=spec.scratch_bytes(graph, step.node, tile))
-        for tile in spec.tiles(graph, step.node)
+        _Choice(
+            step=step,
+            spec=spec,
+            tile=tile,
+            scratch_bytes=spec.scratch_bytes(graph, node, tile),
+            price=spec.price(graph, node, tile) if spec.price else Price(cycles=float(order), flash_bytes=0),
+        )
+        for spec in priced
+        for order, tile in enumerate(spec.tiles(graph, node))
     )
 
 

@@ -146,7 +146,7 @@ def _build(models: Sequence[Compiled], core: Core) -> Path:
             mine = [f for f in files if f.parent.name == f"m{i}"]
             _run(["arm-none-eabi-gcc", *WARNINGS, *flags, "-c", *mine], folder / f"m{i}")
             objects += [f.with_suffix(".o") for f in mine]
-        link = [
+        link: list[str | Path] = [
             "-nostartfiles",
             "--specs=nano.specs",
             "--specs=nosys.specs",

@@ -39,7 +39,9 @@ from tinyengine.ir import (
 from tinyengine.kernels import parameters
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import binders
-from tinyengine.kernels.parameters import Binding, Tile
+from tinyengine.kernels.dsp.common import Price
+from tinyengine.kernels.parameters import Binding
+from tinyengine.kernels.tiling import Tile
 
 Binder: TypeAlias = Callable[[Graph, Node, Requant, Tile], Binding]
 Predicate: TypeAlias = Callable[[Graph, Node], bool]
@@ -70,6 +72,7 @@ class KernelSpec:
         accepts: constraints beyond the operator's type.
         tiles: candidates for a node, fastest first; the scheduler takes the first whose working memory is free.
         scratch_bytes: working memory in the arena for a node and a tile.
+        price: what a node with a tile costs, where the scheduler has ways to compare; None for the last resort.
         operands: names of the input pointers; none means any number of inputs, x0, x1 ...
         operation: what a template shared by several operators is to do.
         target: what it needs.
@@ -84,6 +87,7 @@ class KernelSpec:
     accepts: Predicate = lambda graph, node: True  # noqa: ARG005
     tiles: Callable[[Graph, Node], tuple[Tile, ...]] = lambda graph, node: (Tile(),)  # noqa: ARG005
     scratch_bytes: Callable[[Graph, Node, Tile], int] = lambda graph, node, tile: 0  # noqa: ARG005
+    price: Callable[[Graph, Node, Tile], Price] | None = None
     operands: tuple[str, ...] = ("x",)
     operation: str = ""
     target: Target = Target.C
@@ -245,6 +249,7 @@ def _fast(target: Target, core: Core) -> tuple[KernelSpec, ...]:
             accepts=lambda graph, node: _is_int8(graph, node) and found.accepts(graph, node),
             tiles=found.tiles,
             scratch_bytes=found.scratch_bytes,
+            price=found.price,
             operands=operands,
             target=target,
             requants=frozenset({Requant.EXACT}),

@@ -43,23 +43,12 @@ from tinyengine.kernels.dsp.convolution import ConvolutionParameters
 from tinyengine.kernels.dsp.dense import DenseParameters
 from tinyengine.kernels.dsp.depthwise import DepthwiseParameters as DspDepthwiseParameters
 from tinyengine.kernels.dsp.pointwise import PointwiseParameters
+from tinyengine.kernels.tiling import Tile
 
 NARROW = 1 << 30
 """Accumulators under this magnitude may be doubled in int32: the high multiply is then one instruction."""
 FLOAT_LIMIT = 1 << 22
 """float32 values under this magnitude are rounded to integers by adding 1.5 * 2^23."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
-    """Outputs computed together: `pixels` neighbours on a row times `channels`.
-
-    `band`: pixels or rows whose operands are in working memory at a time, where a kernel has such.
-    """
-
-    pixels: int = 1
-    channels: int = 1
-    band: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -16,7 +16,9 @@ from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.tile import Tile, Window
 
 
-def pointwise(depth: int, channels: int, pixels: int, passes: int, epilogue: Epilogue) -> Tile:
+def pointwise(
+    depth: int, channels: int, pixels: int, passes: int, epilogue: Epilogue, byte_weights: bool = False
+) -> Tile:
     run = 2 * depth // passes
     return Tile(
         window=Window(offsets_bytes=tuple(range(0, run, 4)), passes=passes, step_bytes=run),
@@ -25,6 +27,7 @@ def pointwise(depth: int, channels: int, pixels: int, passes: int, epilogue: Epi
         tile_step_bytes=2 * depth * pixels,
         out_step_bytes=channels * pixels,
         epilogue=epilogue,
+        byte_weights=byte_weights,
     )
 
 
@@ -47,23 +50,26 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("core", Core)
-def test_pointwise_equals_numpy_around_every_tile(core: Core, tmp_path: Path) -> None:
+@pytest.mark.parametrize("byte_weights", [False, True])
+def test_pointwise_equals_numpy_around_every_tile(core: Core, byte_weights: bool, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     cases: list[tuple[Tile, Channels, int, int]] = []
     for n, (depth, channels, pixels, tiles, passes) in enumerate(SHAPES):
-        made = quantization.layer(QUANTIZATIONS[n % len(QUANTIZATIONS)], channels, depth, rng)
-        cases.append((pointwise(depth, channels, pixels, passes, made.epilogue), made, tiles, depth))
+        q = QUANTIZATIONS[n % len(QUANTIZATIONS)]
+        made = quantization.layer(q, channels, depth, rng, most_bias=1 << (22 if byte_weights else 29))
+        cases.append((pointwise(depth, channels, pixels, passes, made.epilogue, byte_weights), made, tiles, depth))
     check(core, cases, tmp_path, rng)
 
 
 @pytest.mark.parametrize("core", Core)
 @pytest.mark.parametrize("passes", [1, 2])
-def test_every_quantization_is_exact(core: Core, passes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("byte_weights", [False, True])
+def test_every_quantization_is_exact(core: Core, passes: int, byte_weights: bool, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     cases = []
     for each in QUANTIZATIONS:
-        made = quantization.layer(each, 24, 16, rng)
-        cases.append((pointwise(16, 24, 4, passes, made.epilogue), made, 12, 16))
+        made = quantization.layer(each, 24, 16, rng, most_bias=1 << (22 if byte_weights else 29))
+        cases.append((pointwise(16, 24, 4, passes, made.epilogue, byte_weights), made, 12, 16))
     check(core, cases, tmp_path, rng)
 
 

@@ -7,6 +7,10 @@ once or in equal passes, so that a 1x1, a KxK and a dilated kernel are the same 
 
     void name(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t tiles_and_blocks);
 
+Weights are int16, doubled; or, at `byte_weights`, a byte each: two channels share a halfword as 256 * second +
+first, SMLAD on the raw word gives 256 * S + F, on its sign-extended low bytes F; the difference is S. That costs one
+SXTB16 for each weight word saved, and three instructions for two outputs.
+
 `x` points at the window of the row's first pixel (word-aligned), `table` at the channel pairs' words as `pack`
 lays them out, `out` at the first pixel's first channel; the last argument is tiles | blocks << 16.
 """
@@ -69,6 +73,7 @@ class Tile:
         tile_step_bytes: from one tile's window to the next one's.
         out_step_bytes: from one tile's output to the next one's.
         epilogue: requantization.
+        byte_weights: half the flash, one and a half cycles an output.
     """
 
     window: Window
@@ -77,6 +82,7 @@ class Tile:
     tile_step_bytes: int
     out_step_bytes: int
     epilogue: Epilogue
+    byte_weights: bool = False
 
     def refusal(self) -> str | None:
         """Why the instruction set cannot encode this tile, or None."""
@@ -88,7 +94,7 @@ class Tile:
         reach = max(self.pixel_offsets_bytes) + max(self.window.offsets_bytes)
         if reach > MOST_LOAD_OFFSET_BYTES or max(self.out_offsets_bytes) + 1 > MOST_LOAD_OFFSET_BYTES:
             return f"a tile spans {reach} B, an offset reaches {MOST_LOAD_OFFSET_BYTES}"
-        if 8 * len(self.window.offsets_bytes) + 64 > MOST_LOAD_OFFSET_BYTES:
+        if self.step_bytes * len(self.window.offsets_bytes) + 64 > MOST_LOAD_OFFSET_BYTES:
             return f"{len(self.window.offsets_bytes)} words a pass are too many"
         return None
 
@@ -103,9 +109,19 @@ class Tile:
         return self.out_step_bytes // len(self.out_offsets_bytes)
 
     @property
+    def step_bytes(self) -> int:
+        """Weights of a channel pair for a word of activations."""
+        return 4 if self.byte_weights else 8
+
+    @property
+    def weight_bytes(self) -> int:
+        """Weights of a channel pair."""
+        return self.step_bytes * self.window.words
+
+    @property
     def block_words(self) -> int:
         """Words of one channel pair in the table."""
-        return BIAS_WORDS + 2 * self.window.words + (6 if self.epilogue.right_shift is None else 4)
+        return BIAS_WORDS + self.weight_bytes // 4 + (6 if self.epilogue.right_shift is None else 4)
 
 
 def pack(
@@ -118,8 +134,8 @@ def pack(
 
     Args:
         tile: the kernel.
-        weights: (channels, 2 * window words) in the order activations are read; doubled here.
-        bias: (channels,) with the zero point folded in; doubled here.
+        weights: (channels, 2 * window words) in the order activations are read.
+        bias: (channels,) with the zero point folded in.
         channels: requantization, one a channel; the number of channels is even.
 
     Returns:
@@ -131,7 +147,8 @@ def pack(
     count, depth = weights.shape
     if count % 2 or depth != 2 * tile.window.words or len(bias) != count or len(channels) != count:
         raise ValueError(f"weights {weights.shape}, bias {bias.shape}, {len(channels)} channels")
-    halves = (2 * weights).astype(np.int16).view(np.uint16).astype(np.uint32)
+    shared = 256 * weights[1::2] + weights[0::2] if tile.byte_weights else 2 * weights
+    halves = shared.astype(np.int16).view(np.uint16).astype(np.uint32)
     words = halves[:, 0::2] | halves[:, 1::2] << 16
     blocks = []
     for c in range(0, count, 2):
@@ -139,8 +156,12 @@ def pack(
         tail = [a.multiplier, a.addend, b.multiplier, b.addend]
         if tile.epilogue.right_shift is None:
             tail += [a.right_shift, b.right_shift]
-        blocks.append((2 * bias[c : c + 2]).astype(np.int32).view(np.uint32))
-        blocks.append(np.stack([words[c], words[c + 1]], axis=1).reshape(-1))
+        if tile.byte_weights:
+            biases = np.array([bias[c], 256 * bias[c + 1] + bias[c]])
+            blocks += [biases.astype(np.int32).view(np.uint32), words[c // 2]]
+        else:
+            biases = 2 * bias[c : c + 2]
+            blocks += [biases.astype(np.int32).view(np.uint32), np.stack([words[c], words[c + 1]], 1).reshape(-1)]
         blocks.append(np.array(tail, dtype=np.int64).astype(np.int32).view(np.uint32))
     return np.concatenate(blocks)
 
@@ -174,7 +195,7 @@ def _body(e: Emitter, name: str, tile: Tile) -> None:
     first, second = _FIRST[: len(tile.pixel_offsets_bytes)], _SECOND[: len(tile.pixel_offsets_bytes)]
     if looped:
         _looped_window(e, name, tile, first, second)
-        _epilogue(e, tile, first, second, tail_bytes=0, restore_bytes=8 * tile.window.words + 4 * BIAS_WORDS)
+        _epilogue(e, tile, first, second, tail_bytes=0, restore_bytes=tile.weight_bytes + 4 * BIAS_WORDS)
     else:
         chunk = max(1, REGION_INSTRUCTIONS // (3 * len(first) + 2))
         for start in range(0, tile.window.words, chunk):
@@ -185,7 +206,7 @@ def _body(e: Emitter, name: str, tile: Tile) -> None:
                 _steps(e, tile, first, second, start, last, fresh=start == 0)
         with e.scheduled():
             _steps(e, tile, first, second, start, last, fresh=start == 0)
-            _epilogue_region(e, tile, first, second, 4 * BIAS_WORDS + 8 * tile.window.words, 0)
+            _epilogue_region(e, tile, first, second, 4 * BIAS_WORDS + tile.weight_bytes, 0)
         _next_tile(e, name)
     _next_pair(e, name, tile)
 
@@ -194,7 +215,7 @@ def _looped_window(
     e: Emitter, name: str, tile: Tile, first: Sequence[Register], second: Sequence[Register]
 ) -> None:
     """The window as a loop: biases go to the accumulators first, both pointers advance a pass."""
-    end = 8 * tile.window.words + 4 * BIAS_WORDS
+    end = tile.weight_bytes + 4 * BIAS_WORDS
     e.add_immediate(_W0, "r1", end, "end of the pair's weights")
     e.ldr(first[0], "r1", 0, "bias")
     e.ldr(second[0], "r1", 4)
@@ -212,7 +233,7 @@ def _looped_window(
             _steps(e, tile, first, second, start, last, fresh=False, table_bytes=0)
             if last == words:
                 e.from_fp(_W0, _SEGMENT_END)
-                e.add_immediate("r1", "r1", 8 * words, "next weights")
+                e.add_immediate("r1", "r1", tile.step_bytes * words, "next weights")
                 e.add_immediate("r0", "r0", tile.window.step_bytes, "next run of activations")
     e.fixed(f"cmp r1, {_W0}")
     e.fixed(f"bne .L{name}_run")
@@ -243,22 +264,27 @@ def _steps(
     table_bytes: int = 4 * BIAS_WORDS,
 ) -> None:
     """Steps `start` to `last`, each two input channels: two weight words against each pixel's word."""
+    what = "bias" if tile.byte_weights else "bias, doubled"
     if fresh:
         # The last accumulators hold the biases until their own first product replaces them.
-        e.ldr(first[-1], "r1", 0, "bias, doubled")
+        e.ldr(first[-1], "r1", 0, what)
         e.ldr(second[-1], "r1", 4)
     for step in range(start, last):
         new = fresh and step == start
         bias0, bias1 = (first[-1], second[-1]) if new else ("", "")
-        e.ldr(_W0, "r1", table_bytes + 8 * step, f"weights {2 * step}, {2 * step + 1}")
-        e.ldr(_W1, "r1", table_bytes + 8 * step + 4)
+        first_weights, second_weights = (_W1, _W0) if tile.byte_weights else (_W0, _W1)
+        e.ldr(_W0, "r1", table_bytes + tile.step_bytes * step, f"weights {2 * step}, {2 * step + 1}")
+        if not tile.byte_weights:
+            e.ldr(_W1, "r1", table_bytes + 8 * step + 4)
         for pixel in range(0, len(first), 2):
             pair = range(pixel, min(pixel + 2, len(first)))
             for p, x in zip(pair, (_X0, _X1), strict=False):
                 e.ldr(x, "r0", tile.pixel_offsets_bytes[p] + tile.window.offsets_bytes[step])
+            if tile.byte_weights and pixel == 0:
+                e.dsp(f"sxtb16 {_W1}, {_W0}", _W1, _W0, comment="first channel's")
             for p, x in zip(pair, (_X0, _X1), strict=False):
-                e.multiply("smlad", first[p], _W0, x, bias0 or first[p])
-                e.multiply("smlad", second[p], _W1, x, bias1 or second[p])
+                e.multiply("smlad", first[p], first_weights, x, bias0 or first[p])
+                e.multiply("smlad", second[p], second_weights, x, bias1 or second[p])
 
 
 def _epilogue_region(
@@ -271,6 +297,12 @@ def _epilogue_region(
 ) -> None:
     """Requantize, clamp, store, advance; leaves the end of the row in r10 for the loop's compare."""
     form = tile.epilogue
+    if tile.byte_weights:
+        for a, b in zip(first, second, strict=True):
+            e.alu(f"sub {b}, {b}, {a}", b, b, a, comment="256 * second channel")
+        for a, b in zip(first, second, strict=True):
+            e.alu(f"asr {b}, {b}, #7", b, b, comment="doubled")
+            e.alu(f"lsl {a}, {a}, #1", a, a)
     for channel, accumulators in enumerate((first, second)):
         m, c, spare = _W0, _W1, _X0
         e.ldr(m, "r1", tail_bytes + 8 * channel, "multiplier")

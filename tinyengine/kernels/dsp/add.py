@@ -13,7 +13,8 @@ from tinyengine.ir import Add, Graph, Node
 from tinyengine.kernels.assembly import add, requantize
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Plan
+from tinyengine.kernels.dsp.common import Assembly, Plan, Price
+from tinyengine.kernels.tiling import Tile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,22 @@ def layer(graph: Graph, node: Node) -> Layer | str:
     )
 
 
-def plan(found: Layer, core: Core) -> Plan[AddParameters]:
+def tiles(found: Layer) -> tuple[Tile, ...]:  # noqa: ARG001
+    """There is one way."""
+    return (Tile(),)
+
+
+def scratch_bytes(found: Layer, choice: Tile) -> int:  # noqa: ARG001
+    """None."""
+    return 0
+
+
+def price(found: Layer, choice: Tile) -> Price:  # noqa: ARG001
+    """An element's cycles; two tables."""
+    return Price(cycles=11.0 * found.elements, flash_bytes=4 * 514)
+
+
+def plan(found: Layer, choice: Tile, core: Core) -> Plan[AddParameters]:  # noqa: ARG001
     """Everything for the layer."""
     return Plan(
         parameters=AddParameters(groups=found.elements // add.GROUP),

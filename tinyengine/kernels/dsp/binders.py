@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,8 +11,9 @@ from tinyengine.ir import Conv2D, DepthwiseConv2D, Graph, Node, op_name
 from tinyengine.kernels import parameters
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import add, convolution, dense, depthwise, pointwise
-from tinyengine.kernels.dsp.common import Plan
-from tinyengine.kernels.parameters import Binding, Table, Tile
+from tinyengine.kernels.dsp.common import Plan, Price
+from tinyengine.kernels.parameters import Binding, Table
+from tinyengine.kernels.tiling import Tile
 
 
 class Family:
@@ -30,25 +32,22 @@ class Family:
         return not isinstance(self._layer(graph, node), str)
 
     def tiles(self, graph: Graph, node: Node) -> tuple[Tile, ...]:
-        """Bands, fastest (largest) first."""
-        if not hasattr(self._module, "bands"):
-            return (Tile(),)
-        return tuple(Tile(band=b) for b in self._module.bands(self._layer(graph, node)))
+        """Every combination of band and form of weights, larger bands first."""
+        return tuple(self._module.tiles(self._layer(graph, node)))
 
     def scratch_bytes(self, graph: Graph, node: Node, tile: Tile) -> int:
         """Working memory of a node with a tile."""
-        found = self._layer(graph, node)
-        if hasattr(self._module, "bands"):
-            return int(self._module.scratch_bytes(found, tile.band))
-        return int(self._module.scratch_bytes(found)) if hasattr(self._module, "scratch_bytes") else 0
+        return int(self._module.scratch_bytes(self._layer(graph, node), tile))
+
+    def price(self, graph: Graph, node: Node, tile: Tile) -> Price:
+        """What a node with a tile costs, for choosing."""
+        found: Price = self._module.price(self._layer(graph, node), tile)
+        # Generated text takes the M7 a little over half the M4's cycles.
+        return found if self._core is Core.M4 else replace(found, cycles=0.55 * found.cycles)
 
     def bind(self, graph: Graph, node: Node, requant: Requant, tile: Tile) -> Binding:
         """Driver literals, table and functions of a node."""
-        found = self._layer(graph, node)
-        banded = hasattr(self._module, "bands")
-        plan: Plan[Any] = (
-            self._module.plan(found, tile.band, self._core) if banded else self._module.plan(found, self._core)
-        )
+        plan: Plan[Any] = self._module.plan(self._layer(graph, node), tile, self._core)
         geometry = ""
         if isinstance(node.op, Conv2D | DepthwiseConv2D):
             shape = graph.tensors[node.inputs[1]].shape
@@ -58,6 +57,7 @@ class Family:
             tables=(Table(role="table", data=plan.table),),
             requant=parameters.requant_word(requant),
             geometry=geometry,
+            variant=plan.variant,
             assembly=plan.assembly,
         )
 

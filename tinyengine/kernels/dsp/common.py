@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from tinyengine import fixedpoint, lowering
 from tinyengine.fixedpoint import Multiplier
 from tinyengine.ir import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Node
-from tinyengine.kernels.assembly import requantize, widen
+from tinyengine.kernels.assembly import dense, requantize, widen
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue
 from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.assembly.tile import Tile
 from tinyengine.kernels.assembly.widen import Order
+from tinyengine.kernels.tiling import Weights
 
 PLACEHOLDER = "te_assembly"
 """Stands for the function's name in assembly text until codegen has chosen one."""
@@ -24,6 +26,10 @@ _MOST_DOUBLED = 1 << 30
 # Cycles a step of two input channels takes on the M4 with this many pixels a tile.
 _STEP_CYCLES = {4: 16, 3: 13, 2: 9, 1: 6}
 _TILE_CYCLES = 40
+_CALL_CYCLES = 70.0
+"""From the driver into a kernel and back, its set-up included."""
+WIDEN_CYCLES = 1.2
+"""An element."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +55,25 @@ Integers: TypeAlias = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Plan(Generic[P]):
-    """A layer's driver literals, the functions it calls and the table they read."""
+    """A layer's driver literals, the functions it calls, the table they read; `variant` for the kernel's name."""
 
     parameters: P
     assembly: tuple[Assembly, ...]
     table: NDArray[np.uint32]
+    variant: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a way to compute a layer costs.
+
+    Args:
+        cycles: an estimate for the Cortex-M4, to compare ways and never to report.
+        flash_bytes: of its table.
+    """
+
+    cycles: float
+    flash_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -138,6 +158,27 @@ def row_of_tiles(length: int) -> Row:
         if tiles:
             options.append(Row(pixels=pixels, tiles=tiles, overlap=length - pixels if rest else 0))
     return min(options, key=lambda r: r.cycles)
+
+
+def row_cycles(row: Row, kernel: Tile, channels: int) -> float:
+    """Estimate of the calls that compute a row."""
+    window, pixels = kernel.window, row.pixels
+    tile = window.words * _STEP_CYCLES[pixels] + 12 + (11 if kernel.byte_weights else 8) * pixels
+    tile += 0 if window.passes == 1 else 12 + 7 * window.passes
+    pairs = (channels + 1) // 2
+    calls = 2 if row.overlap else 1
+    return pairs * ((row.tiles + bool(row.overlap)) * tile + 10 * calls) + calls * _CALL_CYCLES
+
+
+def weight_forms(layer: Weighted) -> tuple[Weights, ...]:
+    """How a matrix kernel's table may hold this layer's weights."""
+    flat = layer.weights.reshape(len(layer.bias), -1)
+    shared = dense.weights_refusal(flat, layer.bias) is None
+    return (Weights.HALVES, Weights.BYTES) if shared else (Weights.HALVES,)
+
+
+VARIANTS = {Weights.HALVES: "", Weights.BYTES: "w8"}
+"""In kernel names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,8 @@ from tinyengine.kernels.assembly import tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Row, Weighted, Widening
+from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Price, Row, Weighted, Widening
+from tinyengine.kernels.tiling import Tile, Weights
 
 _MOST_UNROLLED_WORDS = 72
 _BAND_ROWS = (32, 16, 12, 8, 6, 4, 3, 2, 1)
@@ -128,15 +129,31 @@ def layer(graph: Graph, node: Node) -> Layer | str:
     return _kernel(found, 1, vertical=False).refusal() or found
 
 
-def bands(found: Layer) -> tuple[int, ...]:
-    """Candidate bands in output rows, largest first."""
-    return (found.out[0], *(b for b in _BAND_ROWS if b < found.out[0]))
+def tiles(found: Layer) -> tuple[Tile, ...]:
+    """Candidates: bands in output rows."""
+    bands = (found.out[0], *(b for b in _BAND_ROWS if b < found.out[0]))
+    return tuple(Tile(band=b, weights=w) for b in bands for w in common.weight_forms(found.weighted))
 
 
-def scratch_bytes(found: Layer, band: int) -> int:
-    """The widened rows a band reads."""
-    rows = (min(band, found.out[0]) - 1) * found.stride[0] + found.row_extent
-    return 2 * rows * found.row_halves
+def _band_rows(found: Layer, band: int) -> int:
+    """Widened rows a band reads."""
+    return (min(band, found.out[0]) - 1) * found.stride[0] + found.row_extent
+
+
+def scratch_bytes(found: Layer, choice: Tile) -> int:
+    """The widened rows of a band."""
+    return 2 * _band_rows(found, choice.band) * found.row_halves
+
+
+def price(found: Layer, choice: Tile) -> Price:
+    """Widening, rows that two bands share twice, and tiles."""
+    band = min(choice.band, found.out[0])
+    widened = -(-found.out[0] // band) * _band_rows(found, band) * (found.row_halves * common.WIDEN_CYCLES + 100)
+    walk = _walk(found, band)
+    kernel = _kernel(found, walk.row.pixels, vertical=walk.vertical, weights=choice.weights)
+    rows = found.out[1] if walk.vertical else found.out[0]
+    cycles = found.batch * (widened + rows * common.row_cycles(walk.row, kernel, found.channels))
+    return Price(cycles=cycles, flash_bytes=4 * kernel.block_words * ((found.channels + 1) // 2))
 
 
 def _offsets(found: Layer) -> tuple[tuple[int, ...], ...]:
@@ -163,7 +180,7 @@ def _window(found: Layer) -> tile.Window:
     return tile.Window(offsets_bytes=rows[0], passes=len(rows), step_bytes=step)
 
 
-def _kernel(found: Layer, pixels: int, *, vertical: bool) -> tile.Tile:
+def _kernel(found: Layer, pixels: int, *, vertical: bool, weights: Weights = Weights.HALVES) -> tile.Tile:
     if vertical:
         x_step, out_step = 2 * found.stride[0] * found.row_halves, found.out[1] * found.channels
     else:
@@ -175,6 +192,7 @@ def _kernel(found: Layer, pixels: int, *, vertical: bool) -> tile.Tile:
         tile_step_bytes=x_step * pixels,
         out_step_bytes=out_step * pixels,
         epilogue=found.weighted.epilogue,
+        byte_weights=weights is Weights.BYTES,
     )
 
 
@@ -200,11 +218,11 @@ def _walk(found: Layer, band: int) -> _Walk:
     return min(options, key=lambda o: o[:2])[2]
 
 
-def plan(found: Layer, band: int, core: Core) -> Plan[ConvolutionParameters]:
-    """Everything for bands of `band` output rows."""
-    band = min(band, found.out[0])
+def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
+    """Everything for a choice."""
+    band = min(choice.band, found.out[0])
     walk = _walk(found, band)
-    kernel = _kernel(found, walk.row.pixels, vertical=walk.vertical)
+    kernel = _kernel(found, walk.row.pixels, vertical=walk.vertical, weights=choice.weights)
     assembly = []
     # A companion channel is woven in by the driver: the kernel cannot.
     is_plain = found.wide_depth == found.depth
@@ -215,7 +233,7 @@ def plan(found: Layer, band: int, core: Core) -> Plan[ConvolutionParameters]:
     assembly.append(
         Assembly(
             role="tile",
-            label=f"tile_2x{walk.row.pixels}_{kh}x{kw}_k{found.wide_depth}",
+            label=f"tile{common.VARIANTS[choice.weights]}_2x{walk.row.pixels}_{kh}x{kw}_k{found.wide_depth}",
             prototype=common.TILE_PROTOTYPE,
             text=tile.render(
                 common.PLACEHOLDER,
@@ -261,6 +279,7 @@ def plan(found: Layer, band: int, core: Core) -> Plan[ConvolutionParameters]:
         ),
         assembly=tuple(assembly),
         table=_table(found, kernel),
+        variant=common.VARIANTS[choice.weights],
     )
 
 

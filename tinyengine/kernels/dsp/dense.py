@@ -8,7 +8,8 @@ from tinyengine.ir import Graph, Node
 from tinyengine.kernels.assembly import dense
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Plan, Weighted, Widening
+from tinyengine.kernels.dsp.common import Assembly, Plan, Price, Weighted, Widening
+from tinyengine.kernels.tiling import Tile, Weights
 
 _UNROLLS = (16, 8, 4, 2)
 
@@ -46,9 +47,21 @@ def layer(graph: Graph, node: Node) -> Layer | str:
     return dense.weights_refusal(constants.weights, constants.bias) or _kernel(found).refusal() or found
 
 
-def scratch_bytes(found: Layer) -> int:
+def tiles(found: Layer) -> tuple[Tile, ...]:  # noqa: ARG001
+    """There is one way."""
+    return (Tile(weights=Weights.BYTES),)
+
+
+def scratch_bytes(found: Layer, choice: Tile) -> int:  # noqa: ARG001
     """One widened row."""
     return 2 * found.depth
+
+
+def price(found: Layer, choice: Tile) -> Price:  # noqa: ARG001
+    """A row's widening and products."""
+    cycles = found.rows * (found.depth * common.WIDEN_CYCLES + found.channels * (1.18 * found.depth + 12))
+    blocks = found.channels // dense.CHANNELS
+    return Price(cycles=cycles, flash_bytes=4 * blocks * _kernel(found).block_words)
 
 
 def _kernel(found: Layer) -> dense.Dense:
@@ -56,7 +69,7 @@ def _kernel(found: Layer) -> dense.Dense:
     return dense.Dense(depth=found.depth, unroll=unroll, epilogue=found.weighted.epilogue)
 
 
-def plan(found: Layer, core: Core) -> Plan[DenseParameters]:
+def plan(found: Layer, choice: Tile, core: Core) -> Plan[DenseParameters]:  # noqa: ARG001
     """Everything for the layer."""
     order = common.order_of(found.depth)
     widening = Widening(elements=found.depth, split=True)

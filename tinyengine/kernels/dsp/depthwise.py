@@ -11,7 +11,8 @@ from tinyengine.ir import DepthwiseConv2D, Graph, Node
 from tinyengine.kernels.assembly import depthwise, widen
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Plan, Weighted
+from tinyengine.kernels.dsp.common import Assembly, Plan, Price, Weighted
+from tinyengine.kernels.tiling import Tile
 
 _GROUP = 4
 _BAND_ROWS = (32, 24, 16, 12, 8, 6, 4, 2, 1)
@@ -121,9 +122,9 @@ def _transposed(layer: Layer) -> Layer:
     )
 
 
-def bands(found: Layer) -> tuple[int, ...]:
-    """Candidate bands in output rows of the planes, largest first."""
-    return (found.out[0], *(b for b in _BAND_ROWS if b < found.out[0]))
+def tiles(found: Layer) -> tuple[Tile, ...]:
+    """Candidates: bands in output rows of the planes."""
+    return tuple(Tile(band=b) for b in (found.out[0], *(b for b in _BAND_ROWS if b < found.out[0])))
 
 
 def _plane_rows(found: Layer, band: int) -> int:
@@ -132,9 +133,18 @@ def _plane_rows(found: Layer, band: int) -> int:
     return max(rows, found.before[0] + found.size[0]) if band >= found.out[0] else rows
 
 
-def scratch_bytes(found: Layer, band: int) -> int:
+def scratch_bytes(found: Layer, choice: Tile) -> int:
     """Four planes of a band."""
-    return 2 * _GROUP * _plane_rows(found, band) * found.plane_columns
+    return 2 * _GROUP * _plane_rows(found, choice.band) * found.plane_columns
+
+
+def price(found: Layer, choice: Tile) -> Price:
+    """Filling planes, rows that two bands share twice, and a call a channel and band."""
+    bands = -(-found.out[0] // min(choice.band, found.out[0]))
+    filled = bands * _plane_rows(found, choice.band) * found.plane_columns * 2.5
+    outputs = found.out[0] * (found.out[1] * (4 + 1.2 * found.kernel[0] * found.kernel[1]) + 10)
+    cycles = found.batch * found.channels * (filled + outputs + bands * 60)
+    return Price(cycles=cycles, flash_bytes=4 * _kernel(found).table_words * found.channels)
 
 
 def _kernel(found: Layer) -> depthwise.Plane:
@@ -160,9 +170,9 @@ def _fill(found: Layer, plane_rows: int) -> widen.PlaneFill:
     )
 
 
-def plan(found: Layer, band: int, core: Core) -> Plan[DepthwiseParameters]:
-    """Everything for bands of `band` output rows."""
-    band = min(band, found.out[0])
+def plan(found: Layer, choice: Tile, core: Core) -> Plan[DepthwiseParameters]:
+    """Everything for a choice."""
+    band = min(choice.band, found.out[0])
     rows = _plane_rows(found, band)
     kernel = _kernel(found)
     kh, kw = found.kernel

@@ -10,7 +10,8 @@ from tinyengine.kernels.assembly import tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Weighted, Widening
+from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Price, Weighted, Widening
+from tinyengine.kernels.tiling import Tile, Weights
 
 _BAND_PIXELS = (256, 192, 144, 96, 72, 48, 36, 24, 16, 12, 8, 4)
 _MOST_UNROLLED_WORDS = 64
@@ -64,15 +65,33 @@ def layer(graph: Graph, node: Node) -> Layer | str:
     return _kernel(found, 1).refusal() or found
 
 
-def bands(found: Layer) -> tuple[int, ...]:
-    """Candidate bands in pixels, largest first. Bands start on a word."""
+def tiles(found: Layer) -> tuple[Tile, ...]:
+    """Candidates: bands in pixels, each starting on a word."""
     sizes = [b for b in _BAND_PIXELS if b < found.pixels and b * found.depth % 4 == 0]
-    return (found.pixels, *sizes) if found.pixels <= _BAND_PIXELS[0] else tuple(sizes)
+    bands = (found.pixels, *sizes) if found.pixels <= _BAND_PIXELS[0] else tuple(sizes)
+    return tuple(Tile(band=b, weights=w) for b in bands for w in common.weight_forms(found.weighted))
 
 
-def scratch_bytes(found: Layer, band: int) -> int:
+def scratch_bytes(found: Layer, choice: Tile) -> int:
     """The widened band."""
-    return 2 * min(band, found.pixels) * found.depth
+    return 2 * min(choice.band, found.pixels) * found.depth
+
+
+def price(found: Layer, choice: Tile) -> Price:
+    """Widening and tiles of every band."""
+    cycles = found.pixels * found.depth * common.WIDEN_CYCLES
+    for count, pixels in _bands(found, choice):
+        row = _row(found, pixels)
+        cycles += count * common.row_cycles(row, _kernel(found, row.pixels, choice.weights), found.channels)
+    kernel = _kernel(found, 1, choice.weights)
+    return Price(cycles=cycles, flash_bytes=4 * kernel.block_words * ((found.channels + 1) // 2))
+
+
+def _bands(found: Layer, choice: Tile) -> tuple[tuple[int, int], ...]:
+    """How many bands of how many pixels."""
+    band = min(choice.band, found.pixels)
+    whole, rest = divmod(found.pixels, band)
+    return ((whole, band), (1, rest)) if rest else ((whole, band),)
 
 
 def _window(depth: int) -> tile.Window:
@@ -84,7 +103,7 @@ def _window(depth: int) -> tile.Window:
     return tile.Window(offsets_bytes=tuple(range(0, 4 * run, 4)), passes=passes, step_bytes=4 * run)
 
 
-def _kernel(found: Layer, pixels: int) -> tile.Tile:
+def _kernel(found: Layer, pixels: int, weights: Weights = Weights.HALVES) -> tile.Tile:
     return tile.Tile(
         window=_window(found.depth),
         pixel_offsets_bytes=tuple(2 * found.depth * p for p in range(pixels)),
@@ -92,6 +111,7 @@ def _kernel(found: Layer, pixels: int) -> tile.Tile:
         tile_step_bytes=2 * found.depth * pixels,
         out_step_bytes=found.channels * pixels,
         epilogue=found.weighted.epilogue,
+        byte_weights=weights is Weights.BYTES,
     )
 
 
@@ -105,21 +125,18 @@ def _row(found: Layer, length: int) -> common.Row:
     raise ValueError("a layer that was taken has a kernel")
 
 
-def plan(found: Layer, band: int, core: Core) -> Plan[PointwiseParameters]:
-    """Everything for bands of `band` pixels."""
+def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
+    """Everything for a choice."""
     order = common.order_of(found.depth)
-    whole, rest = divmod(found.pixels, min(band, found.pixels))
     assembly = {"widen": common.widen_assembly(order, core)}
     parts = []
-    for count, pixels in ((whole, min(band, found.pixels)), (1, rest)):
-        if not pixels:
-            continue
+    for count, pixels in _bands(found, choice):
         row = _row(found, pixels)
-        kernel = _kernel(found, row.pixels)
+        kernel = _kernel(found, row.pixels, choice.weights)
         role = f"tile{row.pixels}"
         assembly[role] = Assembly(
             role=role,
-            label=f"tile_2x{row.pixels}_k{found.depth}",
+            label=f"tile{common.VARIANTS[choice.weights]}_2x{row.pixels}_k{found.depth}",
             prototype=common.TILE_PROTOTYPE,
             text=tile.render(
                 common.PLACEHOLDER,
@@ -146,10 +163,14 @@ def plan(found: Layer, band: int, core: Core) -> Plan[PointwiseParameters]:
     index = common.paired(found.channels)
     weights = common.reorder(found.weighted.weights.reshape(found.channels, -1), order)
     table = tile.pack(
-        _kernel(found, 1), weights[index], found.weighted.bias[index], [found.weighted.channels[c] for c in index]
+        _kernel(found, 1, choice.weights),
+        weights[index],
+        found.weighted.bias[index],
+        [found.weighted.channels[c] for c in index],
     )
     return Plan(
         parameters=PointwiseParameters(depth=found.depth, channels=found.channels, bands=tuple(parts)),
         assembly=tuple(assembly.values()),
         table=table,
+        variant=common.VARIANTS[choice.weights],
     )

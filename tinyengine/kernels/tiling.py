@@ -1,0 +1,28 @@
+"""What may be chosen about a kernel besides which one: tile, band, and the form of its weights. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Weights(Enum):
+    """How a fast kernel's table holds weights."""
+
+    HALVES = "int16"
+    """Doubled, a halfword each."""
+    BYTES = "int8"
+    """A byte each, two channels sharing a halfword: half the flash, somewhat slower."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """Outputs computed together: `pixels` neighbours on a row times `channels`.
+
+    `band`: pixels or rows whose operands are in working memory at a time, where a kernel has such.
+    """
+
+    pixels: int = 1
+    channels: int = 1
+    band: int = 0
+    weights: Weights = Weights.HALVES
