@@ -139,8 +139,8 @@ def _compile(folder: Path, text: str, *flags: str, sources: tuple[str, ...]) -> 
     (folder / "main.c").write_text(text)
     here = native._SOURCES
     files = [folder / "main.c", *(here / name for name in sources)]
-    command = ["gcc", "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", *flags, f"-I{here}", "-o", program, *files]
-    subprocess.run(command, check=True)
+    options: list[str | Path] = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", *flags, f"-I{here}"]
+    subprocess.run(["gcc", *options, "-o", program, *files], check=True)
     return program
 
 

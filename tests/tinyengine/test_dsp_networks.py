@@ -27,17 +27,25 @@ from tinyengine.ir import (
 )
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.catalogue import Target
+from tinyengine.schedule import Optimize, flash_bytes
 
 TARGETS = {Core.M4: Target.M4, Core.M7: Target.M7}
 MOST_STACK_BYTES = 1024
 
 
 def assert_equal_to_reference(
-    graphs: Sequence[Graph], core: Core, modes: Sequence[Requant], seeds: Sequence[int] = (0, 3)
+    graphs: Sequence[Graph],
+    core: Core,
+    modes: Sequence[Requant],
+    seeds: Sequence[int] = (0, 3),
+    optimize: Optimize = Optimize.BALANCED,
 ) -> list[Compiled]:
     """Compiles all graphs into one image, runs each on several inputs, compares all bytes."""
     cases = [(g, mode) for g in graphs for mode in modes]
-    models = [compile_graph(g, CompileOptions(requant=mode, target=TARGETS[core])) for g, mode in cases]
+    models = [
+        compile_graph(g, CompileOptions(requant=mode, target=TARGETS[core], optimize=optimize))
+        for g, mode in cases
+    ]
     batch = CoreBatch(models, core)
     for index, (graph, mode) in enumerate(cases):
         for seed in seeds:
@@ -171,12 +179,12 @@ def hand_picked() -> Iterator[tuple[str, Graph]]:
     for n, shape in enumerate(((1, 1), (2, 2), (3, 3), (5, 6), (12, 12), (13, 13), (25, 5), (30, 4))):
         channels = 4 * (n % 3 + 1)
         yield "depthwise", some.convolution(shape, channels, 0, (3, 3), padding=(1, 1, 1, 1))
-    for kernel, stride, size in ((3, 2, 11), (3, 2, 12), (5, 1, 11), (5, 2, 12), (7, 1, 9), (7, 2, 10), (2, 1, 7)):
+    for kernel, stride, side in ((3, 2, 11), (3, 2, 12), (5, 1, 11), (5, 2, 12), (7, 1, 9), (7, 2, 10), (2, 1, 7)):
         before, after = (kernel - 1) // 2, kernel // 2
         padding = (before, after, before, after)
         yield (
             "depthwise",
-            some.convolution((size, size), 8, 0, (kernel, kernel), stride=(stride, stride), padding=padding),
+            some.convolution((side, side), 8, 0, (kernel, kernel), stride=(stride, stride), padding=padding),
         )
     yield "depthwise", some.convolution((6, 50), 4, 0, (3, 3), padding=(1, 1, 1, 1), batch=2)
     yield "depthwise", some.convolution((9, 9), 4, 0, (3, 3), padding=(2, 2, 2, 2))
@@ -204,6 +212,28 @@ def test_layers_around_every_tile_equal_the_reference(core: Core) -> None:
         assert not family or model.schedule.steps[0].spec.template == wanted, f"{graph.name} is not taken"
     used = Counter(m.schedule.steps[0].spec.template for m in models)
     assert len([u for u in used if u.startswith("dsp/")]) >= 5, used
+
+
+@pytest.mark.parametrize("core", Core)
+@pytest.mark.parametrize("optimize", [Optimize.LATENCY, Optimize.FLASH])
+def test_every_preference_equals_the_reference(core: Core, optimize: Optimize) -> None:
+    picked = [g for _, g in hand_picked()][::3]
+    assert_equal_to_reference(picked, core, [Requant.EXACT], seeds=(0,), optimize=optimize)
+
+
+def test_preferences_trade_flash_for_cycles(shared_dir: Path) -> None:
+    name = "mlperf_pretrainedResnet_quant"
+    graph = tflite.load((shared_dir / "models" / f"{name}.tflite").read_bytes(), name=name)
+
+    def flash(optimize: Optimize, limit: int | None = None) -> int:
+        options = CompileOptions(target=Target.M4, optimize=optimize, flash_limit_bytes=limit)
+        return flash_bytes(graph, compile_graph(graph, options).schedule.steps)
+
+    least, usual, most = flash(Optimize.FLASH), flash(Optimize.BALANCED), flash(Optimize.LATENCY)
+    assert least <= usual < most
+    between = (least + most) // 2
+    assert least <= flash(Optimize.LATENCY, between) <= between
+    assert flash(Optimize.LATENCY, 1) == least, "a limit below the least is the linker's to report"
 
 
 @pytest.mark.parametrize("core", Core)
