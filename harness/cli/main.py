@@ -7,6 +7,7 @@ Anything that is not one of our errors is our bug and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -74,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; ends with `SystemExit`."""
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that speaks ASCII only gets escapes, not a traceback.
+        sys.stdout.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=with_json_values(given), prog_name="tinyrack")
