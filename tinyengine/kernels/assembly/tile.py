@@ -8,8 +8,8 @@ once or in equal passes, so that a 1x1, a KxK and a dilated kernel are the same 
     void name(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t tiles_and_blocks);
 
 Weights are int16, doubled; or, at `byte_weights`, a byte each: two channels share a halfword as 256 * second +
-first, SMLAD on the raw word gives 256 * S + F, on its sign-extended low bytes F; the difference is S. That costs one
-SXTB16 for each weight word saved, and three instructions for two outputs.
+first, SMLAD on the raw word gives 256 * S + F, on its sign-extended low bytes F; the difference is S. That costs
+one SXTB16 for each weight word saved, and three instructions for two outputs.
 
 `x` points at the window of the row's first pixel (word-aligned), `table` at the channel pairs' words as `pack`
 lays them out, `out` at the first pixel's first channel; the last argument is tiles | blocks << 16.
