@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from harness.boards import Board
 from harness.chips import Chip, chip_names, load_chip
-from harness.errors import BoardTimeout, FlashFailed
+from harness.errors import BoardTimeout, ConfigError, FlashFailed
 from harness.interfaces import FlashReport
 from harness.pyocd_worker import Target
 
@@ -66,7 +66,7 @@ class PyocdProbe:
             # pyOCD's H743 algorithm erases the sector after the one it is asked to erase, too. Programming every
             # sector in ascending order makes up for that; leaving unchanged ones alone would not.
             incremental=chip.flash.controller != "h7",
-            known=tuple((c.name, c.idcode.address, c.idcode.device_id) for c in map(load_chip, chip_names())),
+            known=_known_chips(),
         )
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -175,6 +175,17 @@ class PyocdProbe:
             process, self._process = self._process, None
         if process is not None:
             _kill_now(process)
+
+
+def _known_chips() -> tuple[tuple[str, int, int], ...]:
+    """What may be on the probe by mistake: (chip, address of its DBGMCU_IDCODE, its DEV_ID)."""
+    found: list[tuple[str, int, int]] = []
+    for name in chip_names():
+        # A broken file of another chip is not this board's problem.
+        with contextlib.suppress(ConfigError):
+            chip = load_chip(name)
+            found.append((chip.name, chip.idcode.address, chip.idcode.device_id))
+    return tuple(found)
 
 
 def _forward(stdout: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:

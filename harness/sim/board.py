@@ -65,6 +65,8 @@ class SimulatedBoard:
         transmit: Callable[[bytes], None],
         memory_model: MemoryModelName = "chip",
     ) -> None:
+        if chip.flash.controller not in ("f4", "f7", "h7"):
+            raise ValueError(f"{chip.name} is no STM32 that is modelled here")
         if len(flash) != chip.flash_bytes:
             raise ValueError(f"{chip.name} has {chip.flash_bytes} B of flash, not {len(flash)}")
         self.chip, self.wiring = chip, wiring

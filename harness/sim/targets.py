@@ -1,18 +1,17 @@
 """pyOCD targets for parts it has none for: STM32F746xG and STM32F765xG.
 
-Flash of the first 1 MB is laid out as on F767 in single-bank mode, so its flash algorithm fits, taken from pyOCD
-itself. F767's connect hook is not taken: F746 has no nDBANK option, and on F765 dual bank must be refused, because
-sectors are half as large then and the algorithm would erase the wrong ones.
+Both are pyOCD's F767 with another memory map: the first 1 MB of flash is laid out as there in single-bank mode, so
+its algorithm fits, and so does its way to connect under reset. Its connect hook is replaced: F746 has no nDBANK
+option, and on F765 dual bank must be refused, because sectors are half as large then and the algorithm would erase
+the wrong ones.
 """
 
 from __future__ import annotations
 
 from pyocd.core import exceptions
 from pyocd.core.memory_map import FlashRegion, MemoryMap, RamRegion
-from pyocd.core.session import Session
-from pyocd.coresight.coresight_target import CoreSightTarget
 from pyocd.target import TARGET
-from pyocd.target.builtin.target_STM32F767xx import FLASH_ALGO
+from pyocd.target.builtin.target_STM32F767xx import FLASH_ALGO, STM32F767xx
 
 _OPTCR = 0x4002_3C14
 _NDBANK = 1 << 29
@@ -35,26 +34,20 @@ def _memory_map(ram_bytes: int) -> MemoryMap:
     )
 
 
-class STM32F746xG(CoreSightTarget):  # type: ignore[misc]
+class STM32F746xG(STM32F767xx):  # type: ignore[misc]
     """1 MB of flash in one bank, 320 kB of RAM from 0x20000000."""
 
-    VENDOR = "STMicroelectronics"
-
-    def __init__(self, session: Session) -> None:
-        super().__init__(session, _memory_map(0x5_0000))
+    MEMORY_MAP = _memory_map(0x5_0000)
 
     def post_connect_hook(self) -> None:
         """Keeps the debug clocks on in low-power modes."""
         self.write32(_DBGMCU_CR, _KEEP_DEBUG_IN_LOW_POWER)
 
 
-class STM32F765xG(CoreSightTarget):  # type: ignore[misc]
+class STM32F765xG(STM32F767xx):  # type: ignore[misc]
     """1 MB of flash, 512 kB of RAM from 0x20000000. Refuses a chip in dual-bank mode."""
 
-    VENDOR = "STMicroelectronics"
-
-    def __init__(self, session: Session) -> None:
-        super().__init__(session, _memory_map(0x8_0000))
+    MEMORY_MAP = _memory_map(0x8_0000)
 
     def post_connect_hook(self) -> None:
         """Checks nDBANK.
