@@ -319,10 +319,11 @@ class NativeCore:
         self._uc = uc  # the engine must outlive the hook
         numbers = [getattr(arm_const, f"UC_ARM_REG_R{n}") for n in range(13)]
         numbers += [arm_const.UC_ARM_REG_SP, arm_const.UC_ARM_REG_LR, arm_const.UC_ARM_REG_PC]
+        numbers += [getattr(arm_const, f"UC_ARM_REG_S{n}") for n in range(32)]
         self._functions = _unicorn_functions()
         kind = {"cortex-m4": 4, "cortex-m7": 7}[core]
         self._handle = self._library.tr_unicorn_attach(
-            kind, uc._uch, ctypes.byref(self._functions), (ctypes.c_int * 16)(*numbers)
+            kind, uc._uch, ctypes.byref(self._functions), (ctypes.c_int * len(numbers))(*numbers)
         )
         if not self._handle:
             raise RuntimeError("Unicorn refused the block hook")

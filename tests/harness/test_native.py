@@ -276,6 +276,13 @@ ADDRESSES = """
     ldmdb r1, {r4, r5, r8}
     pop {r0-r5}
     str r0, [r9, #8]
+    vmov s5, r9
+    add r9, #16
+    vmov r9, s5
+    ldr r3, [r9, #12]
+    vmov s6, r7
+    vmov r11, s7
+    vmov s7, r0
     ldr r11, =0x08004444
     ldr r11, [r11]
     tbb [pc, r3]

@@ -6,7 +6,7 @@
 enum { TR_STORES = 24 };
 
 typedef struct {
-    tr_address registers[16];
+    tr_address registers[16], fp[32];
     /* Stores so far whose address and value are known: a load of the same address gets that value. */
     struct {
         tr_address at, value;
@@ -32,7 +32,7 @@ static tr_address plus(tr_address a, uint32_t value) {
 static tr_address slot_of(tr_trace *trace, tr_slot_kind kind, tr_address a, tr_address b, uint32_t shift) {
     if (trace->slot_count == TR_SLOTS_DRAFT_MAX) return UNKNOWN;
     trace->slots[trace->slot_count] = (tr_slot){.a = a, .b = b, .kind = (uint8_t)kind, .shift = (uint8_t)shift};
-    return term((uint16_t)(16 + trace->slot_count++));
+    return term((uint16_t)(TR_FIRST_SLOT + trace->slot_count++));
 }
 
 /* a + (b << shift): in place where that is still of an address's form, else as a slot. */
@@ -82,8 +82,8 @@ static tr_address loaded(tr_trace *trace, const values *v, const tr_insn *i, tr_
         if (same(&v->stores[n].at, &at)) return v->stores[n].value;
     const tr_address result = slot_of(trace, TR_SLOT_LOAD, at, UNKNOWN, 0);
     if (result.known) {
-        trace->slots[result.base - 16].bytes = i->access_bytes;
-        trace->slots[result.base - 16].signs = (i->traits & TR_SIGN_EXTENDS) != 0;
+        trace->slots[result.base - TR_FIRST_SLOT].bytes = i->access_bytes;
+        trace->slots[result.base - TR_FIRST_SLOT].signs = (i->traits & TR_SIGN_EXTENDS) != 0;
     }
     return result;
 }
@@ -99,22 +99,22 @@ static int accesses_memory(const tr_insn *i) {
 }
 
 static void need(tr_trace *trace, const tr_address *address) {
-    if (address->base < 16) trace->registers |= 1u << address->base; /* TR_NO_TERM and slots are beyond */
-    if (address->index < 16) trace->registers |= 1u << address->index;
+    if (address->base < TR_FIRST_SLOT) trace->registers |= UINT64_C(1) << address->base;
+    if (address->index < TR_FIRST_SLOT) trace->registers |= UINT64_C(1) << address->index;
 }
 
-static int is_slot(uint16_t number) { return number != TR_NO_TERM && number >= 16; }
+static int is_slot(uint16_t number) { return number != TR_NO_TERM && number >= TR_FIRST_SLOT; }
 
 static void use(uint8_t *used, const tr_address *at) {
-    if (is_slot(at->base)) used[at->base - 16] = 1;
-    if (is_slot(at->index)) used[at->index - 16] = 1;
+    if (is_slot(at->base)) used[at->base - TR_FIRST_SLOT] = 1;
+    if (is_slot(at->index)) used[at->index - TR_FIRST_SLOT] = 1;
 }
 
 /* Renames the slots of an address; an address whose slot did not fit is no longer known. */
 static void rename_slots(tr_trace *trace, tr_address *at, const uint16_t *names) {
-    if (is_slot(at->base)) at->base = names[at->base - 16];
-    if (is_slot(at->index)) at->index = names[at->index - 16];
-    const uint16_t last = 16 + TR_SLOTS_MAX - 1;
+    if (is_slot(at->base)) at->base = names[at->base - TR_FIRST_SLOT];
+    if (is_slot(at->index)) at->index = names[at->index - TR_FIRST_SLOT];
+    const uint16_t last = TR_FIRST_SLOT + TR_SLOTS_MAX - 1;
     if ((at->base != TR_NO_TERM && at->base > last) || (at->index != TR_NO_TERM && at->index > last)) *at = UNKNOWN;
     need(trace, at);
 }
@@ -132,7 +132,7 @@ static void drop_unused_slots(tr_trace *trace) {
         use(used, &trace->slots[n].b);
     }
     for (uint32_t n = 0; n < trace->slot_count; n++) {
-        names[n] = (uint16_t)(16 + kept);
+        names[n] = (uint16_t)(TR_FIRST_SLOT + kept);
         if (used[n]) trace->slots[kept++] = trace->slots[n];
     }
     trace->slot_count = kept > TR_SLOTS_MAX ? TR_SLOTS_MAX : kept;
@@ -176,6 +176,8 @@ static tr_address result_of(tr_trace *trace, const tr_insn *i, const values *v) 
         const tr_address product = slot_of(trace, TR_SLOT_PRODUCT, r[i->rn], r[i->rm], 0);
         return is_zero(&a) ? product : sum(trace, a, product, 0);
     }
+    case TR_VALUE_FROM_FP:
+        return v->fp[i->rm & 31u];
     default:
         return UNKNOWN;
     }
@@ -193,13 +195,14 @@ void tr_trace_block(tr_trace *trace, const tr_insn *insns, uint32_t count) {
     memset(&v, 0, sizeof v);
     for (uint16_t n = 0; n < 15; n++) v.registers[n] = term(n);
     v.registers[15] = UNKNOWN;
+    for (uint16_t n = 0; n < 32; n++) v.fp[n] = term((uint16_t)(TR_FIRST_FP_TERM + n));
     trace->count = trace->unknown = trace->registers = trace->slot_count = 0;
     for (uint32_t n = 0; n < count; n++) {
         const tr_insn *i = &insns[n];
         const int conditional = (i->traits & TR_CONDITIONAL) && i->op != TR_OP_BRANCH;
         tr_address result = i->value ? result_of(trace, i, &v) : UNKNOWN;
         uint32_t set = 0; /* the register `result` is for */
-        if (i->value) set = 1u << (i->rd & 15u);
+        if (i->value && i->value != TR_VALUE_TO_FP) set = 1u << (i->rd & 15u);
         tr_address stepped = UNKNOWN, second = UNKNOWN, multi[16];
         memset(multi, 0, sizeof multi);
         if (accesses_memory(i)) {
@@ -244,6 +247,10 @@ void tr_trace_block(tr_trace *trace, const tr_insn *insns, uint32_t count) {
             else if (i->op == TR_OP_LOAD_DUAL && r == i->rm) v.registers[r] = second;
             else if ((i->traits & TR_WRITEBACK) && r == i->base) v.registers[r] = stepped;
             else v.registers[r] = i->op == TR_OP_LOAD_MULTI ? multi[r] : UNKNOWN;
+        }
+        for (uint32_t rest = i->fp_writes; rest != 0; rest &= rest - 1) {
+            const unsigned r = (unsigned)__builtin_ctz(rest);
+            v.fp[r] = i->value == TR_VALUE_TO_FP && !conditional && i->rn < 15 ? v.registers[i->rn] : UNKNOWN;
         }
     }
     drop_unused_slots(trace);

@@ -11,12 +11,15 @@
 #include "insn.h"
 
 enum {
+    TR_FIRST_FP_TERM = 16, /* terms are r0 to r15, s0 to s31, slots */
+    TR_FIRST_SLOT = 48,
     TR_SLOTS_MAX = 48,        /* values a block works out or loads on the way to its addresses */
     TR_SLOTS_DRAFT_MAX = 768, /* before those that no address needs are dropped */
     TR_NO_TERM = 0xffff,
 };
 
-/* base + (index << shift) + constant. A term is a register at the block's entry, or 16 + a slot, or TR_NO_TERM. */
+/* base + (index << shift) + constant. A term is a core or FP register at the block's entry, or a slot,
+ * or TR_NO_TERM. */
 typedef struct {
     uint8_t known;
     uint8_t shift;
@@ -47,7 +50,7 @@ typedef struct {
 typedef struct {
     uint32_t count, unknown;
     uint32_t elements;  /* of all known accesses */
-    uint32_t registers; /* mask of those the addresses need */
+    uint64_t registers; /* mask of those the addresses need, core and FP */
     uint32_t slot_count;
     tr_slot *slots; /* in an order in which they can be worked out */
     tr_access *accesses;

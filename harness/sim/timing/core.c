@@ -246,11 +246,12 @@ static tr_edge *find_edge(tr_core *core, unsigned slot, uint32_t pc, uint32_t by
 
 /* The engine has registers at hand only for the block's inputs; other divides keep the mean. */
 static void correct_divides(tr_core *core, const tr_block *block) {
-    uint32_t written = 0, values[16];
+    uint32_t written = 0, values[TR_FIRST_SLOT];
     for (uint32_t n = 0; n < block->count; n++) {
         const tr_insn *insn = &block->insns[n];
         if (insn->op == TR_OP_DIV && !(written & (1u << insn->dividend | 1u << insn->divisor))) {
-            core->host.read_registers(core->host.context, 1u << insn->dividend | 1u << insn->divisor, values);
+            core->host.read_registers(
+                core->host.context, UINT64_C(1) << insn->dividend | UINT64_C(1) << insn->divisor, values);
             core->cycles += core->model->divide_cycles(
                 (insn->traits & TR_UNSIGNED_DIV) != 0, values[insn->dividend], values[insn->divisor]);
             core->cycles -= core->model->divide_mean_cycles;
@@ -297,9 +298,9 @@ static uint32_t slot_value(tr_core *core, const tr_slot *slot, const uint32_t *t
 
 /* Accesses of a block, from the registers it starts with. */
 static void charge_accesses(tr_core *core, const tr_trace *trace) {
-    uint32_t terms[16 + TR_SLOTS_MAX];
+    uint32_t terms[TR_FIRST_SLOT + TR_SLOTS_MAX];
     if (trace->registers) core->host.read_registers(core->host.context, trace->registers, terms);
-    for (uint32_t n = 0; n < trace->slot_count; n++) terms[16 + n] = slot_value(core, &trace->slots[n], terms);
+    for (uint32_t n = 0; n < trace->slot_count; n++) terms[TR_FIRST_SLOT + n] = slot_value(core, &trace->slots[n], terms);
     for (uint32_t n = 0; n < trace->count; n++) {
         const tr_access *access = &trace->accesses[n];
         uint32_t address = tr_address_value(&access->at, terms);

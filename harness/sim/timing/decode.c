@@ -750,6 +750,10 @@ static void decode_fp(tr_insn *i, uint32_t w1, uint32_t w2) {
             else i->reads |= R(rt);
             return;
         }
+        if (!is_double) {
+            value_add_register(i, rt, rt, FIELD(w1, 3, 0) << 1 | BIT(w2, 7), 0);
+            i->value = to_core ? TR_VALUE_FROM_FP : TR_VALUE_TO_FP;
+        }
         if (to_core) {
             i->fp_reads |= n;
             i->writes |= R(rt);

@@ -75,6 +75,8 @@ typedef enum {
     TR_VALUE_ADD_REGISTER, /* rd = rn + (rm << shift); rn 0xff is zero */
     TR_VALUE_SUBTRACT_REGISTER, /* rd = rn - rm */
     TR_VALUE_MULTIPLY_ADD,      /* rd = ra + rn * rm; ra 0xff is zero */
+    TR_VALUE_FROM_FP,           /* rd = FP register rm */
+    TR_VALUE_TO_FP,             /* FP register rm = rn */
 } tr_value;
 
 typedef struct {

@@ -120,7 +120,7 @@ uint32_t tr_memory_fetch(tr_memory_system *memory, const tr_fetch *block) {
 }
 
 /* Brings a line into the data cache of its range. Returns 0 on a hit, else the cycles till its first word is there. */
-static uint32_t fill(tr_memory_system *memory, uint32_t address, uint64_t cycle) {
+static uint32_t fill(tr_memory_system *memory, uint32_t address, uint64_t cycle, int for_write) {
     const tr_region *region = region_of(memory, address);
     if (region == NULL || region->kind == TR_ZERO_WAIT || !region->watch_data) return 0;
     tr_cache *cache = region->kind == TR_ART ? &memory->art_data : &memory->l1_data;
@@ -133,14 +133,14 @@ static uint32_t fill(tr_memory_system *memory, uint32_t address, uint64_t cycle)
     memory->data_misses++;
     /* One line fill at a time: a miss that comes before the last beat of the one before waits for it. */
     const uint64_t start = cycle < memory->fill_done_cycle ? memory->fill_done_cycle : cycle;
-    memory->fill_done_cycle = start + miss + region->line_cycles;
+    memory->fill_done_cycle = start + region->line_cycles + (for_write ? miss / TR_WRITE_FILLS : miss);
     return (uint32_t)(start - cycle) + miss;
 }
 
 uint32_t tr_memory_read(tr_memory_system *memory, uint32_t address, uint64_t cycle) {
-    return memory->data_line == (address >> memory->data_shift) + 1 ? 0 : fill(memory, address, cycle);
+    return memory->data_line == (address >> memory->data_shift) + 1 ? 0 : fill(memory, address, cycle, 0);
 }
 
 void tr_memory_write(tr_memory_system *memory, uint32_t address, uint64_t cycle) {
-    if (memory->data_line != (address >> memory->data_shift) + 1) fill(memory, address, cycle);
+    if (memory->data_line != (address >> memory->data_shift) + 1) fill(memory, address, cycle, 1);
 }

@@ -13,6 +13,9 @@ enum {
     /* Arm DDI 0489 2.1: the core fetches 64 bits a cycle into a queue of four such words ahead of the pipeline. Assumed:
      * with the L1 instruction cache off each of them pays the whole way to the memory. */
     TR_FETCH_BYTES = 8,
+    /* Assumed: nobody waits for the line a write brings in, so two such fills overlap (the core has more than one line
+     * fill buffer; how many Arm does not publish), and each holds up a later miss by half its way. */
+    TR_WRITE_FILLS = 2,
     /* Measured on STM32H743 (jnk0le/random, cortex_m7.md): an unaligned load costs 3 more as the older, 4 more as the
      * younger of its cycle. Which one it was is not known where the address is. */
     TR_M7_UNALIGNED_LOAD_CYCLES = 3,

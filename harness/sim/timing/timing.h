@@ -20,8 +20,9 @@ typedef struct {
     void *context;
     /* Copies `bytes` of guest memory; 0 when all could be read. */
     int (*fetch)(void *context, uint32_t address, void *destination, uint32_t bytes);
-    /* Values of the registers in `mask` (bit n: rn) at the entry of the block being announced, into values[n]. */
-    void (*read_registers)(void *context, uint32_t mask, uint32_t *values);
+    /* Values at the entry of the block being announced, into values[n] for each bit n of `mask`: bits 0 to 15 are r0 to
+     * r15, bits 16 to 47 s0 to s31. */
+    void (*read_registers)(void *context, uint64_t mask, uint32_t *values);
 } tr_host;
 
 /* How a range of addresses answers. Ranges that are not listed answer without wait. */

@@ -20,7 +20,7 @@ typedef struct {
 
 enum {
     HOOK_BLOCK = 1 << 3,
-    REGISTERS = 16,
+    REGISTERS = 48, /* r0 to r15, s0 to s31 */
 };
 
 /* Peripherals in the architecture's map (Arm DDI 0403, B3.1): reading one could change it, and none holds a pointer. */
@@ -43,12 +43,12 @@ static int fetch(void *context, uint32_t address, void *destination, uint32_t by
     return self->unicorn.mem_read(self->engine, address, destination, bytes);
 }
 
-static void read_registers(void *context, uint32_t mask, uint32_t *values) {
+static void read_registers(void *context, uint64_t mask, uint32_t *values) {
     tr_unicorn *self = context;
     int numbers[REGISTERS], count = 0;
     void *places[REGISTERS];
-    for (uint32_t rest = mask & 0xffffu; rest != 0; rest &= rest - 1) {
-        const int n = __builtin_ctz(rest);
+    for (uint64_t rest = mask & ((UINT64_C(1) << REGISTERS) - 1); rest != 0; rest &= rest - 1) {
+        const int n = __builtin_ctzll(rest);
         numbers[count] = self->register_ids[n];
         places[count++] = &values[n];
     }
