@@ -13,7 +13,7 @@ from mmap import mmap
 from harness.chips import Chip
 from harness.sim import native
 from harness.sim.bus import Findings, RegisterFile, SystemBus, TransferFault
-from harness.sim.core import Core, Engine, Region, Stop
+from harness.sim.core import Core, CoreName, Engine, Region, Stop
 from harness.sim.peripherals.flash import FlashArray, FlashController, FlashF4F7, FlashH7
 from harness.sim.peripherals.pwr import PwrF4F7, PwrH7, SyscfgF4F7, SyscfgH7
 from harness.sim.peripherals.rcc import RccF4F7, RccH7
@@ -65,11 +65,12 @@ class SimulatedBoard:
         transmit: Callable[[bytes], None],
         memory_model: MemoryModelName = "chip",
     ) -> None:
-        if chip.flash.controller not in ("f4", "f7", "h7"):
+        if chip.flash.controller not in ("f4", "f7", "h7") or chip.core not in ("cortex-m4", "cortex-m7"):
             raise ValueError(f"{chip.name} is no STM32 that is modelled here")
         if len(flash) != chip.flash_bytes:
             raise ValueError(f"{chip.name} has {chip.flash_bytes} B of flash, not {len(flash)}")
         self.chip, self.wiring = chip, wiring
+        self._core_name: CoreName = "cortex-m7" if chip.core == "cortex-m7" else "cortex-m4"
         self.timing_model, self.memory_model = native.TIMING_MODEL, memory_model
         self.idle = False
         self.sleeping = False
@@ -86,7 +87,7 @@ class SimulatedBoard:
         self.array.changed = self._flash_changed
         self._vector_base = {"f4": 0x0000_0000, "f7": 0x0020_0000, "h7": 0x0800_0000}[self._family]
         self.core = Core(
-            chip.core,
+            self._core_name,
             regions=self._regions(),
             flash=flash,
             bus=self.bus,
@@ -105,7 +106,7 @@ class SimulatedBoard:
 
     def _make_timing(self, engine: Engine, memory_model: MemoryModelName) -> native.NativeCore:
         memory = native.chip_memory(self.chip, memory_model)
-        self.timing = native.NativeCore(engine, core=self.chip.core, memory=memory)
+        self.timing = native.NativeCore(engine, core=self._core_name, memory=memory)
         return self.timing
 
     def _regions(self) -> tuple[Region, ...]:
