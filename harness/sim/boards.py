@@ -72,7 +72,7 @@ def known_boards() -> tuple[SimBoard, ...]:
             ),
         )
         for b in listed
-        if b.simulated
+        if b.simulated and b.probe.kind == "pyocd"
     ]  # fmt: skip
     return tuple(found) or tuple(SimBoard(name=name, chip=chip) for name, chip in BUILT_IN.items())
 
