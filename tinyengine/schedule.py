@@ -55,7 +55,7 @@ class Optimize(StrEnum):
     LATENCY = "latency"
     """Cycles at any price of flash or memory."""
     BALANCED = "balanced"
-    """A cycle is worth a byte of flash; working memory may raise the arena's peak by 2 %."""
+    """A byte of flash is worth a cycle, a byte of the arena a hundred."""
     SRAM = "sram"
     """As balanced, with the smallest arena."""
     FLASH = "flash"
@@ -69,7 +69,13 @@ _BYTE_PRICE: dict[Optimize, float] = {
     Optimize.FLASH: 1e6,
 }
 """Cycles of one inference that a byte of flash is worth."""
-_PEAK_GROWTH = {Optimize.LATENCY: 2.0, Optimize.BALANCED: 1.02, Optimize.SRAM: 1.0, Optimize.FLASH: 1.02}
+_ARENA_BYTE_PRICE: dict[Optimize, float] = {
+    Optimize.LATENCY: 0.0,
+    Optimize.BALANCED: 100.0,
+    Optimize.SRAM: 1e9,
+    Optimize.FLASH: 100.0,
+}
+"""Cycles of one inference that a byte of the arena is worth: RAM is a fraction of flash, and others need it too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,19 +97,17 @@ def schedule(
     """A kernel and a tile for each node, with as much working memory as costs the network little.
 
     The arena's peak is somewhere; a step elsewhere may widen its working memory up to it for free (the paper's
-    model-adaptive memory scheduling, section 3.2). So the smallest tiles decide the peak, then every step takes
-    the way that costs least under it, cycles and flash weighed by one price. A flash limit raises that price until
-    the network fits.
+    model-adaptive memory scheduling, section 3.2). So every step takes the way that costs least under a common
+    bound, cycles and flash weighed by one price; the bound is the one at which the whole costs least, a byte of it
+    having its price too. A flash limit raises the price of flash until the network fits.
 
     Raises:
         UnsupportedOp: a node no kernel can compute.
     """
     flow = dataflow(graph)
     choices = tuple(_choices(graph, step, requant, target) for step in flow.steps)
-    smallest = tuple(min(c.scratch_bytes for c in found) for found in choices)
     live = lifetimes.live_bytes(lifetimes.buffers(graph, flow), len(flow.steps))
-    peak = max((bytes_ + s for bytes_, s in zip(live, smallest, strict=True)), default=0)
-    room = int(peak * _PEAK_GROWTH[preferences.optimize])
+    room = _room(choices, live, preferences.optimize)
     allowed = tuple(
         tuple(c for c in found if bytes_ + c.scratch_bytes <= room)
         for found, bytes_ in zip(choices, live, strict=True)
@@ -115,6 +119,21 @@ def schedule(
         if limit is None or price >= _MOST_BYTE_PRICE or flash_bytes(graph, steps) <= limit:
             return Schedule(flow=flow, steps=steps)
         price = max(2 * price, 1 / 16)
+
+
+def _room(choices: tuple[tuple[_Choice, ...], ...], live: tuple[int, ...], optimize: Optimize) -> int:
+    """The bound on live values and working memory at which the network costs least."""
+    needs = tuple(
+        tuple((bytes_ + c.scratch_bytes, c.cost(_BYTE_PRICE[optimize])) for c in found)
+        for found, bytes_ in zip(choices, live, strict=True)
+    )
+    least = max((min(need for need, _ in step) for step in needs), default=0)
+    bounds = sorted({least, *(need for step in needs for need, _ in step if need > least)})
+    return min(
+        bounds,
+        key=lambda bound: _ARENA_BYTE_PRICE[optimize] * bound
+        + sum(min(cost for need, cost in step if need <= bound) for step in needs),
+    )
 
 
 _MOST_BYTE_PRICE = 1e6

@@ -257,6 +257,7 @@ def _fast(target: Target, core: Core) -> tuple[KernelSpec, ...]:
 
     return (
         spec("conv2d_s8", Conv2D, "pointwise"),
+        spec("conv2d_s8", Conv2D, "winograd"),
         spec("conv2d_s8", Conv2D, "convolution"),
         spec("dwconv2d_s8", DepthwiseConv2D, "depthwise"),
         spec("fc_s8", FullyConnected, "dense"),

@@ -43,6 +43,7 @@ from tinyengine.kernels.dsp.convolution import ConvolutionParameters
 from tinyengine.kernels.dsp.dense import DenseParameters
 from tinyengine.kernels.dsp.depthwise import DepthwiseParameters as DspDepthwiseParameters
 from tinyengine.kernels.dsp.pointwise import PointwiseParameters
+from tinyengine.kernels.dsp.winograd import WinogradParameters
 from tinyengine.kernels.tiling import Tile
 
 NARROW = 1 << 30
@@ -299,6 +300,7 @@ Parameters: TypeAlias = (
     | FloatParameters
     | CopyParameters
     | PointwiseParameters
+    | WinogradParameters
     | ConvolutionParameters
     | DspDepthwiseParameters
     | DenseParameters

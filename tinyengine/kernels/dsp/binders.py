@@ -10,7 +10,7 @@ from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, DepthwiseConv2D, Graph, Node, op_name
 from tinyengine.kernels import parameters
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.dsp import add, convolution, dense, depthwise, pointwise
+from tinyengine.kernels.dsp import add, convolution, dense, depthwise, pointwise, winograd
 from tinyengine.kernels.dsp.common import Plan, Price
 from tinyengine.kernels.parameters import Binding, Table
 from tinyengine.kernels.tiling import Tile
@@ -61,6 +61,10 @@ class Family:
             assembly=plan.assembly,
         )
 
+    def layer(self, graph: Graph, node: Node) -> object:
+        """The layer as the family sees it, for those who know its kind."""
+        return self._layer(graph, node)
+
     def refusal(self, graph: Graph, node: Node) -> str:
         """Why the family does not take the node; empty when it does."""
         found = self._layer(graph, node)
@@ -69,5 +73,5 @@ class Family:
 
 def families(core: Core) -> dict[str, Family]:
     """The families on `core`, by module name."""
-    modules = (pointwise, convolution, depthwise, dense, add)
+    modules = (pointwise, winograd, convolution, depthwise, dense, add)
     return {m.__name__.rsplit(".", 1)[1]: Family(m, core) for m in modules}

@@ -86,6 +86,7 @@ class Weighted:
         zero_point: of the input.
         channels: requantization.
         epilogue: its form.
+        most_accumulator: no accumulator exceeds it in magnitude.
     """
 
     weights: NDArray[np.int64]
@@ -93,6 +94,7 @@ class Weighted:
     zero_point: int
     channels: tuple[ChannelConstants, ...]
     epilogue: Epilogue
+    most_accumulator: int
 
 
 def weighted(graph: Graph, node: Node) -> Weighted | str:
@@ -119,7 +121,8 @@ def weighted(graph: Graph, node: Node) -> Weighted | str:
             weights[(slice(None),) * axis + (channel,)] = 0
             low[channel] = high[channel] = bias[channel] = 4 * (int(first) - zero_point_out)
             multipliers[channel] = Multiplier(multiplier=1 << 30, shift=-1)
-    if int(np.maximum(np.abs(low), np.abs(high)).max()) >= _MOST_DOUBLED:
+    most = int(np.maximum(np.abs(low), np.abs(high)).max())
+    if most >= _MOST_DOUBLED:
         return "an accumulator may reach 2^30"
     reason = requantize.refusal(multipliers)
     if reason:
@@ -130,6 +133,7 @@ def weighted(graph: Graph, node: Node) -> Weighted | str:
         zero_point=zero_point,
         channels=tuple(requantize.constants(m, zero_point_out) for m in multipliers),
         epilogue=requantize.epilogue(multipliers, zero_point_out, op.clamp),
+        most_accumulator=most,
     )
 
 
