@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness import paths
-from harness.chips import UartPins, chip_names, load_chip
+from harness.chips import UartPins, chip_names, load_chip, machine_names
 from harness.errors import ConfigError
 
 __all__ = [
@@ -49,9 +49,12 @@ class ClockSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeConfig:
-    """How the debug port is reached. For a simulated board `unique_id` is the board's name."""
+    """How the debug port is reached. For a simulated board `unique_id` is the board's name.
 
-    kind: Literal["pyocd"]
+    Kind `qemu`: the board is a QEMU process that lives as long as it is in use; its monitor stands in for a probe.
+    """
+
+    kind: Literal["pyocd", "qemu"]
     unique_id: str
     frequency_hz: int = 4_000_000
 
@@ -146,7 +149,7 @@ class _Link(_Entry):
 class _Preset(_Entry):
     """What all boards of one make share."""
 
-    chip: str = Field(pattern=r"^[a-z0-9]+$")
+    chip: str = Field(pattern=r"^[a-z0-9-]+$")
     uart: UartPins
     clock_source: Literal["hsi"] | _Hse = "hsi"
 
@@ -155,7 +158,7 @@ class _Board(_Entry):
     """One board: either a preset or a chip, plus the probe of a real board."""
 
     preset: str | None = None
-    chip: str | None = Field(default=None, pattern=r"^[a-z0-9]+$")
+    chip: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
     simulated: bool = False
     probe: _Probe | None = None
     link: _Link = _Link()
@@ -204,12 +207,14 @@ def load_boards(file: Path | None = None) -> Boards:
     builtin = paths.default_boards_file()
     base, base_lines = _read(builtin)
     built = _resolve(base, base_lines, builtin, base.presets)
+    # QEMU may be absent: its boards are measured when they are asked for.
+    usual = tuple(board for board in built if board.probe.kind != "qemu")
     if own is None or (own.exists() and own.samefile(builtin)):
-        return Boards(all=built, own=built, file=builtin)
+        return Boards(all=built, own=usual, file=builtin)
     entries, lines = _read(own)
     mine = _resolve(entries, lines, own, {**base.presets, **entries.presets})
     names = {board.name for board in mine}
-    return Boards(all=(*mine, *(b for b in built if b.name not in names)), own=mine or built, file=own)
+    return Boards(all=(*mine, *(b for b in built if b.name not in names)), own=mine or usual, file=own)
 
 
 _Lines = dict[tuple[str, ...], int]
@@ -300,9 +305,11 @@ def _resolve(entries: BoardsFile, lines: _Lines, file: Path, presets: Mapping[st
         chip = entry.chip or (preset.chip if preset else None)
         if chip is None:
             raise _at(file, lines, at, "needs `chip` or `preset`")
-        if chip not in chip_names():
-            there = ", ".join(chip_names())
-            raise _at(file, lines, (*at, "chip"), f"no chip {chip!r}; there are {there}")
+        known = (*chip_names(), *machine_names())
+        if chip not in known:
+            raise _at(file, lines, (*at, "chip"), f"no chip {chip!r}; there are {', '.join(known)}")
+        if chip in machine_names() and not entry.simulated:
+            raise _at(file, lines, (*at, "chip"), f"only QEMU has {chip}: write `simulated: true`")
         uart = (
             entry.uart or (preset.uart if preset else None) or (load_chip(chip).uart if entry.simulated else None)
         )
@@ -323,7 +330,11 @@ def _resolve(entries: BoardsFile, lines: _Lines, file: Path, presets: Mapping[st
                 name=name,
                 chip=chip,
                 simulated=entry.simulated,
-                probe=ProbeConfig(kind=probe.kind, unique_id=probe.unique_id, frequency_hz=probe.frequency_hz),
+                probe=ProbeConfig(
+                    kind="qemu" if chip in machine_names() else probe.kind,
+                    unique_id=probe.unique_id,
+                    frequency_hz=probe.frequency_hz,
+                ),
                 link=LinkConfig(kind=entry.link.kind, port=entry.link.port),
                 uart=uart,
                 clock_source=ClockSource()

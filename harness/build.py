@@ -62,7 +62,7 @@ _LINK_FLAGS = (
 _FIRMWARE_SOURCES = (
     "startup/vectors.S", "startup/start.c", "app/main.c", "runtime/cbor.c", "runtime/crc32.c",
     "runtime/frame.c", "runtime/protocol.c", "drivers/board.c", "drivers/cache.c", "drivers/clock.c",
-    "drivers/cycles.c", "drivers/uart.c", "drivers/watermark.c",
+    "drivers/watermark.c",
 )  # fmt: skip
 
 
@@ -256,10 +256,12 @@ def _defines(plan: BuildPlan) -> tuple[str, ...]:
         f"TR_CORE_{chip.core.removeprefix('cortex-').upper()}": "1",
         "TR_HSE_HZ": str(hse_hz),
         "TR_HSE_BYPASS": str(int(source.bypass)),
-        "TR_UART_NUMBER": uart.instance.removeprefix("USART"),
+        "TR_UART_NUMBER": uart.instance[-1],
         "TR_UART_BAUD": f"{plan.baud}u",
     }
     for role, pin, function in (("TX", uart.tx, tx_function), ("RX", uart.rx, rx_function)):
+        if pin == "-":
+            continue
         values[f"TR_UART_{role}_PORT"] = f"{ord(pin[1]) - ord('A')}u"
         values[f"TR_UART_{role}_PIN"] = f"{int(pin[2:])}u"
         values[f"TR_UART_{role}_AF"] = f"{function}u"
@@ -336,7 +338,8 @@ def _shared_objects(plan: BuildPlan, cache_dir: Path) -> tuple[Path, ...]:
     kept = cache_dir / "firmware"
     kept.mkdir(parents=True, exist_ok=True)
     place = kept / h.hexdigest()
-    names = (*_FIRMWARE_SOURCES, f"drivers/{plan.chip.firmware.clock}")
+    parts = plan.chip.firmware
+    names = (*_FIRMWARE_SOURCES, *(f"drivers/{name}" for name in (parts.clock, parts.uart, parts.cycles)))
     with _locked(kept / f"{place.name}.lock"):
         if not place.is_dir():
             with tempfile.TemporaryDirectory(dir=kept, prefix="build-") as folder:

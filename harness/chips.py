@@ -17,7 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from harness import paths
 from harness.errors import ConfigError
 
-Core = Literal["cortex-m4", "cortex-m7"]
+Core = Literal["cortex-m4", "cortex-m7", "cortex-m55"]
+EmulatedCore = Literal["cortex-m4", "cortex-m7"]
 Address = Annotated[int, Field(ge=0, lt=1 << 32, multiple_of=4)]
 Size = Annotated[int, Field(gt=0, le=1 << 30, multiple_of=4)]
 # YAML has lists; values that travel are tuples.
@@ -73,9 +74,9 @@ class SectorGroup(_Frozen):
 
 
 class FlashController(_Frozen):
-    """Programming model (register layout of ST's F4, F7 or H7 family) and sectors."""
+    """Programming model (registers of ST's F4, F7 or H7 family; none: RAM that the probe fills) and sectors."""
 
-    controller: Literal["f4", "f7", "h7"]
+    controller: Literal["f4", "f7", "h7", "none"]
     sectors: Annotated[tuple[SectorGroup, ...], _ListAsTuple]
 
 
@@ -112,11 +113,11 @@ class Caches(_Frozen):
 
 
 class UartPins(_Frozen):
-    """UART instance and pins, e.g. USART3, PD8, PD9."""
+    """UART instance and pins, e.g. USART3, PD8, PD9. `-` is a pin that is wired for good."""
 
-    instance: Annotated[str, Field(pattern=r"^USART[1-8]$")]
-    tx: Annotated[str, Field(pattern=r"^P[A-K]([0-9]|1[0-5])$")]
-    rx: Annotated[str, Field(pattern=r"^P[A-K]([0-9]|1[0-5])$")]
+    instance: Annotated[str, Field(pattern=r"^(USART[1-8]|UART0)$")]
+    tx: Annotated[str, Field(pattern=r"^(-|P[A-K]([0-9]|1[0-5]))$")]
+    rx: Annotated[str, Field(pattern=r"^(-|P[A-K]([0-9]|1[0-5]))$")]
 
 
 class UartFunctions(_Frozen):
@@ -132,18 +133,34 @@ class FirmwareParts(_Frozen):
     Args:
         family: selects the UART generation and names in the drivers.
         registers: folder under ``chips`` that holds chip_registers.h.
-        clock: file under ``drivers``.
+        clock, uart, cycles: files under ``drivers``.
     """
 
-    family: Literal["f4", "f7", "h7"]
+    family: Literal["f4", "f7", "h7", "mps"]
     registers: Annotated[str, Field(pattern=r"^[a-z0-9]+$")]
     clock: Annotated[str, Field(pattern=r"^[a-z0-9_]+\.c$")]
+    uart: Annotated[str, Field(pattern=r"^[a-z0-9_]+\.c$")] = "uart.c"
+    cycles: Annotated[str, Field(pattern=r"^[a-z0-9_]+\.c$")] = "cycles.c"
+
+
+class Qemu(_Frozen):
+    """How QEMU emulates the board.
+
+    Args:
+        machine: QEMU's name.
+        counter: address of 64 bits of the code memory that our plug-in counts in; they stand in for the DWT.
+        counts: modelled cycles, or instructions where the core's timing is not modelled.
+    """
+
+    machine: str
+    counter: Address
+    counts: Literal["cycles", "instructions"]
 
 
 class Chip(_Frozen):
-    """One chip folder. Addresses are bytes in the core's address space."""
+    """One chip folder. Addresses are bytes in the core's address space. `qemu` is set for boards only QEMU has."""
 
-    name: Annotated[str, Field(pattern=r"^stm32[a-z0-9]+$")]
+    name: Annotated[str, Field(pattern=r"^(stm32[a-z0-9]+|mps[23]-an[0-9]+)$")]
     core: Core
     cpuid: Annotated[int, Field(ge=0, lt=1 << 32)]
     cpu_flags: Names
@@ -157,6 +174,7 @@ class Chip(_Frozen):
     uart: UartPins
     pins: dict[str, UartFunctions]
     firmware: FirmwareParts
+    qemu: Qemu | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -173,7 +191,20 @@ class Chip(_Frozen):
         if self.idcode.simulated_revision not in self.idcode.revisions:
             raise ValueError("idcode.simulated_revision is not one of idcode.revisions")
         self.uart_functions(self.uart)
+        if self.qemu is not None and flash[0].base <= self.qemu.counter < flash[0].end:
+            raise ValueError("qemu.counter lies in memory that an image may use")
         return self
+
+    @property
+    def emulated_core(self) -> EmulatedCore:
+        """The core, for engines that emulate and time it in our own process.
+
+        Raises:
+            ConfigError: it is another one.
+        """
+        if self.core == "cortex-m55":
+            raise ConfigError("only QEMU has this core", file=f"{self.name}/chip.yaml", field="core")
+        return self.core
 
     def uart_functions(self, uart: UartPins) -> tuple[int, int]:
         """Alternate-function numbers of TX and RX.
@@ -246,7 +277,16 @@ def chips_dir() -> Path:
 
 
 def chip_names() -> tuple[str, ...]:
-    """Chips that can be built for, sorted."""
+    """Chips that exist in silicon and can be built for, sorted."""
+    return tuple(name for name in _folders() if name.startswith("stm32"))
+
+
+def machine_names() -> tuple[str, ...]:
+    """Boards that only QEMU has, sorted."""
+    return tuple(name for name in _folders() if not name.startswith("stm32"))
+
+
+def _folders() -> tuple[str, ...]:
     return tuple(sorted(p.parent.name for p in chips_dir().glob("*/chip.yaml")))
 
 
@@ -257,7 +297,7 @@ def load_chip(name: str) -> Chip:
     Raises:
         ConfigError: no such chip, or its file is wrong (file and field are named).
     """
-    known = chip_names()
+    known = _folders()
     if name not in known:
         raise ConfigError(f"unknown chip {name!r}; known: {', '.join(known)}", file=str(chips_dir()))
     file = chips_dir() / name / "chip.yaml"

@@ -39,8 +39,10 @@ void tr_board_init(void)
     struct tr_clocks clocks;
 
     count_boot();
+#if defined(TR_RCC_RESET_CAUSE)
     reset_cause = REG(TR_RCC_RESET_CAUSE);
     REG(TR_RCC_RESET_CAUSE) |= MASK(TR_RCC_RESET_CAUSE_RMVF);
+#endif
     clock_status = tr_clock_init();
     tr_cache_init();
     tr_clock_read(&clocks);

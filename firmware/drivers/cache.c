@@ -5,7 +5,8 @@
 
 #include "core_registers.h"
 
-#if defined(TR_CORE_M7)
+/* An emulator's M7 has no caches that could be switched. */
+#if defined(TR_CORE_M7) && !defined(TR_FAMILY_MPS)
 
 static void forbid_speculation(void)
 {

@@ -183,7 +183,7 @@ class Server:
             chip, wiring=options.wiring, flash=self._flash, transmit=self._tx.extend,
             memory_model=options.memory_model,
         )  # fmt: skip
-        self._debug_port = DebugPort(self.board, chip.core)
+        self._debug_port = DebugPort(self.board, chip.emulated_core)
         self._debugger: _Client | None = None
         self._clients: set[_Client] = set()
         self._owners: dict[int, int] = {}

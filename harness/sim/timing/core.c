@@ -353,7 +353,7 @@ int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
         core->fetch_stall_cycles += stall;
     }
     if (node->accesses && core->memory != NULL && core->traced) charge_accesses(core, &node->block->trace);
-    if (node->divides) correct_divides(core, node->block);
+    if (node->divides && core->host.read_registers != NULL) correct_divides(core, node->block);
     return 0;
 }
 

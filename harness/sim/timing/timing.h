@@ -20,8 +20,8 @@ typedef struct {
     void *context;
     /* Copies `bytes` of guest memory; 0 when all could be read. */
     int (*fetch)(void *context, uint32_t address, void *destination, uint32_t bytes);
-    /* Values at the entry of the block being announced, into values[n] for each bit n of `mask`: bits 0 to 15 are r0 to
-     * r15, bits 16 to 47 s0 to s31. */
+    /* NULL: the engine cannot tell; divides take their mean. Values at the entry of the block being announced, into
+     * values[n] for each bit n of `mask`: bits 0 to 15 are r0 to r15, bits 16 to 47 s0 to s31. */
     void (*read_registers)(void *context, uint64_t mask, uint32_t *values);
 } tr_host;
 
