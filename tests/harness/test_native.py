@@ -333,6 +333,14 @@ def test_zero_wait_regions_cost_nothing(tmp_path: Path) -> None:
     assert Machine(code, memory=none).run() == Machine(code).run()
 
 
+def test_the_library_compiles_without_a_warning(tmp_path: Path) -> None:
+    sources = sorted(native._SOURCES.glob("*.c"))
+    warnings = ("-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Werror")
+    command = ["cc", *native._FLAGS, *warnings, "-o", tmp_path / "library.so", *sources]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_a_compiler_the_message_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINYRACK_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))

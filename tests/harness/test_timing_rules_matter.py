@@ -80,7 +80,6 @@ def library_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     copy = tmp_path / "timing"
     shutil.copytree(native._SOURCES, copy)
     monkeypatch.setattr(native, "_SOURCES", copy)
-    monkeypatch.setattr(native, "_FLAGS", (*native._FLAGS, "-Wno-unused"))
     monkeypatch.setenv("TINYRACK_CACHE_DIR", str(tmp_path / "cache"))
     native._library.cache_clear()
     yield copy
