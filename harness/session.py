@@ -38,6 +38,7 @@ ATTEMPTS = 2
 _RETRIED = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT})
 _OVERFLOWS = frozenset({Outcome.ARENA_OVERFLOW, Outcome.FLASH_OVERFLOW})
 _WAIT_SLICE_S = 0.1
+_SOURCE_SUFFIXES = frozenset({".py", ".c", ".h", ".S", ".j2", ".yaml"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,7 +359,7 @@ def code_digest() -> str:
     package = Path(__file__).resolve().parent
     h = hashlib.sha256()
     for root in (package, package.parent / "tinyengine", paths.firmware_dir()):
-        for file in sorted(p for p in root.rglob("*") if p.is_file() and p.suffix not in (".pyc", ".pyo")):
+        for file in sorted(p for p in root.rglob("*") if p.suffix in _SOURCE_SUFFIXES):
             h.update(f"{file.relative_to(root).as_posix()}\0".encode())
             h.update(hashlib.sha256(file.read_bytes()).digest())
     return h.hexdigest()
