@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -244,16 +245,25 @@ def _compiler() -> str:
 
 
 def library_path() -> Path:
-    """The built library, made when it is not there yet; one per content of the sources, compiler and machine.
+    """The built library, made when it is not there yet.
 
     Raises:
         MissingTool: no C compiler on this machine.
     """
-    sources = sorted(_SOURCES.glob("*.[ch]"))
-    digest = hashlib.sha256(repr((_FLAGS, sys.platform, os.uname().machine)).encode())
+    return shared_object("tr_timing", sorted(_SOURCES.glob("*.[ch]")))
+
+
+def shared_object(name: str, sources: Sequence[Path], *, flags: tuple[str, ...] = ()) -> Path:
+    """The sources (headers among them) as one shared object; one per content, flags and machine, built once.
+
+    Raises:
+        MissingTool: no C compiler on this machine.
+    """
+    flags = (*_FLAGS, *flags)
+    digest = hashlib.sha256(repr((flags, sys.platform, os.uname().machine)).encode())
     for source in sources:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    target = paths.cache_dir() / "native" / f"tr_timing-{digest.hexdigest()[:20]}.so"
+    target = paths.cache_dir() / "native" / f"{name}-{digest.hexdigest()[:20]}.so"
     if target.exists():
         return target
     compiler = _compiler()
@@ -263,10 +273,10 @@ def library_path() -> Path:
             return target
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             built = Path(scratch) / "library.so"
-            command = [compiler, *_FLAGS, "-o", str(built), *(str(s) for s in sources if s.suffix == ".c")]
+            command = [compiler, *flags, "-o", str(built), *(str(s) for s in sources if s.suffix == ".c")]
             done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S, check=False)
             if done.returncode != 0:
-                raise RuntimeError(f"the timing library does not compile with {compiler}:\n{done.stderr}")
+                raise RuntimeError(f"{name} does not compile with {compiler}:\n{done.stderr}")
             built.replace(target)
     return target
 
