@@ -25,6 +25,7 @@ class CompileOptions:
         requant: rounding of accumulators.
         target: instruction set the kernels may use.
         optimize: what matters most where ways to compute a layer differ.
+        fold_constants: remove channels that are proven to be constant; outputs stay what they are.
         flash_limit_bytes: what the model may take of flash, roughly; None is no limit.
     """
 
@@ -32,6 +33,7 @@ class CompileOptions:
     target: Target = Target.C
     optimize: Optimize = Optimize.BALANCED
     flash_limit_bytes: int | None = None
+    fold_constants: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,7 @@ class Compiled:
         graph: after passes.
         macs: nominal, of the graph as imported.
         macs_executed: what the generated code performs; taps in the padding are skipped.
+        folded: whether constant channels were removed.
         weights_bytes: of the constants the graph's nodes read.
         input_names, output_names: sanitised.
     """
@@ -65,6 +68,7 @@ class Compiled:
     macs: int
     macs_executed: int
     weights_bytes: int
+    folded: bool
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
 
@@ -77,6 +81,11 @@ def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
         PlanError: the memory plan failed its check (our bug, but never shipped).
     """
     lowered = passes.run(graph)
+    folded = False
+    if options.fold_constants:
+        whole, lowered = lowered, passes.fold_constant_channels(lowered, options.requant)
+        folded = lowered is not whole
+        lowered = passes.run(lowered) if folded else lowered
     preferences = Preferences(optimize=options.optimize, flash_limit_bytes=options.flash_limit_bytes)
     scheduled = schedule(lowered, requant=options.requant, target=options.target, preferences=preferences)
     buffers = lifetimes.buffers(lowered, scheduled.flow, scheduled.scratch_bytes)
@@ -101,6 +110,7 @@ def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
         macs=sum(cost.macs(graph, n) for n in graph.nodes),
         macs_executed=sum(cost.executed_macs(lowered, n) for n in lowered.nodes),
         weights_bytes=cost.weights_bytes(lowered),
+        folded=folded,
         input_names=tuple(codegen.sanitise(lowered.tensors[t].name) for t in lowered.inputs),
         output_names=tuple(codegen.sanitise(lowered.tensors[t].name) for t in lowered.outputs),
     )

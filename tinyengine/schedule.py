@@ -75,7 +75,7 @@ _ARENA_BYTE_PRICE: dict[Optimize, float] = {
     Optimize.SRAM: 1e9,
     Optimize.FLASH: 100.0,
 }
-"""Cycles of one inference that a byte of the arena is worth: RAM is a fraction of flash, and others need it too."""
+"""Cycles of one inference that a byte of the arena is worth: RAM is scarcer than flash, and others need it too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
