@@ -23,6 +23,7 @@ from tinyengine.compile import Compiled, CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import DType, Graph, Quantize, Tensor
 from tinyengine.kernels.catalogue import Target
+from tinyengine.schedule import Optimize
 
 Values = NDArray[Any]
 DEFAULT_SEED = 0
@@ -53,6 +54,7 @@ class JobOptions:
         float_io: keep float32 boundaries on the device instead of converting on the host.
         layers: make the separate run with per-layer cycles.
         kernels: fast ones for the board's core, or portable ones.
+        optimize, flash_limit_bytes, fold_constants: as CompileOptions has them.
     """
 
     repetitions: int = 5
@@ -61,6 +63,9 @@ class JobOptions:
     float_io: bool = False
     layers: bool = True
     kernels: Kernels = Kernels.AUTO
+    optimize: Optimize = Optimize.BALANCED
+    flash_limit_bytes: int | None = None
+    fold_constants: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,7 +115,16 @@ def prepare(
     graph = source.graph(float_io=options.float_io)
     inputs = default_inputs(graph) if given is None else (fit_input(graph, given, where=source.name),)
     expected = reference.run(graph, inputs, requant=options.requant)
-    compiled = compile_graph(graph, CompileOptions(requant=options.requant, target=target))
+    compiled = compile_graph(
+        graph,
+        CompileOptions(
+            requant=options.requant,
+            target=target,
+            optimize=options.optimize,
+            flash_limit_bytes=options.flash_limit_bytes,
+            fold_constants=options.fold_constants,
+        ),
+    )
     return PreparedModel(source=source, graph=graph, compiled=compiled, inputs=inputs, expected=tuple(expected))
 
 

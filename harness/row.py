@@ -115,6 +115,7 @@ class Row:
         fault: whose fault a failure is: model, toolchain, board, link, result, user or tinyrack.
         advice: what to do about it.
         kernels: what was asked for: `auto`, the fastest for the core, or `c`, portable ones; None in older rows.
+        folded: whether channels proven constant were removed from the network.
         retries: attempts of the same job before this one, each a stored row of its own.
         warnings: what a reader must know about an otherwise good row.
         started: UTC, ISO 8601.
@@ -167,6 +168,7 @@ class Row:
     warmups: int | None = None
     float_io: bool | None = None
     kernels: str | None = None
+    folded: bool | None = None
     static_ram_bytes: int | None = None
     stack_inference_bytes: int | None = None
     weights_bytes: int | None = None

@@ -152,6 +152,7 @@ def model_facts(row: Row, model: PreparedModel) -> Row:
         row,
         macs=compiled.macs,
         macs_executed=compiled.macs_executed,
+        folded=compiled.folded,
         weights_bytes=compiled.weights_bytes,
         arena_planned_bytes=compiled.plan.arena_bytes,
         sources_digest=compiled.sources.digest(),

@@ -20,6 +20,7 @@ from rich.console import Console
 from harness import evidence, host, row
 from harness.boards import load_boards
 from harness.cli import view
+from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError, Interrupted, Outcome
 from harness.evidence import Evidence
@@ -31,6 +32,7 @@ from harness.session import Request, Result, Session, all_ok
 from harness.station import Station
 from harness.store import Store
 from tinyengine.fixedpoint import Requant
+from tinyengine.schedule import Optimize
 
 DEFAULT_RESULTS = "results"
 _REFRESH_S = 0.1
@@ -56,6 +58,9 @@ def command(
     kernels: Annotated[
         Kernels, typer.Option(help="The fastest for each board's core, or portable C.")
     ] = Kernels.AUTO,
+    optimize: OptimizeOption = Optimize.BALANCED,
+    flash_limit: FlashLimitOption = None,
+    fold_constants: FoldOption = True,
     input_file: Annotated[
         Path | None, typer.Option("--input", metavar="FILE.npy", help="The input instead of seeded noise.")
     ] = None,
@@ -88,7 +93,14 @@ def command(
         models=resolve_all(models),
         boards=chosen,
         options=JobOptions(
-            repetitions=repetitions, warmups=warmups, requant=requant, float_io=float_io, kernels=kernels
+            repetitions=repetitions,
+            warmups=warmups,
+            requant=requant,
+            float_io=float_io,
+            kernels=kernels,
+            optimize=optimize,
+            flash_limit_bytes=flash_limit,
+            fold_constants=fold_constants,
         ),
         given=None if input_file is None else read_input(input_file),
         save=None if save is None else save.absolute(),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError
 from harness.models import resolve
@@ -15,6 +16,7 @@ from harness.row import LayerRow
 from tinyengine.compile import CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant
 from tinyengine.kernels.catalogue import Target
+from tinyengine.schedule import Optimize
 
 
 class Core(StrEnum):
@@ -39,6 +41,9 @@ def command(
     core: Annotated[
         Core, typer.Option(help="Portable C, or with generated Thumb-2 for a core's DSP extension.")
     ] = Core.C,
+    optimize: OptimizeOption = Optimize.BALANCED,
+    flash_limit: FlashLimitOption = None,
+    fold_constants: FoldOption = True,
     float_io: Annotated[bool, typer.Option("--float-io", help="Keep float32 inputs and outputs.")] = False,
     json: JsonOption = None,
 ) -> None:
@@ -49,7 +54,16 @@ def command(
     if json is not None:
         check_json_target(json)
     source = resolve(model)
-    compiled = compile_graph(source.graph(float_io=float_io), CompileOptions(requant=requant, target=core.target))
+    compiled = compile_graph(
+        source.graph(float_io=float_io),
+        CompileOptions(
+            requant=requant,
+            target=core.target,
+            optimize=optimize,
+            flash_limit_bytes=flash_limit,
+            fold_constants=fold_constants,
+        ),
+    )
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file in compiled.sources.files:
@@ -66,6 +80,7 @@ def command(
                 "files": [file.name for file in compiled.sources.files],
                 "arena_bytes": compiled.plan.arena_bytes,
                 "weights_bytes": compiled.weights_bytes,
+                "folded": compiled.folded,
                 "macs": compiled.macs,
                 "macs_executed": compiled.macs_executed,
                 "layers": [
