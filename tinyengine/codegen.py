@@ -257,9 +257,11 @@ def _call(
         inputs = step.step.node.inputs[: len(operands)] if operands else step.step.node.inputs
         sources = [address(t) for t in inputs]
     names = step.spec.operands or tuple(f"x{i}" for i in range(len(sources)))
-    pointers = [f"const int8_t *restrict {n}" for n in names]
+    # Where the plan lets the output run into an input, the compiler must not assume that it does not.
+    activation = "*" if _overlaps(plan, step) else "*restrict "
+    pointers = [f"const int8_t {activation}{n}" for n in names]
     pointers += [f"const {_C_TYPES[t.data.dtype.name]} *restrict {t.role}" for t in tables]
-    pointers.append("int8_t *restrict y")
+    pointers.append(f"int8_t {activation}y")
     arguments = [*sources, *(constants.name(t.data, t.role, label) for t in tables), address(step.step.writes[0])]
     if step.scratch_bytes:
         pointers.append("uint8_t *restrict scratch")
@@ -269,6 +271,14 @@ def _call(
         function=functions.name(step, "\n" + ",\n".join(pointers)),
         arguments=tuple(arguments),
     )
+
+
+def _overlaps(plan: MemoryPlan, step: ScheduledStep) -> bool:
+    """Whether the step's output shares bytes with one of its inputs."""
+    places = {p.buffer.key: p for p in plan.placements}
+    outputs = [places[f"t{t}"] for t in step.step.writes]
+    inputs = [places[f"t{t}"] for t in step.step.reads]
+    return any(i.offset < o.end and o.offset < i.end for i in inputs for o in outputs)
 
 
 _HELPER_NEEDS: dict[str, tuple[str, ...]] = {

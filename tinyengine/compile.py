@@ -89,8 +89,9 @@ def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
     preferences = Preferences(optimize=options.optimize, flash_limit_bytes=options.flash_limit_bytes)
     scheduled = schedule(lowered, requant=options.requant, target=options.target, preferences=preferences)
     buffers = lifetimes.buffers(lowered, scheduled.flow, scheduled.scratch_bytes)
-    plan = planner.plan(buffers, tuple(s.step.name for s in scheduled.steps))
-    checker.check(plan, lowered)
+    leave = lifetimes.overlaps(lowered, scheduled.flow, buffers, scheduled.rollings)
+    plan = planner.plan(buffers, tuple(s.step.name for s in scheduled.steps), leave)
+    checker.check(plan, lowered, tuple(s.binding for s in scheduled.steps))
     words = f"requant {options.requant.value}, target {options.target.value}"
     return Compiled(
         graph=lowered,

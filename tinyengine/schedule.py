@@ -14,6 +14,7 @@ from tinyengine.kernels.parameters import Binding
 from tinyengine.kernels.tiling import Tile
 from tinyengine.memory import lifetimes
 from tinyengine.memory.lifetimes import Dataflow, Step, dataflow
+from tinyengine.memory.plan import Rolling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,6 +26,7 @@ class ScheduledStep:
     tile: Tile
     binding: Binding
     scratch_bytes: int
+    rolling: tuple[Rolling, ...] = ()
 
     @property
     def kernel(self) -> str:
@@ -47,6 +49,11 @@ class Schedule:
     @property
     def scratch_bytes(self) -> tuple[int, ...]:
         return tuple(s.scratch_bytes for s in self.steps)
+
+    @property
+    def rollings(self) -> tuple[tuple[Rolling, ...], ...]:
+        """For each step, how its output may share bytes with each input."""
+        return tuple(s.rolling for s in self.steps)
 
 
 class Optimize(StrEnum):
@@ -105,7 +112,7 @@ def schedule(
         UnsupportedOp: a node no kernel can compute.
     """
     flow = dataflow(graph)
-    choices = tuple(_choices(graph, step, requant, target) for step in flow.steps)
+    choices = tuple(ways(graph, step, requant, target) for step in flow.steps)
     live = lifetimes.live_bytes(lifetimes.buffers(graph, flow), len(flow.steps))
     room = _room(choices, live, preferences.optimize)
     allowed = tuple(
@@ -121,7 +128,7 @@ def schedule(
         price = max(2 * price, 1 / 16)
 
 
-def _room(choices: tuple[tuple[_Choice, ...], ...], live: tuple[int, ...], optimize: Optimize) -> int:
+def _room(choices: tuple[tuple[Way, ...], ...], live: tuple[int, ...], optimize: Optimize) -> int:
     """The bound on live values and working memory at which the network costs least."""
     needs = tuple(
         tuple((bytes_ + c.scratch_bytes, c.cost(_BYTE_PRICE[optimize])) for c in found)
@@ -156,8 +163,8 @@ def flash_bytes(graph: Graph, steps: tuple[ScheduledStep, ...]) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Choice:
-    """A kernel with a tile for a step."""
+class Way:
+    """A way to compute a step: a kernel with a tile. A search prices networks with these, before anything is bound."""
 
     step: Step
     spec: KernelSpec
@@ -169,19 +176,23 @@ class _Choice:
         """Cycles with flash counted in."""
         return self.price.cycles + byte_price * self.price.flash_bytes
 
+    def rolling(self, graph: Graph) -> tuple[Rolling, ...]:
+        """How its output may share bytes with each input."""
+        return self.spec.rolling(graph, self.step.node, self.tile) if self.step.node is not None else ()
+
 
 _FREE = Price(cycles=0.0, flash_bytes=0)
 
 
-def _choices(graph: Graph, step: Step, requant: Requant, target: Target) -> tuple[_Choice, ...]:
+def ways(graph: Graph, step: Step, requant: Requant, target: Target) -> tuple[Way, ...]:
     """Every fast kernel with each of its tiles; of portable kernels the preferred one, its tiles fastest first."""
     if step.node is None:
-        return (_Choice(step=step, spec=catalogue.COPY, tile=Tile(), scratch_bytes=0, price=_FREE),)
+        return (Way(step=step, spec=catalogue.COPY, tile=Tile(), scratch_bytes=0, price=_FREE),)
     node = step.node
     candidates = catalogue.candidates(graph, node, requant, target)
     priced = tuple(spec for spec in candidates if spec.price is not None) or candidates[:1]
     return tuple(
-        _Choice(
+        Way(
             step=step,
             spec=spec,
             tile=tile,
@@ -193,7 +204,7 @@ def _choices(graph: Graph, step: Step, requant: Requant, target: Target) -> tupl
     )
 
 
-def _bound(graph: Graph, choice: _Choice, requant: Requant) -> ScheduledStep:
+def _bound(graph: Graph, choice: Way, requant: Requant) -> ScheduledStep:
     step = choice.step
     if step.node is None:
         size = graph.tensors[step.writes[0]].size_bytes
@@ -201,5 +212,10 @@ def _bound(graph: Graph, choice: _Choice, requant: Requant) -> ScheduledStep:
     else:
         binding = choice.spec.bind(graph, step.node, requant, choice.tile)
     return ScheduledStep(
-        step=step, spec=choice.spec, tile=choice.tile, binding=binding, scratch_bytes=choice.scratch_bytes
+        step=step,
+        spec=choice.spec,
+        tile=choice.tile,
+        binding=binding,
+        scratch_bytes=choice.scratch_bytes,
+        rolling=choice.rolling(graph),
     )

@@ -318,7 +318,7 @@ ARENA_BYTES = {
     "mlperf_pretrainedResnet_quant": 49_152,
     "mlperf_kws_ref_model": 16_000,
     "mlperf_ad01_int8": 768,
-    "tinyengine_mcunet_vww": 96_000,
+    "tinyengine_mcunet_vww": 89_600,
 }
 
 

@@ -36,7 +36,7 @@ from tinyengine.ir import (
     Transpose,
     op_name,
 )
-from tinyengine.kernels import parameters
+from tinyengine.kernels import overlap, parameters
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import binders
 from tinyengine.kernels.dsp.common import Price
@@ -77,7 +77,7 @@ class KernelSpec:
         operation: what a template shared by several operators is to do.
         target: what it needs.
         requants: roundings it can do.
-        in_place: the output may take the place of the first input.
+        rolling: for each activation input, how the output may share bytes with it; none may where it is empty.
     """
 
     stem: str
@@ -92,7 +92,7 @@ class KernelSpec:
     operation: str = ""
     target: Target = Target.C
     requants: frozenset[Requant] = frozenset(Requant)
-    in_place: bool = False
+    rolling: Callable[[Graph, Node, Tile], tuple[Rolling, ...]] = lambda graph, node, tile: ()  # noqa: ARG005
 
     def name(self, binding: Binding) -> str:
         """The kernel's name with everything the grammar asks for."""
@@ -120,6 +120,14 @@ def _to_float(graph: Graph, node: Node) -> bool:
 
 def _fixed(tile: Tile) -> Callable[[Graph, Node], tuple[Tile, ...]]:
     return lambda graph, node: (tile,)  # noqa: ARG005
+
+
+def _by_rows(graph: Graph, node: Node, tile: Tile) -> tuple[Rolling, ...]:  # noqa: ARG001
+    return overlap.rolling_window(graph, node)
+
+
+def _by_elements(graph: Graph, node: Node, tile: Tile) -> tuple[Rolling, ...]:  # noqa: ARG001
+    return overlap.rolling_elementwise(graph, node)
 
 
 _MATRIX_TILES = _fixed(Tile(pixels=2, channels=4))
@@ -151,6 +159,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         bind=parameters.depthwise,
         accepts=_is_int8,
         tiles=_DEPTHWISE_TILES,
+        rolling=_by_rows,
     ),
     KernelSpec(
         stem="fc_s8",
@@ -168,6 +177,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         accepts=_is_int8,
         operands=("a", "b"),
         operation="add",
+        rolling=_by_elements,
     ),
     KernelSpec(
         stem="mul_s8",
@@ -177,6 +187,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         accepts=_is_int8,
         operands=("a", "b"),
         operation="mul",
+        rolling=_by_elements,
     ),
     KernelSpec(
         stem="avgpool2d_s8",
@@ -185,6 +196,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         bind=parameters.pool,
         accepts=_is_int8,
         operation="average",
+        rolling=_by_rows,
     ),
     KernelSpec(
         stem="maxpool2d_s8",
@@ -193,6 +205,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         bind=parameters.pool,
         accepts=_is_int8,
         operation="max",
+        rolling=_by_rows,
     ),
     KernelSpec(stem="mean_s8", operator=Mean, template="mean.c.j2", bind=parameters.mean, accepts=_is_int8),
     KernelSpec(stem="pad_s8", operator=Pad, template="pad.c.j2", bind=parameters.pad, accepts=_is_int8),
@@ -212,11 +225,28 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         accepts=_is_int8,
     ),
     KernelSpec(
-        stem="logistic_s8", operator=Logistic, template="lookup.c.j2", bind=parameters.lookup, accepts=_is_int8
+        stem="logistic_s8",
+        operator=Logistic,
+        template="lookup.c.j2",
+        bind=parameters.lookup,
+        accepts=_is_int8,
+        rolling=_by_elements,
     ),
-    KernelSpec(stem="relu_s8", operator=Relu, template="lookup.c.j2", bind=parameters.lookup, accepts=_is_int8),
     KernelSpec(
-        stem="quantize_s8", operator=Quantize, template="lookup.c.j2", bind=parameters.lookup, accepts=_is_int8
+        stem="relu_s8",
+        operator=Relu,
+        template="lookup.c.j2",
+        bind=parameters.lookup,
+        accepts=_is_int8,
+        rolling=_by_elements,
+    ),
+    KernelSpec(
+        stem="quantize_s8",
+        operator=Quantize,
+        template="lookup.c.j2",
+        bind=parameters.lookup,
+        accepts=_is_int8,
+        rolling=_by_elements,
     ),
     KernelSpec(
         stem="quantize_f32_s8",
@@ -241,6 +271,13 @@ def _fast(target: Target, core: Core) -> tuple[KernelSpec, ...]:
 
     def spec(stem: str, operator: type, family: str, operands: tuple[str, ...] = ("x",)) -> KernelSpec:
         found = families[family]
+
+        def rolling(graph: Graph, node: Node, tile: Tile) -> tuple[Rolling, ...]:
+            if operator is Add:
+                return overlap.rolling_elementwise(graph, node)
+            first = overlap.rolling_family(family, found.layer(graph, node), tile.band)
+            return (first,) if first is not None else ()
+
         return KernelSpec(
             stem=stem,
             operator=operator,
@@ -250,6 +287,7 @@ def _fast(target: Target, core: Core) -> tuple[KernelSpec, ...]:
             tiles=found.tiles,
             scratch_bytes=found.scratch_bytes,
             price=found.price,
+            rolling=rolling,
             operands=operands,
             target=target,
             requants=frozenset({Requant.EXACT}),

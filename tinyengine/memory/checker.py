@@ -1,49 +1,172 @@
-"""Judges a plan: runs the graph over the arena's bytes symbolically and refuses what would destroy a live value.
+"""Judges a plan: carries the graph out over the arena's bytes and refuses what would destroy a value still needed.
 
-Independent of lifetimes.py and planner.py by intention: it derives nothing from lifetimes. It walks the graph,
-remembers which value was last written to each run of bytes, and asks at each read whether the value is still
-there. A second pass takes the plan's own lifetimes at their word and looks for overlaps, because figures and
+Independent of lifetimes.py, planner.py and kernels/overlap.py by intention. Each byte of the arena has an owner,
+the value last written to it. Every kernel's accesses are listed in the order its driver makes them, from the
+driver's own parameters, and each read must find its value. Of a kernel not known here, all reads and writes are
+taken to happen at any time. A second pass takes the plan's own lifetimes at their word, because figures and
 pictures are made from them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tinyengine.errors import PlanError
-from tinyengine.ir import Graph, Reshape, Transpose
+from tinyengine.ir import Graph, Node, Reshape, Transpose
+from tinyengine.kernels.dsp.add import AddParameters as TableAddParameters
+from tinyengine.kernels.dsp.convolution import ConvolutionParameters
+from tinyengine.kernels.dsp.dense import DenseParameters
+from tinyengine.kernels.dsp.depthwise import DepthwiseParameters as PlaneParameters
+from tinyengine.kernels.dsp.pointwise import PointwiseParameters
+from tinyengine.kernels.parameters import (
+    AddParameters,
+    Binding,
+    DepthwiseParameters,
+    LookupParameters,
+    MulParameters,
+    Parameters,
+    PoolParameters,
+)
 from tinyengine.memory.plan import BufferKind, MemoryPlan, Placement
+
+_Bytes: TypeAlias = NDArray[np.int64] | slice
+_NOBODY = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Phase:
+    """Accesses without a read after a write: `reads` of the first operand, then `writes` of the output.
+
+    `mixed`: in any order, so that what is read must also be there after the writes.
+    """
+
+    reads: _Bytes
+    writes: _Bytes
+    mixed: bool = False
+
+
+def _pointwise(p: PointwiseParameters) -> Iterator[_Phase]:
+    pixel = 0
+    for band in p.bands:
+        for _ in range(band.count):
+            last = pixel + band.pixels
+            yield _Phase(
+                reads=slice(pixel * p.depth, last * p.depth), writes=slice(pixel * p.channels, last * p.channels)
+            )
+            pixel = last
+
+
+def _convolution(p: ConvolutionParameters) -> Iterator[_Phase]:
+    row = p.width * p.depth
+    for n in range(p.batch):
+        x, y = n * p.in_bytes, n * p.out_bytes
+        for oy in range(0, p.out_height, p.band):
+            rows = min(p.band, p.out_height - oy)
+            first = oy * p.row_step - p.before
+            last = min(first + (rows - 1) * p.row_step + p.row_extent, p.height)
+            first = min(max(first, 0), p.height)
+            yield _Phase(
+                reads=slice(x + first * row, x + max(first, last) * row),
+                writes=slice(y + oy * p.out_row_bytes, y + (oy + rows) * p.out_row_bytes),
+            )
+
+
+def _planes(p: PlaneParameters) -> Iterator[_Phase]:
+    """Groups of four channels within bands; rows may be columns of the map."""
+    into = np.arange(p.in_bytes, dtype=np.int64)
+    out = np.arange(p.out_bytes, dtype=np.int64)
+    in_row, out_row = _line_of(into, p.in_row_bytes, p.height), _line_of(out, p.out_row_bytes, p.out_height)
+    for n in range(p.batch):
+        for oy in range(0, p.out_height, p.band):
+            rows = min(p.band, p.out_height - oy)
+            first = oy * p.row_step - p.before
+            last = p.height if p.band >= p.out_height else first + (rows - 1) * p.row_step + p.kernel_rows
+            read = (in_row >= first) & (in_row < last)
+            written = (out_row >= oy) & (out_row < oy + rows)
+            for c in range(0, p.channels, 4):
+                yield _Phase(
+                    reads=n * p.in_bytes + into[read & (into % p.channels // 4 == c // 4)],
+                    writes=n * p.out_bytes + out[written & (out % p.channels // 4 == c // 4)],
+                )
+
+
+def _line_of(offsets: NDArray[np.int64], line_bytes: int, lines: int) -> NDArray[np.int64]:
+    """The line each byte of a map lies on, for lines that are rows (long steps) or columns (short steps)."""
+    upright = line_bytes * lines == offsets.size
+    return offsets // line_bytes if upright else offsets % (line_bytes * lines) // line_bytes
+
+
+def _dense(p: DenseParameters) -> Iterator[_Phase]:
+    for n in range(p.rows):
+        yield _Phase(
+            reads=slice(n * p.depth, (n + 1) * p.depth), writes=slice(n * p.channels, (n + 1) * p.channels)
+        )
+
+
+def _rows(p: DepthwiseParameters | PoolParameters) -> Iterator[_Phase]:
+    """Row by row of outputs, in turns within a row."""
+    if isinstance(p, PoolParameters):
+        row, out_row = p.x.size * p.channels, p.x.out * p.channels
+    else:
+        row, out_row = p.x.size * p.in_channels, p.x.out * p.in_channels * p.multiplier
+    for n in range(p.batch):
+        for oy in range(p.y.out):
+            taps = [oy * p.y.stride - p.y.before + k * p.y.dilation for k in range(p.y.kernel)]
+            inside = [t for t in taps if 0 <= t < p.y.size] or [0]
+            start, out = n * p.y.size, n * p.y.out + oy
+            yield _Phase(
+                reads=slice((start + inside[0]) * row, (start + inside[-1] + 1) * row),
+                writes=slice(out * out_row, (out + 1) * out_row),
+                mixed=True,
+            )
+
+
+def _phases(p: Parameters) -> Iterator[_Phase] | None:
+    """The accesses of a kernel whose order is known."""
+    if isinstance(p, PointwiseParameters):
+        return _pointwise(p)
+    if isinstance(p, ConvolutionParameters):
+        return _convolution(p)
+    if isinstance(p, PlaneParameters):
+        return _planes(p)
+    if isinstance(p, DenseParameters):
+        return _dense(p)
+    if isinstance(p, DepthwiseParameters | PoolParameters):
+        return _rows(p)
+    return None
+
+
+def _element_group(p: Parameters) -> int:
+    """Elements an elementwise kernel reads before it writes them; 0 for all other kernels."""
+    if isinstance(p, TableAddParameters):
+        return 4
+    return 1 if isinstance(p, AddParameters | MulParameters | LookupParameters) else 0
 
 
 @dataclass(slots=True)
-class _Bytes:
-    """The arena as disjoint runs: (start, end, value), sorted by start."""
+class _Arena:
+    """Owner of each byte."""
 
-    runs: list[tuple[int, int, str]] = field(default_factory=list)
+    owner: NDArray[np.int32]
 
-    def write(self, start: int, end: int, value: str) -> None:
-        kept: list[tuple[int, int, str]] = [(start, end, value)]
-        for s, e, v in self.runs:
-            if s < start:
-                kept.append((s, min(e, start), v))
-            if e > end:
-                kept.append((max(s, end), e, v))
-        self.runs = sorted(kept)
+    def write(self, place: Placement, who: int, which: _Bytes = slice(None)) -> None:
+        self.owner[place.offset : place.end][which] = who
 
-    def holds(self, start: int, end: int, value: str) -> bool:
-        at = start
-        for s, e, v in self.runs:
-            if s <= at < e:
-                if v != value:
-                    return False
-                at = e
-            if at >= end:
-                return True
-        return False
+    def holds(self, place: Placement, who: int, which: _Bytes = slice(None)) -> bool:
+        return bool((self.owner[place.offset : place.end][which] == who).all())
 
 
-def check(plan: MemoryPlan, graph: Graph) -> None:
+def check(plan: MemoryPlan, graph: Graph, bindings: Sequence[Binding | None] = ()) -> None:
     """Accepts a plan under which every step finds its inputs and every output survives to the end.
+
+    Args:
+        bindings: the kernel of each step, with the parameters its driver is printed from; without them all reads
+            and writes of a step may happen at any time.
 
     Raises:
         PlanError: the first violation found.
@@ -53,7 +176,7 @@ def check(plan: MemoryPlan, graph: Graph) -> None:
         raise PlanError("two placements share one key")
     _check_layout(plan)
     _check_overlaps(plan)
-    _check_content(plan, graph, placements)
+    _Run(plan, graph, bindings, placements).check()
 
 
 def _check_layout(plan: MemoryPlan) -> None:
@@ -69,80 +192,148 @@ def _check_layout(plan: MemoryPlan) -> None:
 
 
 def _check_overlaps(plan: MemoryPlan) -> None:
-    """Two placements with a step in common share no byte."""
+    """Two placements with a step in common share no byte, unless the plan says that a kernel lets them."""
+    leave = {frozenset((o.source, o.target)) for o in plan.overlaps}
     by_offset = sorted(plan.placements, key=lambda p: p.offset)
     open_below: list[Placement] = []
     for p in by_offset:
         open_below = [q for q in open_below if q.end > p.offset]
         for q in open_below:
-            if q.buffer.first <= p.buffer.last and p.buffer.first <= q.buffer.last:
+            shared = min(q.buffer.last, p.buffer.last) - max(q.buffer.first, p.buffer.first) + 1
+            if shared > 1 or (shared == 1 and frozenset((p.buffer.key, q.buffer.key)) not in leave):
                 raise PlanError(f"buffers {q.buffer.key} and {p.buffer.key} overlap and live at the same step")
         open_below.append(p)
 
 
-def _check_content(plan: MemoryPlan, graph: Graph, placements: dict[str, Placement]) -> None:
-    """Walks the graph and follows each value through the arena."""
-    memory = _Bytes()
-    home: dict[int, int | None] = {}  # tensor id -> tensor id whose placement holds it, None for constants
+class _Run:
+    """One inference without arithmetic."""
 
-    def place(tensor: int) -> Placement:
-        p = placements.get(f"t{tensor}")
+    def __init__(
+        self,
+        plan: MemoryPlan,
+        graph: Graph,
+        bindings: Sequence[Binding | None],
+        placements: dict[str, Placement],
+    ) -> None:
+        self._plan = plan
+        self._graph = graph
+        self._bindings = bindings
+        self._placements = placements
+        self._arena = _Arena(np.full(plan.arena_bytes, _NOBODY, dtype=np.int32))
+        self._home: dict[int, int | None] = {}  # tensor -> tensor whose placement holds it, None for constants
+
+    def _place(self, tensor: int) -> Placement:
+        p = self._placements.get(f"t{tensor}")
         if p is None:
             raise PlanError(f"tensor {tensor} has no place in the arena")
-        if p.buffer.size_bytes != graph.tensors[tensor].size_bytes:
+        if p.buffer.size_bytes != self._graph.tensors[tensor].size_bytes:
             raise PlanError(
-                f"tensor {tensor} has {graph.tensors[tensor].size_bytes} bytes, its place another size"
+                f"tensor {tensor} has {self._graph.tensors[tensor].size_bytes} bytes, its place another size"
             )
         return p
 
-    def store(tensor: int) -> None:
-        p = place(tensor)
-        memory.write(p.offset, p.end, f"t{tensor}")
-        home[tensor] = tensor
+    def _owner_of(self, tensor: int) -> int | None:
+        return self._home.get(tensor, None if self._graph.tensors[tensor].is_constant else tensor)
 
-    def demand(tensor: int, who: str) -> None:
-        owner = home.get(tensor, None if graph.tensors[tensor].is_constant else tensor)
-        if owner is None:
-            return
-        p = place(owner)
-        if not memory.holds(p.offset, p.end, f"t{owner}"):
+    def _store(self, tensor: int) -> None:
+        self._arena.write(self._place(tensor), tensor)
+        self._home[tensor] = tensor
+
+    def _demand(self, tensor: int, who: str, which: _Bytes = slice(None)) -> None:
+        owner = self._owner_of(tensor)
+        if owner is not None and not self._arena.holds(self._place(owner), owner, which):
             raise PlanError(f"{who} needs tensor {tensor}, whose bytes are no longer (or not yet) there")
 
-    for tensor in graph.inputs:
-        store(tensor)
-    for tensor in graph.inputs:
-        demand(tensor, "the start")
-    step = 0
-    for node in graph.nodes:
-        out = node.outputs[0]
-        if isinstance(node.op, Reshape | Transpose) and f"t{out}" not in placements:
-            source = node.inputs[0]
-            home[out] = home.get(source, None if graph.tensors[source].is_constant else source)
-            continue
-        if step >= len(plan.steps):
-            raise PlanError(f"the graph has more steps than the plan's {len(plan.steps)}")
-        for tensor in node.inputs:
-            demand(tensor, f"step {step}")
-        scratch = placements.get(f"s{step}")
-        if scratch is not None:
-            memory.write(scratch.offset, scratch.end, f"s{step}")
-        for tensor in node.outputs:
-            store(tensor)
-        # Inputs are read until the step's last byte is written: they must have survived its writes.
-        for tensor in (*node.inputs, *node.outputs):
-            demand(tensor, f"the end of step {step}")
-        if scratch is not None and not memory.holds(scratch.offset, scratch.end, f"s{step}"):
-            raise PlanError(f"the scratch of step {step} is overwritten by its output")
-        step += 1
-    for tensor in dict.fromkeys(graph.outputs):
-        if home.get(tensor, None if graph.tensors[tensor].is_constant else tensor) is None:
-            store(tensor)  # a constant output is copied after the last node
+    def check(self) -> None:
+        graph, plan = self._graph, self._plan
+        for tensor in graph.inputs:
+            self._store(tensor)
+        for tensor in graph.inputs:
+            self._demand(tensor, "the start")
+        step = 0
+        for node in graph.nodes:
+            out = node.outputs[0]
+            if isinstance(node.op, Reshape | Transpose) and f"t{out}" not in self._placements:
+                self._home[out] = self._owner_of(node.inputs[0])
+                continue
+            if step >= len(plan.steps):
+                raise PlanError(f"the graph has more steps than the plan's {len(plan.steps)}")
+            self._step(step, node)
             step += 1
-    if step != len(plan.steps):
-        raise PlanError(f"the graph has {step} steps, the plan {len(plan.steps)}")
-    for tensor in graph.outputs:
-        demand(tensor, "the end")
-    known = {f"s{i}" for i in range(step)}
-    for p in plan.placements:
-        if p.buffer.kind is BufferKind.SCRATCH and p.buffer.key not in known:
-            raise PlanError(f"scratch {p.buffer.key} belongs to no step")
+        for tensor in dict.fromkeys(graph.outputs):
+            if self._owner_of(tensor) is None:
+                self._store(tensor)  # a constant output is copied after the last node
+                step += 1
+        if step != len(plan.steps):
+            raise PlanError(f"the graph has {step} steps, the plan {len(plan.steps)}")
+        for tensor in graph.outputs:
+            self._demand(tensor, "the end")
+        known = {f"s{i}" for i in range(step)}
+        for p in plan.placements:
+            if p.buffer.kind is BufferKind.SCRATCH and p.buffer.key not in known:
+                raise PlanError(f"scratch {p.buffer.key} belongs to no step")
+
+    def _step(self, step: int, node: Node) -> None:
+        for tensor in node.inputs:
+            self._demand(tensor, f"step {step}")
+        binding = self._bindings[step] if step < len(self._bindings) else None
+        scratch = self._placements.get(f"s{step}")
+        group = _element_group(binding.parameters) if binding is not None else 0
+        phases = _phases(binding.parameters) if binding is not None else None
+        if len(node.outputs) == 1 and group:
+            self._elements(step, node, group)
+        elif len(node.outputs) == 1 and phases is not None:
+            self._in_order(step, node, phases, scratch)
+        else:
+            self._any_order(step, node, scratch)
+
+    def _any_order(self, step: int, node: Node, scratch: Placement | None) -> None:
+        """Inputs are read until the step's last byte is written: they must survive its writes."""
+        if scratch is not None:
+            self._arena.write(scratch, self._scratch(step))
+        for tensor in node.outputs:
+            self._store(tensor)
+        for tensor in (*node.inputs, *node.outputs):
+            self._demand(tensor, f"the end of step {step}")
+        if scratch is not None and not self._arena.holds(scratch, self._scratch(step)):
+            raise PlanError(f"the scratch of step {step} is overwritten by its output")
+
+    def _scratch(self, step: int) -> int:
+        """An owner no tensor has."""
+        return len(self._graph.tensors) + step
+
+    def _elements(self, step: int, node: Node, group: int) -> None:
+        """An output element may take the place of one that was read in the same group or before."""
+        out = self._place(node.outputs[0])
+        written = np.arange(out.buffer.size_bytes)
+        for tensor in dict.fromkeys(node.inputs):
+            owner = self._owner_of(tensor)
+            if owner is None:
+                continue
+            p = self._place(owner)
+            if p.offset < out.end and out.offset < p.end:
+                hit = written + out.offset - p.offset
+                inside = (hit >= 0) & (hit < p.buffer.size_bytes)
+                same_size = p.buffer.size_bytes == out.buffer.size_bytes
+                if not same_size or (written[inside] // group < hit[inside] // group).any():
+                    raise PlanError(f"step {step} overwrites elements of tensor {tensor} before it reads them")
+        self._store(node.outputs[0])
+
+    def _in_order(self, step: int, node: Node, phases: Iterator[_Phase], scratch: Placement | None) -> None:
+        source, target = node.inputs[0], node.outputs[0]
+        out, who = self._place(target), f"step {step}"
+        written = np.zeros(out.buffer.size_bytes, dtype=np.bool_)
+        for phase in phases:
+            if scratch is not None:
+                self._arena.write(scratch, self._scratch(step))
+            self._demand(source, who, phase.reads)
+            self._arena.write(out, target, phase.writes)
+            written[phase.writes] = True
+            if phase.mixed:
+                self._demand(source, who, phase.reads)
+            if scratch is not None and not self._arena.holds(scratch, self._scratch(step)):
+                raise PlanError(f"the scratch of step {step} is overwritten by its output")
+        if not written.all():
+            raise PlanError(f"step {step} leaves bytes of its output unwritten")
+        self._home[target] = target
+        self._demand(target, f"the end of step {step}")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinyengine.ir import Graph, Node, Reshape, Shape, TensorId, Transpose
-from tinyengine.memory.plan import Buffer, BufferKind
+from tinyengine.memory.plan import Buffer, BufferKind, Overlap, Rolling
 
 TENSOR_ALIGNMENT = 4
 """Every tensor starts on a word: float32 needs it, and word loads of int8 data will."""
@@ -127,6 +127,34 @@ def buffers(graph: Graph, flow: Dataflow, scratch_bytes: Sequence[int] = ()) -> 
         if size
     ]
     return tuple(found)
+
+
+def overlaps(
+    graph: Graph, flow: Dataflow, found: Sequence[Buffer], rollings: Sequence[tuple[Rolling, ...]]
+) -> tuple[Overlap, ...]:
+    """Where an output may share bytes with an input: the kernel permits it and nobody needs the input afterwards.
+
+    Args:
+        rollings: what each step's kernel permits, an entry an operand of its node.
+    """
+    by_key = {b.key: b for b in found}
+    kept = {flow.storage[t] for t in graph.outputs}
+    leave = []
+    for index, (step, rolling) in enumerate(zip(flow.steps, rollings, strict=True)):
+        if step.node is None or len(step.writes) != 1:
+            continue
+        target = step.writes[0]
+        operands: dict[TensorId, list[Rolling]] = {}
+        for position, tensor in enumerate(step.node.inputs):
+            permitted = rolling[position] if position < len(rolling) else Rolling()
+            operands.setdefault(flow.storage[tensor], []).append(permitted)
+        for source, permissions in operands.items():
+            # An operand under two names would have to obey both: only equal ones are easy to obey.
+            dies = source in step.reads and by_key[f"t{source}"].last == index and source not in kept
+            one = permissions[0]
+            if dies and all(p == one for p in permissions) and (one.least is not None or one.exact):
+                leave.append(Overlap(source=f"t{source}", target=f"t{target}", rolling=one))
+    return tuple(leave)
 
 
 def live_bytes(buffers: Sequence[Buffer], steps: int) -> tuple[int, ...]:

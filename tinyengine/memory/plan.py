@@ -55,17 +55,43 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rolling:
+    """How a kernel's output may share bytes with one of its inputs, because it reads and writes in some order.
+
+    The difference is the input's offset less the output's.
+
+    Args:
+        least: any difference from here on is harmless; None where only disjoint places are.
+        exact: single smaller differences that are harmless too.
+    """
+
+    least: int | None = None
+    exact: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """Leave for buffer `target`, written in the step that reads `source` for the last time, to share its bytes."""
+
+    source: str
+    target: str
+    rolling: Rolling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
     """Placements in a single arena. `steps` names the nodes in execution order.
 
-    `arena_bytes` is the last byte used plus one; `lower_bound_bytes` is the largest sum of live bytes at a step,
-    below which no placement of these buffers can go.
+    `arena_bytes` is the last byte used plus one. `lower_bound_bytes`: no placement of these buffers, with the
+    kernels and scratch that were chosen, can go below it. It counts what lives at one step; an input and an output
+    that may overlap count as what both cover at least.
     """
 
     placements: tuple[Placement, ...]
     steps: tuple[str, ...]
     arena_bytes: int
     lower_bound_bytes: int
+    overlaps: tuple[Overlap, ...] = ()
 
     def offset_of(self, key: str) -> int:
         """The arena offset of the buffer `key`.

@@ -1,88 +1,134 @@
 """Finds offsets: buffers with lifetimes become a MemoryPlan whose arena is as small as a quick search can make it.
 
-Each order of the buffers gives a plan (every buffer goes to the lowest free place, or to the tightest gap); some
-good orders are tried, then the best is improved by moving the buffers that form the peak forward. The search ends
-at the lower bound, which no plan can beat, or after a fixed amount of work, so that the same buffers always
-give the same plan. Whether a plan is sound is checker.py's to say.
+Two buffers alive at one step must not meet, unless the step's kernel reads and writes in an order that permits some
+differences of their offsets (plan.Overlap). Each pair thus has open intervals of forbidden differences, and a
+buffer goes to the lowest offset outside all of them. Each order of the buffers gives a plan; some good orders are
+tried, then the best is improved by moving the buffers that form the peak forward. The search ends at the lower
+bound, which no plan can beat, or after a fixed amount of work, so that the same buffers always give the same plan.
+Whether a plan is sound is checker.py's to say.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 from tinyengine.errors import PlanError
-from tinyengine.memory.plan import Buffer, MemoryPlan, Placement
+from tinyengine.memory.plan import Buffer, MemoryPlan, Overlap, Placement, Rolling
 
 ROUNDS_LIMIT = 600
 WORK_LIMIT = 2_000_000
 """Pairs of buffers the improvement may look at: about a second of Python."""
+_PEAKS = 4
+"""Steps around which buffers are laid out in turn, highest first."""
+
+Interval: TypeAlias = tuple[int, int]
+"""Offsets strictly between the two are forbidden."""
+_Conflicts: TypeAlias = list[list[tuple[int, tuple[Interval, ...]]]]
+"""For each buffer the others it may meet, with the forbidden differences: the other's offset less its own."""
 
 
-def lower_bound_bytes(buffers: Sequence[Buffer]) -> int:
-    """The largest sum of sizes alive at one step."""
+def union_bytes(source_bytes: int, target_bytes: int, rolling: Rolling) -> int:
+    """What an input and the output that may overlap it cover together, at least."""
+
+    def covered(difference: int) -> int:
+        low, high = min(0, difference), max(target_bytes, difference + source_bytes)
+        return high - low
+
+    differences = [target_bytes, -source_bytes, *rolling.exact]
+    if rolling.least is not None:
+        differences.append(max(rolling.least, min(0, target_bytes - source_bytes)))
+    return min(covered(d) for d in differences)
+
+
+def lower_bound_bytes(buffers: Sequence[Buffer], overlaps: Sequence[Overlap] = ()) -> int:
+    """The largest number of bytes that must exist at one step, whatever the offsets."""
     change: dict[int, int] = {}
     for b in buffers:
         change[b.first] = change.get(b.first, 0) + b.size_bytes
         change[b.last + 1] = change.get(b.last + 1, 0) - b.size_bytes
+    saved = _saved_bytes(buffers, overlaps)
     live = peak = 0
     for step in sorted(change):
         live += change[step]
-        peak = max(peak, live)
+        peak = max(peak, live - saved.get(step, 0))
     return peak
 
 
-def _aligned_bound_bytes(buffers: Sequence[Buffer]) -> int:
+def _saved_bytes(buffers: Sequence[Buffer], overlaps: Sequence[Overlap]) -> dict[int, int]:
+    """By step, the most that overlapping can save there. An output overlaps its inputs, which never overlap."""
+    by_key = {b.key: b for b in buffers}
+    inputs: dict[str, list[tuple[Buffer, Rolling]]] = {}
+    for overlap in overlaps:
+        inputs.setdefault(overlap.target, []).append((by_key[overlap.source], overlap.rolling))
+    saved: dict[int, int] = {}
+    for key, sources in inputs.items():
+        target = by_key[key]
+        alone = [
+            s.size_bytes + target.size_bytes - union_bytes(s.size_bytes, target.size_bytes, r) for s, r in sources
+        ]
+        saved[target.first] = saved.get(target.first, 0) + min(target.size_bytes, sum(alone))
+    return saved
+
+
+def _aligned_bound_bytes(buffers: Sequence[Buffer], overlaps: Sequence[Overlap]) -> int:
     """A bound that knows alignment: of the buffers alive at a step, all but the topmost fill whole units."""
     unit = min((b.alignment for b in buffers), default=1)
-    starts = {b.first for b in buffers}
+    saved = _saved_bytes(buffers, overlaps)
     bound = 0
-    for step in starts:
+    for step in {b.first for b in buffers}:
         live = [b.size_bytes for b in buffers if b.first <= step <= b.last]
-        bound = max(bound, sum(-(-s // unit) * unit for s in live) - max(-s % unit for s in live))
+        slack = sum(-s % unit for s in live) - max(-s % unit for s in live)
+        bound = max(bound, sum(live) - saved[step] if step in saved else sum(live) + slack)
     return bound
 
 
-def plan(buffers: Sequence[Buffer], steps: tuple[str, ...]) -> MemoryPlan:
+def plan(buffers: Sequence[Buffer], steps: tuple[str, ...], overlaps: Sequence[Overlap] = ()) -> MemoryPlan:
     """The best plan found.
 
     Raises:
-        PlanError: a buffer is malformed (empty, ends before it starts, alignment not a power of two, key twice).
+        PlanError: a buffer is malformed (empty, ends before it starts, alignment not a power of two, key twice), or
+            an overlap joins buffers that share more than one step.
     """
-    _refuse_malformed(buffers)
-    bound = lower_bound_bytes(buffers)
-    offsets, arena = _search(buffers, max(bound, _aligned_bound_bytes(buffers)))
+    _refuse_malformed(buffers, overlaps)
+    bound = lower_bound_bytes(buffers, overlaps)
+    offsets, arena = _search(buffers, overlaps, max(bound, _aligned_bound_bytes(buffers, overlaps)))
     placements = [Placement(buffer=b, offset=o) for b, o in zip(buffers, offsets, strict=True)]
     return MemoryPlan(
         placements=tuple(sorted(placements, key=lambda p: (p.buffer.first, p.offset, p.buffer.key))),
         steps=steps,
         arena_bytes=arena,
         lower_bound_bytes=bound,
+        overlaps=tuple(overlaps),
     )
 
 
-def _refuse_malformed(buffers: Sequence[Buffer]) -> None:
-    seen: set[str] = set()
+def _refuse_malformed(buffers: Sequence[Buffer], overlaps: Sequence[Overlap]) -> None:
+    seen: dict[str, Buffer] = {}
     for b in buffers:
         if b.key in seen:
             raise PlanError(f"buffer {b.key} is listed twice")
-        seen.add(b.key)
+        seen[b.key] = b
         if b.size_bytes < 1 or b.last < b.first or b.first < 0:
             raise PlanError(f"buffer {b.key}: {b.size_bytes} bytes from step {b.first} to step {b.last}")
         if b.alignment < 1 or b.alignment & (b.alignment - 1):
             raise PlanError(f"buffer {b.key}: alignment {b.alignment} is not a power of two")
+    for o in overlaps:
+        if o.source not in seen or o.target not in seen or seen[o.source].last != seen[o.target].first:
+            raise PlanError(f"buffer {o.target} may overlap {o.source} only in the one step both share")
 
 
-def _search(buffers: Sequence[Buffer], bound: int) -> tuple[list[int], int]:
+def _search(buffers: Sequence[Buffer], overlaps: Sequence[Overlap], bound: int) -> tuple[list[int], int]:
     """Offsets in the order of `buffers`, and the arena."""
     if not buffers:
         return [], 0
-    conflicts = _conflicts(buffers)
+    conflicts = _conflicts(buffers, overlaps)
     best_offsets: list[int] = []
     best_arena = -1
     best_order: list[int] = []
-    for key in _ORDERS:
-        order = sorted(range(len(buffers)), key=lambda i, k=key: (*k(buffers[i]), i))  # type: ignore[misc]
+    for order in _orders(buffers):
         for tightest in (False, True):
             offsets, arena = _place(buffers, conflicts, order, tightest)
             if best_arena < 0 or arena < best_arena:
@@ -94,7 +140,7 @@ def _search(buffers: Sequence[Buffer], bound: int) -> tuple[list[int], int]:
     )
 
 
-_ORDERS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
+_KEYS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
     lambda b: (-b.size_bytes, b.first),
     lambda b: (-(b.last - b.first), -b.size_bytes),
     lambda b: (-b.size_bytes * (b.last - b.first + 1), b.first),
@@ -103,39 +149,84 @@ _ORDERS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
 )
 
 
-def _conflicts(buffers: Sequence[Buffer]) -> list[list[int]]:
-    """For each buffer the others that are alive together with it at some step."""
-    found: list[list[int]] = [[] for _ in buffers]
-    for i, a in enumerate(buffers):
-        for j in range(i):
-            b = buffers[j]
-            if a.first <= b.last and b.first <= a.last:
-                found[i].append(j)
-                found[j].append(i)
+def _orders(buffers: Sequence[Buffer]) -> Iterable[list[int]]:
+    """Outwards from the highest steps, because neighbours overlap; then by size, length and time."""
+    indices = range(len(buffers))
+    live: dict[int, int] = {}
+    for step in {b.first for b in buffers}:
+        live[step] = sum(b.size_bytes for b in buffers if b.first <= step <= b.last)
+    for peak in sorted(live, key=lambda s: (-live[s], s))[:_PEAKS]:
+        away = [max(b.first - peak, peak - b.last, 0) for b in buffers]
+        yield sorted(indices, key=lambda i: (away[i], -buffers[i].size_bytes, i))
+    for key in _KEYS:
+        yield sorted(indices, key=lambda i: (*key(buffers[i]), i))
+
+
+def _conflicts(buffers: Sequence[Buffer], overlaps: Sequence[Overlap]) -> _Conflicts:
+    """All pairs alive together at some step."""
+    leave = {(o.source, o.target): o.rolling for o in overlaps}
+    found: _Conflicts = [[] for _ in buffers]
+    by_first = sorted(range(len(buffers)), key=lambda i: buffers[i].first)
+    alive: list[int] = []
+    for i in by_first:
+        b = buffers[i]
+        alive = [j for j in alive if buffers[j].last >= b.first]
+        for j in alive:
+            other = buffers[j]
+            # The earlier buffer j is the input, where there is leave to overlap.
+            rolling = leave.get((other.key, b.key)) or leave.get((b.key, other.key))
+            if rolling is None:
+                forbidden: tuple[Interval, ...] = ((-other.size_bytes, b.size_bytes),)
+            elif (other.key, b.key) in leave:
+                forbidden = forbidden_differences(other.size_bytes, b.size_bytes, rolling)
+            else:
+                mirrored = forbidden_differences(b.size_bytes, other.size_bytes, rolling)
+                forbidden = tuple((-high, -low) for low, high in mirrored)
+            if forbidden:
+                found[i].append((j, forbidden))
+                found[j].append((i, tuple((-high, -low) for low, high in forbidden)))
+        alive.append(i)
     return found
 
 
+def forbidden_differences(source_bytes: int, target_bytes: int, rolling: Rolling) -> tuple[Interval, ...]:
+    """Open intervals of the source's offset less the target's: all that meet, but those the kernel permits."""
+    low, high = -source_bytes, target_bytes
+    if rolling.least is not None:
+        high = min(high, rolling.least)
+    points = [low, *sorted(e for e in set(rolling.exact) if low < e < high), high]
+    return tuple((a, b) for a, b in itertools.pairwise(points) if a + 1 < b)
+
+
 def _place(
-    buffers: Sequence[Buffer], conflicts: list[list[int]], order: Sequence[int], tightest: bool
+    buffers: Sequence[Buffer], conflicts: _Conflicts, order: Sequence[int], tightest: bool
 ) -> tuple[list[int], int]:
-    """Places buffers in `order`, each at the lowest gap that holds it, or at the tightest such gap."""
+    """Places buffers in `order`, each at the lowest offset that is free, or where the gap above is tightest."""
     offsets = [-1] * len(buffers)
     arena = 0
     for i in order:
         size, mask = buffers[i].size_bytes, buffers[i].alignment - 1
-        taken = sorted((offsets[j], offsets[j] + buffers[j].size_bytes) for j in conflicts[i] if offsets[j] >= 0)
+        taken = []
+        for j, forbidden in conflicts[i]:
+            at = offsets[j]
+            if at >= 0:
+                for low, high in forbidden:
+                    if at - low > 0:
+                        taken.append((at - high, at - low))
+        taken.sort()
         cursor = 0
         choice, slack = -1, 0
         for start, end in taken:
-            at = (cursor + mask) & ~mask
-            room = start - at - size
-            if room >= 0 and (choice < 0 or room < slack):
-                choice, slack = at, room
-                if not tightest:
-                    break
-            cursor = max(cursor, end)
+            if cursor <= start:
+                room = start - cursor
+                if choice < 0 or room < slack:
+                    choice, slack = cursor, room
+                    if not tightest:
+                        break
+            if end > cursor:
+                cursor = (end + mask) & ~mask
         if choice < 0:
-            choice = (cursor + mask) & ~mask
+            choice = cursor
         offsets[i] = choice
         arena = max(arena, choice + size)
     return offsets, arena
@@ -144,7 +235,7 @@ def _place(
 def _improve(
     buffers: Sequence[Buffer],
     *,
-    conflicts: list[list[int]],
+    conflicts: _Conflicts,
     bound: int,
     order: list[int],
     offsets: list[int],

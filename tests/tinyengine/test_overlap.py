@@ -1,0 +1,194 @@
+"""Outputs that run into their inputs: what kernels permit, how it is planned, what the checker refuses."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import Bounds, LinearConstraint, milp  # type: ignore[import-untyped]
+
+from tests.tinyengine.random_graphs import graphs, random_graph
+from tinyengine.compile import CompileOptions, compile_graph
+from tinyengine.errors import PlanError
+from tinyengine.kernels.catalogue import Target
+from tinyengine.memory import checker, planner
+from tinyengine.memory.plan import Buffer, BufferKind, MemoryPlan, Overlap, Rolling
+
+
+def buffer(key: str, size: int, first: int, last: int) -> Buffer:
+    return Buffer(key=key, label=key, kind=BufferKind.TENSOR, size_bytes=size, alignment=4, first=first, last=last)
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> tuple[list[Buffer], list[Overlap]]:
+    """Buffers in a row, most with leave to overlap the one before, and some that live long."""
+    count = draw(st.integers(2, 10))
+    sizes = [4 * draw(st.integers(1, 100)) for _ in range(count)]
+    found = [buffer(f"t{i}", size, max(0, i - 1), i) for i, size in enumerate(sizes)]
+    leave = []
+    for i in range(1, count):
+        kind = draw(st.sampled_from(["least", "exact", "both", "none"]))
+        least = draw(st.integers(-sizes[i - 1], sizes[i])) if kind in ("least", "both") else None
+        exact = (4 * draw(st.integers(-20, 20)),) if kind in ("exact", "both") else ()
+        if kind != "none":
+            leave.append(Overlap(source=f"t{i - 1}", target=f"t{i}", rolling=Rolling(least=least, exact=exact)))
+    for i in range(draw(st.integers(0, 3))):
+        first = draw(st.integers(0, count - 1))
+        found.append(buffer(f"x{i}", 4 * draw(st.integers(1, 60)), first, draw(st.integers(first, count - 1))))
+    return found, leave
+
+
+def permitted(plan: MemoryPlan) -> bool:
+    """Every pair that shares a step is disjoint, or as far apart as its kernel permits: the definition."""
+    leave = {(o.source, o.target): o.rolling for o in plan.overlaps}
+    for p in plan.placements:
+        for q in plan.placements:
+            if p is q or p.end <= q.offset or q.end <= p.offset:
+                continue
+            if p.buffer.first > q.buffer.last or q.buffer.first > p.buffer.last:
+                continue
+            rolling = leave.get((p.buffer.key, q.buffer.key))
+            if rolling is None:
+                if (q.buffer.key, p.buffer.key) not in leave:
+                    return False
+                continue
+            difference = p.offset - q.offset
+            if not (rolling.least is not None and difference >= rolling.least) and difference not in rolling.exact:
+                return False
+    return True
+
+
+@settings(max_examples=200, deadline=None)
+@given(chains())
+def test_buffers_overlap_only_as_their_kernels_permit(case: tuple[list[Buffer], list[Overlap]]) -> None:
+    plan = planner.plan(*_args(case))
+    assert permitted(plan)
+    assert plan.lower_bound_bytes <= plan.arena_bytes == max(p.end for p in plan.placements)
+
+
+def _args(case: tuple[list[Buffer], list[Overlap]]) -> tuple[list[Buffer], tuple[str, ...], list[Overlap]]:
+    return case[0], (), case[1]
+
+
+def smallest_arena(buffers: list[Buffer], leave: list[Overlap]) -> int:
+    """The optimum, by an integer program: for each pair one of the intervals outside what is forbidden."""
+    rollings = {(o.source, o.target): o.rolling for o in leave}
+    most = sum(b.size_bytes for b in buffers) + sum(abs(e) for r in rollings.values() for e in r.exact) + 4
+    rows, low, count = [], [], 1 + len(buffers)
+    for i, b in enumerate(buffers):
+        rows.append({0: 1.0, 1 + i: -4.0})
+        low.append(float(b.size_bytes))
+    for i, a in enumerate(buffers):
+        for j, b in enumerate(buffers):
+            if i == j or a.first > b.last or b.first > a.last:
+                continue
+            rolling = rollings.get((a.key, b.key))
+            if rolling is None and (i > j or (b.key, a.key) in rollings):
+                continue
+            forbidden = planner.forbidden_differences(a.size_bytes, b.size_bytes, rolling or Rolling())
+            if not forbidden:
+                continue
+            bounds = [-(10**6), *(v for pair in forbidden for v in pair), 10**6]
+            options = list(zip(bounds[::2], bounds[1::2], strict=True))
+            choice = list(range(count, count + len(options)))
+            count += len(options)
+            rows.append(dict.fromkeys(choice, 1.0))
+            low.append(1.0)
+            for (start, end), c in zip(options, choice, strict=True):
+                big = float(2 * most)
+                if start > -(10**6):
+                    rows.append({1 + i: 4.0, 1 + j: -4.0, c: -big})
+                    low.append(start - big)
+                if end < 10**6:
+                    rows.append({1 + i: -4.0, 1 + j: 4.0, c: -big})
+                    low.append(-end - big)
+    matrix = np.zeros((len(rows), count))
+    for r, row in enumerate(rows):
+        for column, value in row.items():
+            matrix[r, column] = value
+    upper = np.ones(count)
+    upper[: 1 + len(buffers)] = most
+    solved = milp(
+        c=[1.0] + [0.0] * (count - 1),
+        constraints=LinearConstraint(matrix, low, np.inf),
+        bounds=Bounds(np.zeros(count), upper),
+        integrality=np.ones(count),
+    )
+    assert solved.success, solved.message
+    return round(float(solved.fun))
+
+
+def random_chain(rng: random.Random) -> tuple[list[Buffer], list[Overlap]]:
+    sizes = [4 * rng.randrange(1, 100) for _ in range(7)]
+    found = [buffer(f"t{i}", size, max(0, i - 1), i) for i, size in enumerate(sizes)]
+    leave = [
+        Overlap(
+            source=f"t{i - 1}",
+            target=f"t{i}",
+            rolling=Rolling(least=rng.randrange(-40, sizes[i])) if rng.random() < 0.7 else Rolling(exact=(0,)),
+        )
+        for i in range(1, 7)
+        if rng.random() < 0.9
+    ]
+    found.append(buffer("x", 4 * rng.randrange(1, 50), 1, 4))
+    return found, leave
+
+
+def test_small_plans_are_optimal_by_an_integer_program_or_within_a_few_percent() -> None:
+    rng = random.Random(5)
+    gaps = []
+    for _ in range(12):
+        buffers, leave = random_chain(rng)
+        plan = planner.plan(buffers, (), leave)
+        best = smallest_arena(buffers, leave)
+        assert plan.lower_bound_bytes <= best <= plan.arena_bytes
+        gaps.append(plan.arena_bytes / best - 1)
+    assert sum(g == 0 for g in gaps) >= 8, gaps
+    assert max(gaps) < 0.15, gaps
+
+
+def test_an_overlap_of_buffers_that_share_more_than_a_step_is_refused() -> None:
+    leave = [Overlap(source="t0", target="t1", rolling=Rolling(least=0))]
+    with pytest.raises(PlanError, match="one step"):
+        planner.plan([buffer("t0", 8, 0, 3), buffer("t1", 8, 1, 4)], (), leave)
+
+
+@settings(max_examples=40, deadline=None)
+@given(graphs(), st.sampled_from([Target.C, Target.M4]))
+def test_what_kernels_permit_passes_the_access_model(graph: object, target: Target) -> None:
+    compile_graph(graph, CompileOptions(target=target))  # type: ignore[arg-type]  # checks its plan
+
+
+def test_the_access_model_refuses_one_word_less_than_kernels_need() -> None:
+    """Each overlapping pair is pushed a word further together: no kernel's bound has slack that nobody noticed."""
+    refused = accepted = 0
+    for seed in range(60):
+        model = compile_graph(random_graph(seed), CompileOptions(target=Target.M4))
+        plan, bindings = model.plan, tuple(s.binding for s in model.schedule.steps)
+        places = {p.buffer.key: p for p in plan.placements}
+        for overlap in plan.overlaps:
+            source, target = places[overlap.source], places[overlap.target]
+            least = overlap.rolling.least
+            if least is None or source.end <= target.offset or target.end <= source.offset:
+                continue
+            for closer in range(4, 400, 4):
+                # The output moves up over bytes that are read later.
+                moved = replace(target, offset=source.offset - least // 4 * 4 + closer)
+                if moved.offset < 0:
+                    continue
+                alone = replace(
+                    plan,
+                    placements=tuple(moved if p is target else p for p in plan.placements),
+                    arena_bytes=max(plan.arena_bytes, moved.end),
+                )
+                try:
+                    checker.check(alone, model.graph, bindings)
+                    accepted += 1
+                except PlanError:
+                    refused += 1
+    assert refused > 20
+    assert accepted < refused

@@ -1,0 +1,143 @@
+"""How far a kernel's output may run into its input, derived from the order in which the kernel reads and writes.
+
+A driver handles its layer in bands: all of a band is read into scratch before any of its outputs is written. With
+W bytes of output written through a band and R the first byte of input that a later band reads, the output may
+start at or below `input.offset - (W - R)` for every band but the last. Kernels without scratch read and write in
+turns within a row of outputs: there R is the first byte the row itself reads. Others stay disjoint.
+memory/checker.py follows each kernel's accesses on its own and must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import cast
+
+from tinyengine.ir import AveragePool2D, DepthwiseConv2D, DType, Graph, MaxPool2D, Node
+from tinyengine.kernels.dsp import convolution, dense, depthwise, pointwise
+from tinyengine.kernels.parameters import Axis, axes
+from tinyengine.memory.plan import Rolling
+
+DISJOINT = Rolling()
+ELEMENTWISE = Rolling(least=0)
+"""Each element is read before its place, or any before it, is written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Band:
+    """Bytes written through the band, and the first byte read by any later one (None after the last band)."""
+
+    written: int
+    unread: int | None
+
+
+def _least(bands: Iterable[_Band], size_bytes: int) -> int:
+    """The smallest difference at which no band overwrites what a later one reads."""
+    return max((b.written - b.unread for b in bands if b.unread is not None), default=-size_bytes)
+
+
+def rolling_pointwise(found: pointwise.Layer, band: int) -> Rolling:
+    """Pixels in bands."""
+    band = min(band, found.pixels)
+    steps = (
+        _Band(written=done * found.channels, unread=done * found.depth) for done in range(band, found.pixels, band)
+    )
+    return Rolling(least=_least(steps, found.pixels * found.depth))
+
+
+def rolling_convolution(found: convolution.Layer, band: int) -> Rolling:
+    """Rows of outputs in bands; a band reads again the rows its first window shares with the one before."""
+    band = min(band, found.out[0])
+    row, out_row = found.size[1] * found.depth, found.out[1] * found.channels
+    map_bytes, out_bytes = found.size[0] * row, found.out[0] * out_row
+    steps = []
+    for n in range(found.batch):
+        for done in range(band, found.out[0], band):
+            first = min(max(done * found.stride[0] - found.before[0], 0), found.size[0])
+            steps.append(_Band(written=n * out_bytes + done * out_row, unread=n * map_bytes + first * row))
+        if n + 1 < found.batch:
+            steps.append(_Band(written=(n + 1) * out_bytes, unread=(n + 1) * map_bytes))
+    return Rolling(least=_least(steps, found.batch * map_bytes))
+
+
+def rolling_depthwise(found: depthwise.Layer, band: int) -> Rolling:
+    """Four channels at a time: a group's bytes are free once its plane is filled.
+
+    Where offsets differ by whole pixels, a group's outputs land on bytes of the same group. With the whole map in
+    a plane that is all; with bands the rows that the next band reads again must be spared as well.
+    """
+    band = min(band, found.out[0])
+    whole = band == found.out[0]
+    size = found.batch * found.size[0] * found.size[1] * found.channels
+    out_size = found.batch * found.out[0] * found.out[1] * found.channels
+    if whole:
+        return Rolling(exact=(0, out_size - size)) if found.batch == 1 else DISJOINT
+    upright = found.in_steps[0] >= found.in_steps[1] and found.out_steps[0] >= found.out_steps[1]
+    if found.batch > 1 or not upright:
+        return DISJOINT
+    row, out_row = found.in_steps[0], found.out_steps[0]
+    starts = [
+        min(max(oy * found.stride - found.before[0], 0), found.size[0]) * row
+        for oy in range(0, found.out[0], band)
+    ]
+    written = [min(oy + band, found.out[0]) * out_row for oy in range(0, found.out[0], band)]
+    shared = max(w - s for w, s in zip(written[:-1], starts[1:], strict=True))
+    pixels = -(-shared // found.channels) * found.channels
+    return Rolling(
+        least=max(w - s for w, s in zip(written, starts, strict=True)),
+        exact=tuple(e for e in (pixels, 0, out_size - size) if e >= pixels),
+    )
+
+
+def rolling_dense(found: dense.Layer) -> Rolling:
+    """A row is widened whole before its outputs are written."""
+    steps = (_Band(written=n * found.channels, unread=n * found.depth) for n in range(1, found.rows))
+    return Rolling(least=_least(steps, found.rows * found.depth))
+
+
+def rolling_rows(y: Axis, *, batch: int, row_bytes: int, out_row_bytes: int) -> Rolling:
+    """Kernels without scratch that go through rows of outputs."""
+    differences = []
+    for n in range(batch):
+        for oy in range(y.out):
+            first = min(max(oy * y.stride - y.before, 0), y.size)
+            written = (n * y.out + oy + 1) * out_row_bytes
+            differences.append(written - (n * y.size + first) * row_bytes)
+    return Rolling(least=max(differences))
+
+
+def rolling_window(graph: Graph, node: Node) -> tuple[Rolling, ...]:
+    """Plain depthwise convolution and pooling."""
+    op = cast(DepthwiseConv2D | AveragePool2D | MaxPool2D, node.op)
+    shape, out = graph.tensors[node.inputs[0]].shape, graph.tensors[node.outputs[0]].shape
+    if isinstance(op, DepthwiseConv2D):
+        kernel, dilation = graph.tensors[node.inputs[1]].shape[1:3], op.dilation
+    else:
+        kernel, dilation = op.kernel, (1, 1)
+    y, _ = axes(shape, out, kernel=(kernel[0], kernel[1]), stride=op.stride, dilation=dilation, padding=op.padding)
+    return (rolling_rows(y, batch=shape[0], row_bytes=prod(shape[2:]), out_row_bytes=prod(out[2:])),)
+
+
+def rolling_elementwise(graph: Graph, node: Node) -> tuple[Rolling, ...]:
+    """Operands of the output's shape and type; a broadcast one is read again and again."""
+    out = graph.tensors[node.outputs[0]]
+    return tuple(
+        ELEMENTWISE
+        if (t.elements, t.dtype) == (out.elements, DType.INT8) and out.dtype is DType.INT8 and not t.is_constant
+        else DISJOINT
+        for t in (graph.tensors[i] for i in node.inputs)
+    )
+
+
+def rolling_family(family: str, found: object, band: int) -> Rolling | None:
+    """The first input of a fast kernel's layer; None for a family this module does not know."""
+    if isinstance(found, pointwise.Layer):
+        return rolling_pointwise(found, band)
+    if isinstance(found, convolution.Layer) and family == "convolution":
+        return rolling_convolution(found, band)
+    if isinstance(found, depthwise.Layer):
+        return rolling_depthwise(found, band)
+    if isinstance(found, dense.Layer):
+        return rolling_dense(found)
+    return None
