@@ -21,7 +21,7 @@ def _lint(tree: Path) -> subprocess.CompletedProcess[str]:
 def tree(checkout: Path, tmp_path: Path) -> Path:
     """A copy of the packages, to be spoilt."""
     shutil.copy(checkout / "pyproject.toml", tmp_path)
-    for package in ("tinyengine", "harness"):
+    for package in ("tinyengine", "nas", "harness"):
         shutil.copytree(checkout / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
@@ -35,7 +35,10 @@ def test_the_packages_keep_the_rules(tree: Path) -> None:
     ("package", "line", "contract"),
     [
         ("tinyengine", "import harness.errors", "never the other way"),
+        ("tinyengine", "import nas.space", "never the other way"),
+        ("nas", "import harness.errors", "never the other way"),
         ("tinyengine", "import serial", "the compiler knows no board"),
+        ("nas", "import serial", "the search knows no board"),
     ],
 )
 def test_a_wrong_import_is_refused(tree: Path, package: str, line: str, contract: str) -> None:

@@ -1,0 +1,29 @@
+"""What a search can be refused for, with data and what would have worked."""
+
+from __future__ import annotations
+
+
+class NasError(Exception):
+    """Root of all user-facing errors of the search; the command line prints it as one line."""
+
+
+class EncodingError(NasError):
+    """Text that is no architecture, or an architecture that is not of the space."""
+
+    def __init__(self, what: str, text: str) -> None:
+        super().__init__(f"{text!r}: {what}")
+        self.what, self.text = what, text
+
+
+class Infeasible(NasError):
+    """No network that was looked at meets every limit.
+
+    Args:
+        constraint: the limit that the nearest one breaks most.
+        nearest: the encoding of the network that misses by least.
+        miss: by how much of the limit, 0.1 is 10 %.
+    """
+
+    def __init__(self, constraint: str, nearest: str, miss: float) -> None:
+        super().__init__(f"nothing meets {constraint}; {nearest} comes nearest, {miss:.1%} over; raise the limit")
+        self.constraint, self.nearest, self.miss = constraint, nearest, miss
