@@ -43,6 +43,15 @@ class Kernels(StrEnum):
         return _TARGETS.get(core, Target.C) if self is Kernels.AUTO else Target.C
 
 
+class Memory(StrEnum):
+    """Which memory system a simulated board has."""
+
+    CHIP = "chip"
+    """The chip's: wait states, flash accelerator, caches."""
+    IDEAL = "ideal"
+    """No access ever waits."""
+
+
 _TARGETS = {"cortex-m4": Target.M4, "cortex-m7": Target.M7}
 
 
@@ -54,6 +63,7 @@ class JobOptions:
         float_io: keep float32 boundaries on the device instead of converting on the host.
         layers: make the separate run with per-layer cycles.
         kernels: fast ones for the board's core, or portable ones.
+        memory: of simulated boards; those of QEMU are always ideal, silicon is what it is.
         optimize, flash_limit_bytes, fold_constants: as CompileOptions has them.
     """
 
@@ -63,6 +73,7 @@ class JobOptions:
     float_io: bool = False
     layers: bool = True
     kernels: Kernels = Kernels.AUTO
+    memory: Memory = Memory.CHIP
     optimize: Optimize = Optimize.BALANCED
     flash_limit_bytes: int | None = None
     fold_constants: bool = True

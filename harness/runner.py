@@ -464,6 +464,9 @@ def _hello_facts(row: Row, hello: Hello, boot: int) -> Row:
 
 def _cycle_facts(row: Row, samples: tuple[int, ...], clock_hz: int, modelled: Modelled | None) -> Row:
     cycles = stats.median_cycles(samples)
+    if modelled is not None and modelled.counts == "instructions":
+        # Instructions are no cycles, and no time follows from them.
+        return replace(row, instructions=cycles, warnings=(*row.warnings, *modelled.remarks))
     row = replace(
         row,
         cycles=cycles,

@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from harness.boards import Board
+from harness.chips import load_chip
 from harness.errors import Interrupted
 from harness.interfaces import FlashReport, Link, Probe
+from harness.job import Memory
 
 if TYPE_CHECKING:
     from harness.sim.boards import SimBoard
+    from harness.sim.qemu import QemuBoard
 
 _SLICE_S = 0.2
 
@@ -29,6 +32,7 @@ class Modelled:
 
     Args:
         instructions: executed in the timed window asked about; None when it was not found.
+        counts: what the board's counter counts; instructions where the core's timing is not modelled.
         remarks: accesses that are not modelled, rules of the manual that were broken.
     """
 
@@ -36,6 +40,7 @@ class Modelled:
     memory_model: str
     instructions: int | None
     remarks: tuple[str, ...]
+    counts: Literal["cycles", "instructions"] = "cycles"
 
 
 class Hardware(Protocol):
@@ -57,25 +62,35 @@ class Hardware(Protocol):
 class Station:
     """The hardware of this machine. Used by one thread a board."""
 
-    def __init__(self, *, stop: threading.Event) -> None:
+    def __init__(self, *, stop: threading.Event, memory: Memory = Memory.CHIP) -> None:
         """Args:
         stop: once set, nothing that was opened here waits any longer.
+        memory: of simulated STM32 boards.
         """
         self._stop = stop
+        self._memory = memory
+        self._qemu: dict[str, QemuBoard] = {}
         self._lock = threading.Lock()
         self._probes: set[_Held] = set()
 
     def probe(self, board: Board) -> Probe:
-        """Debug access through pyOCD in a process of its own.
+        """Debug access: through pyOCD in a process of its own, or QEMU itself.
 
         Raises:
             HarnessError: the board cannot be reached.
         """
-        from harness.pyocd_probe import PyocdProbe
+        probe: Probe
+        if board.probe.kind == "qemu":
+            from harness.sim.qemu import QemuBoard
 
-        if board.simulated:
-            self._switch_on(board)
-        held = _Held(PyocdProbe(board), self._forget)
+            probe = self._qemu[board.name] = QemuBoard(board.name, load_chip(board.chip))
+        else:
+            from harness.pyocd_probe import PyocdProbe
+
+            if board.simulated:
+                self._switch_on(board)
+            probe = PyocdProbe(board)
+        held = _Held(probe, self._forget)
         with self._lock:
             self._probes.add(held)
         return held
@@ -83,12 +98,16 @@ class Station:
     def link(self, board: Board) -> Link:
         """The serial port: the board's pty, the port named in boards.yaml, or the probe's own.
 
+        A QEMU board's probe must have been opened before: it is the board.
+
         Raises:
             HarnessError: there is none, or it cannot be opened.
         """
         from harness.serial_link import SerialLink, find_port
 
-        if board.simulated:
+        if board.probe.kind == "qemu":
+            port = self._qemu[board.name].uart
+        elif board.simulated:
             port = self._switch_on(board)
         else:
             port = board.link.port or find_port(board.probe.unique_id)
@@ -100,6 +119,8 @@ class Station:
             return None
         from harness.sim import boards as simulated
 
+        if board.probe.kind == "qemu":
+            return self._modelled_by_qemu(board, cycles)
         status = simulated.status(board.name)
         if status is None:
             return None
@@ -116,6 +137,20 @@ class Station:
             remarks=tuple(remarks),
         )
 
+    def _modelled_by_qemu(self, board: Board, cycles: int) -> Modelled:
+        from harness.sim import boards as simulated
+        from harness.sim.native import TIMING_MODEL
+
+        qemu = load_chip(board.chip).qemu
+        counts = "cycles" if qemu is None else qemu.counts
+        return Modelled(
+            timing_model=TIMING_MODEL,
+            memory_model="ideal",
+            instructions=simulated.instructions_of(self._qemu[board.name].windows(), cycles),
+            remarks=(),
+            counts=counts,
+        )
+
     def abort(self) -> None:
         """Ends what probes are doing, from any thread: a probe may take minutes, the user has asked to stop."""
         with self._lock:
@@ -126,7 +161,7 @@ class Station:
     def _switch_on(self, board: Board) -> str:
         from harness.sim import boards as simulated
 
-        return str(simulated.ensure_running(simulated_board(board), owner_pid=os.getpid()).uart)
+        return str(simulated.ensure_running(simulated_board(board, self._memory), owner_pid=os.getpid()).uart)
 
     def _forget(self, held: _Held) -> None:
         with self._lock:
@@ -201,8 +236,8 @@ class _Stoppable:
             raise Interrupted("stopped while talking to the board")
 
 
-def simulated_board(board: Board) -> SimBoard:
-    """The board as the simulator wants to know it."""
+def simulated_board(board: Board, memory: Memory | None = None) -> SimBoard:
+    """The board as the simulator wants to know it; `memory` None: as it happens to run."""
     from harness.sim.board import Wiring
     from harness.sim.boards import SimBoard
 
@@ -215,4 +250,5 @@ def simulated_board(board: Board) -> SimBoard:
             rx=board.uart.rx,
             hse_hz=board.clock_source.hse_hz,
         ),
+        memory_model=None if memory is None else memory.value,
     )

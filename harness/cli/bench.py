@@ -24,7 +24,7 @@ from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError, Interrupted, Outcome
 from harness.evidence import Evidence
-from harness.job import MAX_REPETITIONS, Job, JobOptions, Kernels, read_input
+from harness.job import MAX_REPETITIONS, Job, JobOptions, Kernels, Memory, read_input
 from harness.models import resolve_all
 from harness.row import Row
 from harness.runner import Runner
@@ -61,6 +61,9 @@ def command(
     optimize: OptimizeOption = Optimize.BALANCED,
     flash_limit: FlashLimitOption = None,
     fold_constants: FoldOption = True,
+    memory: Annotated[
+        Memory, typer.Option(help="Memory of simulated boards: the chip's, or one that never waits.")
+    ] = Memory.CHIP,
     input_file: Annotated[
         Path | None, typer.Option("--input", metavar="FILE.npy", help="The input instead of seeded noise.")
     ] = None,
@@ -98,6 +101,7 @@ def command(
             requant=requant,
             float_io=float_io,
             kernels=kernels,
+            memory=memory,
             optimize=optimize,
             flash_limit_bytes=flash_limit,
             fold_constants=fold_constants,
@@ -124,7 +128,7 @@ def command(
 def run(request: Request, *, store: Store, fresh: bool, screen: Console) -> Result:
     """A session with real time, signals and a view around it."""
     stop = threading.Event()
-    station = Station(stop=stop)
+    station = Station(stop=stop, memory=request.options.memory)
     runner = Runner(
         hardware=station,
         stop=stop,

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import BoardTimeout, FlashFailed, MissingTool
@@ -45,13 +45,13 @@ class SimBoard:
     Args:
         chip: chip folder.
         wiring: USART, its pins and the external clock.
-        memory_model: ``ideal`` or ``chip``.
+        memory_model: ``ideal`` or ``chip``; None: as it happens to run, ``chip`` when it is switched on.
     """
 
     name: str
     chip: str
     wiring: Wiring = NUCLEO_144
-    memory_model: MemoryModelName = "chip"
+    memory_model: MemoryModelName | None = "chip"
 
 
 def known_boards() -> tuple[SimBoard, ...]:
@@ -121,12 +121,13 @@ def _check_and_own(client: Client, board: SimBoard, owner_pid: int | None) -> bo
     running = SimBoard(
         name=board.name, chip=status.chip, wiring=status.wiring, memory_model=status.memory_model
     )  # fmt: skip
-    if running != board:
+    if running != replace(board, memory_model=board.memory_model or status.memory_model):
         if not status.owners and status.debug_client is None:
             return False
         raise FlashFailed(
             board.name, "starting the simulated board",
-            f"it already runs as {status.chip} with {status.wiring}, not {board.chip} with {board.wiring}",
+            f"it already runs as {status.chip} with {status.wiring} and {status.memory_model} memory, not "
+            f"{board.chip} with {board.wiring} and {board.memory_model or 'any'} memory",
             f"stop its users, processes {', '.join(map(str, status.owners)) or status.debug_client}",
         )  # fmt: skip
     if owner_pid is not None:
@@ -142,7 +143,7 @@ def _start(
     wiring = board.wiring
     command = [
         sys.executable, "-m", "harness.sim.launch", "--board", board.name, "--chip", board.chip,
-        "--uart", f"USART{wiring.uart}", "--memory-model", board.memory_model,
+        "--uart", f"USART{wiring.uart}", "--memory-model", board.memory_model or "chip",
         "--idle-timeout-s", str(idle_timeout_s),
     ]  # fmt: skip
     for option, value in (("--tx", wiring.tx), ("--rx", wiring.rx), ("--hse-hz", wiring.hse_hz),

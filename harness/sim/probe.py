@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from pyocd.board.board import Board
@@ -150,7 +151,8 @@ class SimulatedProbe(DebugProbe):  # type: ignore[misc]
     def open(self) -> None:
         """Switches the board on if need be and takes its debug port."""
         try:
-            boards.ensure_running(self._board)
+            # A debugger takes the board as it runs.
+            boards.ensure_running(replace(self._board, memory_model=None))
             client = Client.open(runtime.board_folder(self._board.name))
             if client is None:
                 raise exceptions.ProbeError(f"{self._board.name}: the board server ended while connecting")

@@ -1,6 +1,6 @@
 """Boards of QEMU: Arm's FPGA boards as one QEMU process each, which lives as long as somebody holds the board.
 
-QEMU's debug server takes the image and gives it back for the check, its monitor holds, resets and starts the board,
+QEMU's debug server takes the image and gives it back for the check, its monitor resets and starts the board,
 and its pty is the UART: no debug probe, and none is pretended. Cycles come from our plug-in, which announces every
 executed block to the timing model that the virtual STM32s use, with memory that never waits.
 """
