@@ -7,14 +7,14 @@ was sent. What the line lost is counted and visible, because a figure read over 
 from __future__ import annotations
 
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
 from typing import TypeVar
 
 from harness import wire
-from harness.errors import BoardCrash, BoardTimeout, WrongImage
+from harness.diagnosis import ADVICE, damage
+from harness.errors import BoardCrash, BoardTimeout, FaultClass, WrongImage
 from harness.interfaces import Link
 
 _M = TypeVar("_M", bound=wire.Message)
@@ -22,6 +22,10 @@ _READ_SLICE_S = 0.25
 _HELLO_REPEAT_S = 0.25
 """A board that is still starting does not hear the first HELLO; the next one should not be long in coming."""
 _RUNS_PER_DEADLINE = 8
+_LONG = frozenset({wire.Kind.RUN, wire.Kind.MEMORY})
+_LONG_REPEATS = 4
+"""How often a long request is repeated after it was accepted, in case its reply was lost without a trace."""
+_DAMAGED_LIMIT = 16
 _SAMPLES_PER_REQUEST = 16
 _LAYERS_PER_REQUEST = 24
 
@@ -33,13 +37,15 @@ class Timing:
     Args:
         start_s: from reset to the first answer; covers a power-up and a simulated board's start.
         reply_s: until a request is sent again, and the least deadline is `attempts` of it.
-        attempts: how often a request is sent.
+        quiet_s: until it is sent again after a damaged frame, which was probably its reply.
+        attempts: how many such waits there are.
         run_s: until a RUN of up to 8 inferences or a MEMORY must have ended; longer RUNs get more in proportion.
             A caller that knows better says so.
     """
 
     start_s: float = 10.0
     reply_s: float = 1.0
+    quiet_s: float = 0.1
     attempts: int = 5
     run_s: float = 120.0
 
@@ -54,6 +60,10 @@ class Statistics:
         garbage_bytes: bytes received that were no frame, or a damaged one.
         stale_frames: sound frames of an earlier session, an earlier request or an earlier image.
         discarded_repetitions: repetitions the board threw away because its counter was stopped in them.
+        frames_shortened, frames_flipped, frames_lengthened: damaged frames, by what became of them; known because
+            they came again, sound.
+        foreign_frames: stale frames with another session's nonce.
+        early_garbage_bytes: garbage before the first sound frame.
     """
 
     frames: int = 0
@@ -61,6 +71,11 @@ class Statistics:
     garbage_bytes: int = 0
     stale_frames: int = 0
     discarded_repetitions: int = 0
+    frames_shortened: int = 0
+    frames_flipped: int = 0
+    frames_lengthened: int = 0
+    foreign_frames: int = 0
+    early_garbage_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +105,11 @@ class Device:
         self._input: bytes | None = None
         self._started = False
         self._old_crash: wire.Crash | None = None
-        self._frames = self._resends = self._garbage = self._stale = self._discarded = 0
+        self._frames = self._resends = self._garbage = self._stale = self._discarded = self._foreign = 0
+        self._banners = self._early_garbage = 0
+        self._damaged: deque[bytes] = deque(maxlen=_DAMAGED_LIMIT)
+        self._damage: Counter[FaultClass] = Counter()
+        self._damage_seen = False
 
     @property
     def statistics(self) -> Statistics:
@@ -101,6 +120,11 @@ class Device:
             garbage_bytes=self._garbage,
             stale_frames=self._stale,
             discarded_repetitions=self._discarded,
+            frames_shortened=self._damage[FaultClass.UART_BYTES_LOST],
+            frames_flipped=self._damage[FaultClass.UART_BYTES_FLIPPED],
+            frames_lengthened=self._damage[FaultClass.UART_BYTES_DUPLICATED],
+            foreign_frames=self._foreign,
+            early_garbage_bytes=self._early_garbage,
         )
 
     @property
@@ -122,8 +146,7 @@ class Device:
             BoardTimeout, BoardCrash.
         """
         self._nonce, self._seq, self._hello, self._input = nonce, 0, None, None
-        attempts = max(self._timing.attempts, ceil(self._timing.start_s / _HELLO_REPEAT_S))
-        hello = self._ask("hello", wire.Hello, wire.Kind.HELLO, deadline_s=self._timing.start_s, attempts=attempts)
+        hello = self._ask("hello", wire.Hello, wire.Kind.HELLO, deadline_s=self._timing.start_s)
         self._hello = hello
         return hello
 
@@ -290,43 +313,65 @@ class Device:
         kind: wire.Kind,
         *arguments: int | bytes,
         deadline_s: float | None = None,
-        attempts: int | None = None,
     ) -> _M:
         """Sends one request until its reply is there.
 
+        A long one is acknowledged before it is executed. Until then it is sent again as any other; from then on
+        the board hears nothing, so it is sent again only when something damaged came or much time has passed.
+
         Args:
-            deadline_s: for the whole of it; None: all attempts' waits. The first resend of a request that takes
-                long comes late as well: a busy board does not listen, and what is sent to it is lost.
+            deadline_s: for the whole of it; None: all attempts' waits.
         """
         timing = self._timing
         self._seq += 1
         request = wire.encode_request(kind, self._nonce, self._seq, *arguments)
-        attempts = attempts or timing.attempts
-        total_s = deadline_s or attempts * timing.reply_s
         begun = self._clock()
-        for attempt in range(attempts):
-            if attempt and kind is not wire.Kind.HELLO:  # a board that is starting lost nothing
+        garbage_before, patience_s = self._garbage, timing.attempts * timing.reply_s
+        total_s = deadline_s or patience_s
+        accepted, sends = False, 0
+        while (now := self._clock()) < begun + total_s:
+            if kind in _LONG and not accepted and now >= begun + patience_s and self._garbage == garbage_before:
+                total_s = min(total_s, patience_s)
+                break
+            if sends and kind is not wire.Kind.HELLO:  # a board that is starting lost nothing
                 self._resends += 1
+            sends += 1
             self._link.write(request, timeout_s=timing.reply_s)
-            # Equal shares of the deadline; the last one takes what is left.
-            until = begun + total_s * (attempt + 1) / attempts
-            self._started = False
+            wait_s = _HELLO_REPEAT_S if kind is wire.Kind.HELLO else timing.reply_s
+            if accepted:
+                wait_s = max(wait_s, total_s / _LONG_REPEATS)
+            until = min(begun + total_s, now + wait_s)
+            self._started = self._damage_seen = False
             while (reply := self._next_reply(stage, until)) is not None:
                 if isinstance(reply, expected):
                     return reply
-                self._refuse(stage, reply)
+                if isinstance(reply, wire.Accepted):
+                    accepted = True
+                    until = min(begun + total_s, self._clock() + max(wait_s, total_s / _LONG_REPEATS))
+                else:
+                    self._refuse(stage, reply)
+        raise self._gave_up(stage, sends, total_s, self._garbage - garbage_before, accepted=accepted)
+
+    def _gave_up(
+        self, stage: str, sends: int, total_s: float, garbage: int, *, accepted: bool
+    ) -> BoardTimeout | BoardCrash:
+        """What it looks like when a deadline has passed."""
         if self._old_crash is not None:
-            raise BoardCrash(self._board, stage, f"still in the fault of an earlier session: {self._old_crash}")
-        raise BoardTimeout(
-            self._board,
-            stage,
-            total_s,
-            f"the request was sent {attempts} times, {self._frames} frames and {self._garbage} garbage bytes came"
-            " back; check the cable, the baud rate and boards.yaml's uart pins",
-        )
+            return BoardCrash(self._board, stage, f"still in the fault of an earlier session: {self._old_crash}")
+        if self._hello is not None:
+            fault = FaultClass.UART_GARBLED if garbage else FaultClass.BOARD_HUNG
+        elif self._banners:
+            fault = FaultClass.UART_REQUESTS_LOST
+        elif self._frames:
+            fault = FaultClass.STALE_OUTPUT
+        else:
+            fault = FaultClass.UART_GARBLED if self._garbage else FaultClass.BOARD_SILENT
+        sent = f"accepted, sent {sends} times" if accepted else f"sent {sends} times"
+        seen = f"{sent}; {self._frames} frames and {self._garbage} garbage bytes in all came back"
+        return BoardTimeout(self._board, stage, total_s, ADVICE[fault], seen=seen, fault_class=fault)
 
     def _next_reply(self, stage: str, until: float) -> wire.Message | None:
-        """The next message that answers the current request; None when the time is over."""
+        """The next message that answers the current request; None when it is time to say it again."""
         while True:
             while self._waiting:
                 message = self._parsed(self._waiting.popleft())
@@ -339,10 +384,31 @@ class Device:
                 return None
             for piece in self._decoder.feed(self._link.read(timeout_s=min(left, _READ_SLICE_S))):
                 if isinstance(piece, wire.Frame):
+                    self._compare_damaged(wire.encode_frame(piece.payload)[1:-1])
+                    if not self._frames:
+                        self._early_garbage = sum(map(len, self._damaged))
                     self._frames += 1
                     self._waiting.append(piece)
-                else:
-                    self._garbage += len(piece.data)
+                    continue
+                self._garbage += len(piece.data)
+                self._damaged.append(piece.data)
+                if self._hello is not None:
+                    accepted = wire.encode_accepted(self._nonce, self._seq, self._hello.boot)
+                    self._compare_damaged(accepted[1:-1])
+                if self._frames and not self._damage_seen:
+                    self._damage_seen = True
+                    until = min(until, self._clock() + self._timing.quiet_s)
+
+    def _compare_damaged(self, sound: bytes) -> None:
+        """Damaged pieces that were this frame. A flipped byte may have become a delimiter and cut it in two."""
+        last = len(self._damaged)
+        for start, end in ((i, i + n) for n in (1, 2) for i in range(last - n, -1, -1)):
+            kind = damage(b"\0".join(list(self._damaged)[start:end]), sound)
+            if kind is not None:
+                self._damage[kind] += 1
+                for _ in range(end - start):
+                    del self._damaged[start]
+                return
 
     def _parsed(self, frame: wire.Frame) -> wire.Message:
         try:
@@ -357,23 +423,36 @@ class Device:
             if self._hello is None and envelope.nonce not in (0, self._nonce):
                 # Of an earlier session: either bytes from before the reset, or the board was never reset.
                 self._stale += 1
+                self._foreign += 1
                 self._old_crash = message
                 return False
             raise BoardCrash(self._board, stage, str(message))
         if isinstance(message, wire.BootBanner):
             if self._hello is not None:
-                raise BoardCrash(self._board, stage, f"rebooted (boot {self._hello.boot} -> {envelope.boot})")
+                raise self._rebooted(stage, envelope.boot)
             self._started = True
+            self._banners += 1
+            return False
+        if envelope.nonce not in (0, self._nonce):
+            # A line delivers in order: this was said before the reset, whatever boot it names.
+            self._stale += 1
+            self._foreign += 1
             return False
         if envelope.nonce != self._nonce or envelope.seq != self._seq:
             if self._hello is not None and envelope.boot != self._hello.boot:
-                raise BoardCrash(self._board, stage, f"rebooted (boot {self._hello.boot} -> {envelope.boot})")
+                raise self._rebooted(stage, envelope.boot)
             # A second answer to our own HELLO is no stranger: it was said again while the board was starting.
             self._stale += not (isinstance(message, wire.Hello) and envelope.nonce == self._nonce)
             return False
         if self._hello is not None and envelope.boot != self._hello.boot:
-            raise BoardCrash(self._board, stage, f"rebooted (boot {self._hello.boot} -> {envelope.boot})")
+            raise self._rebooted(stage, envelope.boot)
         return True
+
+    def _rebooted(self, stage: str, boot: int) -> BoardCrash:
+        before = self._known().boot
+        return BoardCrash(
+            self._board, stage, f"rebooted (boot {before} -> {boot})", fault_class=FaultClass.BOARD_RESET
+        )
 
     def _refuse(self, stage: str, reply: wire.Message) -> None:
         if isinstance(reply, wire.Refused):

@@ -25,10 +25,45 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class FaultClass(StrEnum):
+    """What kind of trouble it was, judged from symptoms alone. Rows with outcome `ok` may have one: trouble that was
+    overcome."""
+
+    UART_BYTES_LOST = "uart_bytes_lost"
+    UART_BYTES_FLIPPED = "uart_bytes_flipped"
+    UART_BYTES_DUPLICATED = "uart_bytes_duplicated"
+    UART_REQUESTS_LOST = "uart_requests_lost"
+    UART_GARBAGE_BEFORE_BOOT = "uart_garbage_before_boot"
+    UART_GARBLED = "uart_garbled"
+    UART_GONE = "uart_gone"
+    BOARD_SILENT = "board_silent"
+    BOARD_HUNG = "board_hung"
+    BOARD_RESET = "board_reset"
+    HARD_FAULT = "hard_fault"
+    BROWN_OUT = "brown_out"
+    SECTOR_NOT_ERASED = "sector_not_erased"
+    FLASH_WRITE = "flash_write"
+    WRONG_CLOCK = "wrong_clock"
+    CACHES_OFF = "caches_off"
+    CHIP_STATE = "chip_state"
+    PROBE_ABSENT = "probe_absent"
+    PROBE_BUSY = "probe_busy"
+    PROBE_LOST = "probe_lost"
+    PROBE_SLOW = "probe_slow"
+    PROBE_HUNG = "probe_hung"
+    NO_CONNECTION = "no_connection"
+    WRONG_BOARD = "wrong_board"
+    WRONG_IMAGE = "wrong_image"
+    STALE_OUTPUT = "stale_output"
+    WRONG_OUTPUT = "wrong_output"
+    QUARANTINED = "quarantined"
+
+
 class HarnessError(Exception):
-    """Root of the harness's user-facing errors."""
+    """Root of the harness's user-facing errors. `fault_class`: None where the outcome says it all."""
 
     outcome: Outcome | None = None
+    fault_class: FaultClass | None = None
     exit_code = 1
 
 
@@ -89,9 +124,12 @@ class FlashFailed(HarnessError):
 
     outcome = Outcome.FLASH_FAILED
 
-    def __init__(self, board: str, stage: str, reason: str, advice: str) -> None:
+    def __init__(
+        self, board: str, stage: str, reason: str, advice: str, *, fault_class: FaultClass | None = None
+    ) -> None:
         super().__init__(f"{board}: {stage}: {reason}; {advice}")
         self.board, self.stage, self.reason, self.advice = board, stage, reason, advice
+        self.fault_class = fault_class
 
 
 class BoardTimeout(HarnessError):
@@ -99,9 +137,21 @@ class BoardTimeout(HarnessError):
 
     outcome = Outcome.TIMEOUT
 
-    def __init__(self, board: str, stage: str, timeout_s: float, advice: str) -> None:
-        super().__init__(f"{board}: {stage} gave no answer within {timeout_s:g} s; {advice}")
+    def __init__(
+        self,
+        board: str,
+        stage: str,
+        timeout_s: float,
+        advice: str,
+        *,
+        seen: str = "",
+        fault_class: FaultClass | None = None,
+    ) -> None:
+        super().__init__(
+            f"{board}: {stage} gave no answer within {timeout_s:g} s{f' ({seen})' if seen else ''}; {advice}"
+        )
         self.board, self.stage, self.timeout_s, self.advice = board, stage, timeout_s, advice
+        self.fault_class = fault_class
 
 
 class BoardCrash(HarnessError):
@@ -109,9 +159,12 @@ class BoardCrash(HarnessError):
 
     outcome = Outcome.CRASH
 
-    def __init__(self, board: str, stage: str, record: str) -> None:
+    def __init__(
+        self, board: str, stage: str, record: str, *, fault_class: FaultClass = FaultClass.HARD_FAULT
+    ) -> None:
         super().__init__(f"{board}: {stage}: {record}")
         self.board, self.stage, self.record = board, stage, record
+        self.fault_class = fault_class
 
 
 class WrongImage(HarnessError):
@@ -119,9 +172,18 @@ class WrongImage(HarnessError):
 
     outcome = Outcome.CRASH
 
-    def __init__(self, board: str, what: str, expected: str, got: str) -> None:
+    def __init__(
+        self,
+        board: str,
+        what: str,
+        expected: str,
+        got: str,
+        *,
+        fault_class: FaultClass = FaultClass.WRONG_IMAGE,
+    ) -> None:
         super().__init__(f"{board}: {what}: expected {expected}, the board says {got}")
         self.board, self.what, self.expected, self.got = board, what, expected, got
+        self.fault_class = fault_class
 
 
 class Interrupted(HarnessError):

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from harness.errors import Outcome
+from harness.errors import FaultClass, Outcome
 
 BENCH_SCHEMA = "tinyrack.bench/1"
 
@@ -54,7 +54,9 @@ class MemoryMap:
 class LinkStats:
     """What the serial line needed: frames, requests sent again, bytes that were no frame, frames of earlier jobs.
 
-    `discarded_repetitions`: the board's counter was stopped in them, so they were run again.
+    `discarded_repetitions`: the board's counter was stopped in them, so they were run again. `frames_shortened`,
+    `frames_flipped`, `frames_lengthened`: frames that came again sound, and what the line had done to them.
+    `foreign_frames`: stale frames of another session. `early_garbage_bytes`: garbage before the first frame.
     """
 
     frames: int
@@ -62,6 +64,11 @@ class LinkStats:
     garbage_bytes: int
     stale_frames: int = 0
     discarded_repetitions: int = 0
+    frames_shortened: int = 0
+    frames_flipped: int = 0
+    frames_lengthened: int = 0
+    foreign_frames: int = 0
+    early_garbage_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +120,7 @@ class Row:
         sram_bytes: static RAM + arena once + stack mark.
         flash_bytes: the whole image; `model_flash_bytes` weights, tables, kernels and inference runtime.
         fault: whose fault a failure is: model, toolchain, board, link, result, user or tinyrack.
+        fault_class: what kind of trouble it was, as its symptoms tell; an `ok` row has one when it was overcome.
         advice: what to do about it.
         kernels: what was asked for: `auto`, the fastest for the core, or `c`, portable ones; None in older rows.
         folded: whether channels proven constant were removed from the network.
@@ -158,6 +166,7 @@ class Row:
     session: str | None = None
     attempt: int | None = None
     fault: str | None = None
+    fault_class: FaultClass | None = None
     advice: str | None = None
     retries: int = 0
     warnings: tuple[str, ...] = ()

@@ -35,6 +35,7 @@ class Kind(IntEnum):
     BANNER = 32
     CRASH = 33
     ERROR = 34
+    ACCEPTED = 35
 
 
 class Status(IntEnum):
@@ -217,6 +218,13 @@ class InputCrc:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """RUN or MEMORY was understood and is being executed: until its reply the board hears nothing."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
     """Reply to RUN: records to be asked for, and repetitions thrown away because the counter stopped in them."""
 
@@ -331,6 +339,7 @@ Message = (
     Hello
     | Loaded
     | InputCrc
+    | Accepted
     | RunStatus
     | Samples
     | Layers
@@ -355,6 +364,11 @@ def encode_frame(payload: bytes) -> bytes:
 def encode_request(kind: Kind, nonce: int, seq: int, *arguments: int | bytes) -> bytes:
     """One request as a frame."""
     return encode_frame(cbor2.dumps([VERSION, int(kind), nonce, seq, *arguments]))
+
+
+def encode_accepted(nonce: int, seq: int, boot: int) -> bytes:
+    """The frame of an `Accepted`: the one that a board never sends again, should it be damaged."""
+    return encode_frame(cbor2.dumps([VERSION, int(Kind.ACCEPTED), nonce, seq, boot]))
 
 
 class Decoder:
@@ -428,6 +442,8 @@ def _message(kind: Kind, envelope: Envelope, fields: _Fields) -> Message:
     if kind is Kind.ERROR:
         code = _enum(ErrorCode, fields.number())
         return ProtocolError(envelope=envelope, code=code, detail=fields.number())
+    if kind is Kind.ACCEPTED:
+        return Accepted(envelope=envelope)
     status = _enum(Status, fields.number())
     if status is not Status.OK:
         return Refused(envelope=envelope, status=status, detail=fields.number())

@@ -1,7 +1,8 @@
 /* The device's side of the wire: one request, one reply; see harness/wire.py for the other side.
  *
  * Payloads are CBOR arrays. Request: [version, kind, nonce, seq, ...]. From the device: [version, kind, nonce, seq,
- * boot, ...], replies go on with a status: 0 and the fields, or another one and one number of detail. */
+ * boot, ...], replies go on with a status: 0 and the fields, or another one and one number of detail. What takes long (RUN,
+ * MEMORY) is acknowledged by ACCEPTED before it begins: then the device hears nothing until it is done. */
 #ifndef TR_PROTOCOL_H
 #define TR_PROTOCOL_H
 
@@ -21,6 +22,7 @@ enum tr_kind {
     TR_KIND_BANNER = 32, /* unsolicited, after a reset */
     TR_KIND_CRASH = 33,  /* unsolicited, and the answer to everything from then on */
     TR_KIND_ERROR = 34,  /* the request was not understood or not allowed; nothing was executed */
+    TR_KIND_ACCEPTED = 35, /* before the reply to RUN or MEMORY: it was understood, the reply takes a while */
 };
 
 enum tr_error {

@@ -84,7 +84,7 @@ def opened(link: Link) -> Device:
 
 
 def raw(link: Link, request: bytes, *, wait_s: float = 2.0) -> wire.Message:
-    """The next message after `request`, banners left out."""
+    """The next message after `request`, banners and acknowledgements left out."""
     decoder = wire.Decoder()
     link.write(request, timeout_s=1.0)
     until = time.monotonic() + wait_s
@@ -92,7 +92,7 @@ def raw(link: Link, request: bytes, *, wait_s: float = 2.0) -> wire.Message:
         for piece in decoder.feed(link.read(timeout_s=0.1)):
             if isinstance(piece, wire.Frame):
                 message = wire.parse(piece.payload)
-                if not isinstance(message, wire.BootBanner):
+                if not isinstance(message, wire.BootBanner | wire.Accepted):
                     return message
     raise AssertionError("no answer")
 
