@@ -9,6 +9,7 @@
  * of LOG_BYTES that receives every timed read of the counter, owner=PID: QEMU ends itself when that process is gone.
  */
 #define _GNU_SOURCE
+#include "../insn.h"
 #include "../timing.h"
 
 #include <pthread.h>
@@ -51,7 +52,6 @@ extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
 extern uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *tb);
 extern struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb, size_t n);
 extern const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *insn);
-extern size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *insn);
 extern void *qemu_plugin_insn_haddr(const struct qemu_plugin_insn *insn);
 extern bool qemu_plugin_mem_is_store(uint32_t info);
 
@@ -165,9 +165,11 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
     uint32_t bytes = 0;
     for (size_t n = 0; n < count; n++) {
         struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, n);
-        const size_t size = qemu_plugin_insn_size(insn);
+        /* The last instruction before a page's end is said to be longer, by what the translator peeked at behind it. */
+        const uint8_t *data = qemu_plugin_insn_data(insn);
+        const size_t size = tr_is_wide((uint16_t)(data[0] | data[1] << 8)) ? 4 : 2;
         if (bytes + size > sizeof code) abort(); /* QEMU ends a block after 512 instructions at most */
-        memcpy(code + bytes, qemu_plugin_insn_data(insn), size);
+        memcpy(code + bytes, data, size);
         if (marks_a_window(code + bytes, size))
             qemu_plugin_register_vcpu_mem_cb(insn, on_read, CB_NO_REGS, MEM_READ_AND_WRITE, NULL);
         bytes += (uint32_t)size;
