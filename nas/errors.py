@@ -27,3 +27,11 @@ class Infeasible(NasError):
     def __init__(self, constraint: str, nearest: str, miss: float) -> None:
         super().__init__(f"nothing meets {constraint}; {nearest} comes nearest, {miss:.1%} over; raise the limit")
         self.constraint, self.nearest, self.miss = constraint, nearest, miss
+
+
+class DataError(NasError):
+    """A data set that cannot be read as what it was said to be: what is wrong and where."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{where}: {what}")
+        self.what, self.where = what, where
