@@ -95,6 +95,6 @@ def test_what_does_not_encode_is_refused() -> None:
     assert "no pairs" in (plane((3, 1), 1, 4, made, 12).refusal() or "")
     assert "weight words" in (plane((1, 13), 1, 4, made, 18).refusal() or "")
     assert "word-aligned" in (plane((3, 3), 1, 4, made, 7).refusal() or "")
-    assert "spans" in (plane((9, 3), 1, 4, made, 400).refusal() or "")
+    assert "span" in (plane((9, 3), 1, 4, made, 400).refusal() or "")
     with pytest.raises(ValueError, match="stride 3"):
         depthwise.render("k", plane((3, 3), 3, 4, made, 12), Core.M4, "")

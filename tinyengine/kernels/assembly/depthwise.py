@@ -29,8 +29,10 @@ _RESIDENT: tuple[Register, ...] = ("r2", "r3", "r4", "r5", "r6", "r7")
 _OUT, _ROWS, _MULTIPLIER, _ADDEND, _BIAS, _SHIFT, _GROUPS = "s0", "s1", "s2", "s3", "s4", "s5", "s6"
 HEADER_WORDS = 4
 """bias, multiplier, addend, right shift; weight words follow."""
-_UNROLLED_COLUMNS = 24
+_UNROLLED_COLUMNS = 32
 """Widest row of outputs written out without a loop over column groups."""
+_GROUP_COLUMNS = range(24, 3, -2)
+"""Sizes of a group in longer rows, even: a row's words hold two columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,11 @@ class Plane:
     def group(self) -> int:
         """Outputs a pass over a row's columns computes."""
         if self.resident:
-            return self.columns if self.columns <= _UNROLLED_COLUMNS else 8
+            if self.columns <= _UNROLLED_COLUMNS and self._reaches(self.columns):
+                return self.columns
+            # Each group costs some ten cycles, a rest as much as a group.
+            fitting = [g for g in _GROUP_COLUMNS if g <= self.columns and self._reaches(g)] or [1]
+            return min(fitting, key=lambda g: (-(-self.columns // g), self.columns % g))
         free = 11 - len(self.pairs)  # r2-r12 but for the weights; lr holds the activation word
         return min(self.columns, free)
 
@@ -95,10 +101,14 @@ class Plane:
             return f"a kernel {self.kernel[1]} wide has {len(self.pairs)} weight words a row"
         if self.row_bytes % 4:
             return "rows are not word-aligned"
-        reach = (self.kernel[0] - 1) * self.row_bytes + 2 * (self.group * self.stride + self.kernel[1])
-        if reach > MOST_LOAD_OFFSET_BYTES or self.group * self.out_step_bytes > MOST_LOAD_OFFSET_BYTES:
-            return f"a window spans {reach} B, an offset reaches {MOST_LOAD_OFFSET_BYTES}"
+        if not self._reaches(self.group):
+            return f"a window or its outputs span more than an offset's {MOST_LOAD_OFFSET_BYTES} B"
         return None
+
+    def _reaches(self, group: int) -> bool:
+        """Whether immediate offsets reach a group's last word and output."""
+        window = (self.kernel[0] - 1) * self.row_bytes + 2 * (group * self.stride + self.kernel[1])
+        return max(window, group * self.out_step_bytes) <= MOST_LOAD_OFFSET_BYTES
 
 
 def pack(
