@@ -106,7 +106,7 @@ class BareMachine:
 
 
 def _read(elf: Path) -> tuple[list[tuple[int, int, bytes]], dict[str, int]]:
-    """Base, size and content of what lies in memory, by the address it runs from; symbols without the Thumb bit."""
+    """Base, size and content of what lies in memory, where it runs from; symbols without the Thumb bit."""
     with elf.open("rb") as stream:
         image = ELFFile(stream)
         sections = [s for s in image.iter_sections() if s["sh_flags"] & 2 and s["sh_size"]]

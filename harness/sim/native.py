@@ -36,6 +36,8 @@ _UNLIMITED = 1 << 62
 _REGIONS_MAX = 12
 
 CoreName = Literal["cortex-m4", "cortex-m7"]
+_KINDS: dict[CoreName, int] = {"cortex-m4": 4, "cortex-m7": 7}
+_LOOP_WARMUP_ROUNDS, _LOOP_ROUNDS = 50, 240
 
 
 class RegionKind(IntEnum):
@@ -214,6 +216,13 @@ class _CFunctions(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in _FUNCTIONS]
 
 
+_FETCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32)
+
+
+class _CHost(ctypes.Structure):
+    _fields_ = [("context", ctypes.c_void_p), ("fetch", _FETCH), ("read_registers", ctypes.c_void_p)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
     """Where modelled cycles went.
@@ -297,6 +306,10 @@ def _library() -> ctypes.CDLL:
         "tr_core_reset": (None, (core,)),
         "tr_core_set_memory": (ctypes.c_int, (core, ctypes.POINTER(_CMemory))),
         "tr_core_counters": (None, (core, ctypes.POINTER(_CCounters))),
+        "tr_core_new": (core, (ctypes.c_int, ctypes.POINTER(_CHost))),
+        "tr_core_free": (None, (core,)),
+        "tr_core_block": (ctypes.c_int, (core, u32, u32)),
+        "tr_core_set_budget": (None, (core, u64)),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
@@ -308,6 +321,34 @@ def _unicorn_functions() -> _CFunctions:
     from unicorn.unicorn_py3.unicorn import uclib
 
     return _CFunctions(*(ctypes.cast(getattr(uclib, f"uc_{name}"), ctypes.c_void_p).value for name in _FUNCTIONS))
+
+
+def loop_cycles(code: bytes, pc: int, *, core: CoreName) -> float:
+    """Cycles of one round when the block `code` at `pc` repeats for ever, zero-wait memory; nothing is executed.
+
+    Raises:
+        MissingTool: the library is not built yet and there is no C compiler.
+    """
+
+    def fetch(_context: int, address: int, destination: int, count: int) -> int:
+        ctypes.memmove(destination, code[address - pc : address - pc + count], count)
+        return 0
+
+    library = _library()
+    host = _CHost(fetch=_FETCH(fetch))
+    handle = library.tr_core_new(_KINDS[core], ctypes.byref(host))
+    if not handle:
+        raise MemoryError("no memory for the timing model")
+    try:
+        library.tr_core_set_budget(handle, _UNLIMITED)
+        at = []
+        for rounds in (_LOOP_WARMUP_ROUNDS, _LOOP_ROUNDS):
+            for _ in range(rounds):
+                library.tr_core_block(handle, pc, len(code))
+            at.append(int(library.tr_core_cycles(handle)))
+    finally:
+        library.tr_core_free(handle)
+    return (at[1] - at[0]) / _LOOP_ROUNDS
 
 
 class NativeCore:
@@ -331,9 +372,8 @@ class NativeCore:
         numbers += [arm_const.UC_ARM_REG_SP, arm_const.UC_ARM_REG_LR, arm_const.UC_ARM_REG_PC]
         numbers += [getattr(arm_const, f"UC_ARM_REG_S{n}") for n in range(32)]
         self._functions = _unicorn_functions()
-        kind = {"cortex-m4": 4, "cortex-m7": 7}[core]
         self._handle = self._library.tr_unicorn_attach(
-            kind, uc._uch, ctypes.byref(self._functions), (ctypes.c_int * len(numbers))(*numbers)
+            _KINDS[core], uc._uch, ctypes.byref(self._functions), (ctypes.c_int * len(numbers))(*numbers)
         )
         if not self._handle:
             raise RuntimeError("Unicorn refused the block hook")

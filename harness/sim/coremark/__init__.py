@@ -1,7 +1,7 @@
 """CoreMark on an emulated core: our port files, the user's copy of the benchmark, a number of CoreMark/MHz.
 
-CoreMark is EEMBC's; its sources are not part of this project. With fixed flags and zero-wait memory the figure is a
-property of compiler and timing model alone.
+CoreMark is EEMBC's; its sources are not part of this project. With fixed flags and zero-wait memory the figure
+is a property of compiler and timing model alone.
 """
 
 from __future__ import annotations

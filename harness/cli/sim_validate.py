@@ -1,0 +1,104 @@
+"""`tinyrack sim validate`: micro-cases, published silicon and llvm-mca beside the timing model."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from harness.sim import validation
+
+
+def validate(
+    coremark: Annotated[
+        Path | None,
+        typer.Option(
+            "--coremark", metavar="DIR", help="Your copy of CoreMark; without it stored figures are shown."
+        ),
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page as well.")] = None,
+    blocks: Annotated[
+        bool, typer.Option("--blocks/--no-blocks", help="Price the hottest blocks of the zoo with llvm-mca.")
+    ] = True,
+    json: JsonOption = None,
+) -> None:
+    """Compare the timing model with all that is known from outside, and state every error.
+
+    Exit code 1 when a micro-case does not agree with its source.
+    """
+    from harness.sim import validation as engine
+
+    if json is not None:
+        check_json_target(json)
+    found = engine.validate(coremark_sources=coremark, blocks=blocks)
+    if html is not None:
+        from harness.report import validation as page
+
+        generated = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        try:
+            html.write_text(page.render(found, generated=generated), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot be written: {error.strerror}", file=str(html), field="--html") from error
+    if json is not None:
+        write_json(engine.to_json(found), json)
+    if json != "-":
+        _show(found)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def _show(found: validation.Validation) -> None:
+    from harness.sim.native import TIMING_MODEL
+
+    screen = console()
+    good = sum(case.ok for case in found.micro_cases)
+    screen.print(f"{TIMING_MODEL}: {good} of {len(found.micro_cases)} micro-cases agree with their sources")
+    cases = Table("core", "case", "expected", "got", "", box=None, pad_edge=False)
+    cases.add_column("source", no_wrap=True, overflow="ellipsis")
+    for result in found.micro_cases:
+        case = result.case
+        cases.add_row(
+            case.core,
+            case.name,
+            f"{case.cycles:g}",
+            f"{result.got:g}",
+            "ok" if result.ok else "DIFFERS",
+            case.source,
+        )
+    screen.print(cases)
+    screen.print()
+    silicon = Table("published", "silicon", "modelled", "error", "how", box=None, pad_edge=False)
+    for one in found.references:
+        silicon.add_row(
+            one.name, f"{one.silicon:.4g}", f"{one.modelled:.4g}", f"{one.error_percent:+.1f} %", one.how
+        )
+    screen.print(silicon)
+    for one in found.references:
+        screen.print(f"  {one.name}: {one.source}; {one.conditions}{'; ' if one.note else ''}{one.note}")
+    for line in found.not_comparable:
+        screen.print(f"  not comparable: {line}")
+    if not found.hot_blocks:
+        return
+    screen.print()
+    blocks = Table(
+        "core", "hot block", "instr", "share", "modelled", "llvm-mca", "ratio", box=None, pad_edge=False
+    )
+    for block in found.hot_blocks:
+        mca, ratio = (block.note, "") if block.ratio is None else (f"{block.llvm_mca:g}", f"{block.ratio:.2f}")
+        blocks.add_row(
+            block.core,
+            block.name,
+            str(block.instructions),
+            f"{block.share:.1%}",
+            f"{block.modelled:g}",
+            mca,
+            ratio,
+        )
+    screen.print(blocks)
