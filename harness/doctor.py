@@ -71,6 +71,7 @@ def examine(machine: Machine) -> tuple[Check, ...]:
         _boards(),
         _serial_ports(machine),
         _udev(machine),
+        _qemu(machine),
         _chromium(machine),
         _renode(machine),
     )
@@ -250,6 +251,16 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
+
+
+def _qemu(machine: Machine) -> Check:
+    return _tool(
+        machine,
+        "qemu-system-arm",
+        label="QEMU (boards qemu-m4, qemu-m7, qemu-m55)",
+        needed=False,
+        install=_apt(machine, "qemu-system-arm", brew="qemu"),
+    )
 
 
 def _chromium(machine: Machine) -> Check:

@@ -131,6 +131,8 @@ def _plain_line(row: Row, *, resumed: bool) -> Text:
     line.append(row.outcome.value, style=_STYLE.get(row.outcome, "red"))
     if row.cycles is not None:
         line.append(f", {row.cycles:,} cycles")
+    elif row.instructions is not None:
+        line.append(f", {row.instructions:,} instructions")
     if row.error is not None:
         line.append(f", {row.error}")
     if resumed:
@@ -153,7 +155,7 @@ def figures_table(rows: Sequence[Row]) -> Table:
             Text(row.model if row.model != before else ""),
             Text(row.board),
             Text(row.outcome.value, style=_STYLE.get(row.outcome, "red")),
-            _show(row.cycles, 1e6, 3),
+            _count(row),
             "" if row.latency_ms is None else f"{row.latency_ms:,.2f}",
             f"{row.cycles / row.macs:.2f}" if row.cycles and row.macs else "",
             _show(row.arena_measured_bytes, 1, 0),
@@ -164,6 +166,13 @@ def figures_table(rows: Sequence[Row]) -> Table:
         )
         before = row.model
     return table
+
+
+def _count(row: Row) -> str:
+    """Millions of cycles; of instructions, and said so, where the core's timing is not modelled."""
+    if row.cycles is None and row.instructions is not None:
+        return f"{row.instructions / 1e6:,.3f} instr"
+    return _show(row.cycles, 1e6, 3)
 
 
 def remarks(rows: Sequence[Row]) -> list[Text]:

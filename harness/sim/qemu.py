@@ -206,7 +206,8 @@ class QemuBoard:
         except _Gone as e:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_TIMEOUT_S)
-            lines = self._log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            said = self._log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            lines = [line for line in said if "redirected to" not in line and "has no peer" not in line]
             code = self._process.returncode
             why = lines[-1] if lines else "it ended" if code is None else f"it ended with {_ended(code)}"
             raise FlashFailed(self._name, stage, f"QEMU: {why}", f"see {self._log_file}") from e
@@ -223,7 +224,7 @@ def _command(
         "-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control",
         "-chardev", f"socket,id=debug,fd={debug}", "-gdb", "chardev:debug",
         "-chardev", "pty,id=uart", "-serial", "chardev:uart",
-        "-plugin", f"{plugin},{options}",
+        "-plugin", f"{str(plugin).replace(',', ',,')},{options}",
     ]  # fmt: skip
 
 
@@ -361,5 +362,3 @@ class _DebugServer(_Channel):
         self._buffer = self._buffer[end + 3 :]
         self.send(b"+", until)
         return body
-
-
