@@ -254,7 +254,8 @@ def _call(
         sources = [f"(const int8_t *){constants.name(data, 'constant', label)}"]
     else:
         operands = step.spec.operands
-        inputs = step.step.node.inputs[: len(operands)] if operands else step.step.node.inputs
+        reads = step.step.operands or step.step.node.inputs
+        inputs = reads[: len(operands)] if operands else reads
         sources = [address(t) for t in inputs]
     names = step.spec.operands or tuple(f"x{i}" for i in range(len(sources)))
     # Where the plan lets the output run into an input, the compiler must not assume that it does not.

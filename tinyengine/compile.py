@@ -27,12 +27,14 @@ class CompileOptions:
         optimize: what matters most where ways to compute a layer differ.
         fold_constants: remove channels that are proven to be constant; outputs stay what they are.
         flash_limit_bytes: what the model may take of flash, roughly; None is no limit.
+        sram_limit_bytes: what the arena may take, roughly; the smallest is taken where none fits.
     """
 
     requant: Requant = Requant.EXACT
     target: Target = Target.C
     optimize: Optimize = Optimize.BALANCED
     flash_limit_bytes: int | None = None
+    sram_limit_bytes: int | None = None
     fold_constants: bool = True
 
 
@@ -86,7 +88,11 @@ def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
         whole, lowered = lowered, passes.fold_constant_channels(lowered, options.requant)
         folded = lowered is not whole
         lowered = passes.run(lowered) if folded else lowered
-    preferences = Preferences(optimize=options.optimize, flash_limit_bytes=options.flash_limit_bytes)
+    preferences = Preferences(
+        optimize=options.optimize,
+        flash_limit_bytes=options.flash_limit_bytes,
+        sram_limit_bytes=options.sram_limit_bytes,
+    )
     scheduled = schedule(lowered, requant=options.requant, target=options.target, preferences=preferences)
     buffers = lifetimes.buffers(lowered, scheduled.flow, scheduled.scratch_bytes)
     leave = lifetimes.overlaps(lowered, scheduled.flow, buffers, scheduled.rollings)
@@ -104,7 +110,7 @@ def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
                 name=codegen.sanitise(s.step.name),
                 op=s.op,
                 kernel=s.kernel,
-                macs=cost.macs(lowered, s.step.node) if s.step.node is not None else 0,
+                macs=sum(cost.macs(lowered, n) for n in s.step.nodes),
             )
             for index, s in enumerate(scheduled.steps)
         ),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tinyengine import cost
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, op_name
 from tinyengine.kernels import catalogue, parameters
 from tinyengine.kernels.catalogue import KernelSpec, Target
+from tinyengine.kernels.dsp import chain
+from tinyengine.kernels.dsp.chain import Chain
 from tinyengine.kernels.dsp.common import Price
 from tinyengine.kernels.parameters import Binding
 from tinyengine.kernels.tiling import Tile
-from tinyengine.memory import lifetimes
+from tinyengine.memory import lifetimes, planner
 from tinyengine.memory.lifetimes import Dataflow, Step, dataflow
 from tinyengine.memory.plan import Rolling
 
@@ -35,8 +40,8 @@ class ScheduledStep:
 
     @property
     def op(self) -> str:
-        """The operator's name; COPY for a constant that is an output."""
-        return op_name(self.step.node.op) if self.step.node is not None else "COPY"
+        """The operator's name, several joined by +; COPY for a constant that is an output."""
+        return "+".join(op_name(n.op) for n in self.step.nodes) or "COPY"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,7 +67,7 @@ class Optimize(StrEnum):
     LATENCY = "latency"
     """Cycles at any price of flash or memory."""
     BALANCED = "balanced"
-    """A byte of flash is worth a cycle, a byte of the arena a hundred."""
+    """The smallest arena whose cycles are at most 1.05 times those of latency; a byte of flash is worth a cycle."""
     SRAM = "sram"
     """As balanced, with the smallest arena."""
     FLASH = "flash"
@@ -76,13 +81,8 @@ _BYTE_PRICE: dict[Optimize, float] = {
     Optimize.FLASH: 1e6,
 }
 """Cycles of one inference that a byte of flash is worth."""
-_ARENA_BYTE_PRICE: dict[Optimize, float] = {
-    Optimize.LATENCY: 0.0,
-    Optimize.BALANCED: 100.0,
-    Optimize.SRAM: 1e9,
-    Optimize.FLASH: 100.0,
-}
-"""Cycles of one inference that a byte of the arena is worth: RAM is scarcer than flash, and others need it too."""
+SLOWEST_BALANCED = 1.05
+"""Cycles that `balanced` may take, relative to `latency`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,55 +92,142 @@ class Preferences:
     Args:
         flash_limit_bytes: what tables, generated kernels and other constants may take; None is no limit. If even
             the smallest forms exceed it, they are taken: the linker has the last word.
+        sram_limit_bytes: what live values and working memory may take at any step; None is no limit. As with
+            flash, the smallest is taken where nothing fits.
     """
 
     optimize: Optimize = Optimize.BALANCED
     flash_limit_bytes: int | None = None
+    sram_limit_bytes: int | None = None
 
 
 def schedule(
     graph: Graph, *, requant: Requant, target: Target, preferences: Preferences = Preferences()
 ) -> Schedule:
-    """A kernel and a tile for each node, with as much working memory as costs the network little.
+    """A kernel and a tile for each node, or one for several, with as much working memory as costs little.
 
     The arena's peak is somewhere; a step elsewhere may widen its working memory up to it for free (the paper's
-    model-adaptive memory scheduling, section 3.2). So every step takes the way that costs least under a common
-    bound, cycles and flash weighed by one price; the bound is the one at which the whole costs least, a byte of it
-    having its price too. A flash limit raises the price of flash until the network fits.
+    model-adaptive memory scheduling, section 3.2). So the network is cut into steps, and each takes the way, that
+    cost least under a common bound, cycles and flash weighed by one price; `optimize` says which bound. A flash
+    limit raises the price of flash until the network fits.
 
     Raises:
         UnsupportedOp: a node no kernel can compute.
     """
-    flow = dataflow(graph)
-    choices = tuple(ways(graph, step, requant, target) for step in flow.steps)
-    live = lifetimes.live_bytes(lifetimes.buffers(graph, flow), len(flow.steps))
-    room = _room(choices, live, preferences.optimize)
-    allowed = tuple(
-        tuple(c for c in found if bytes_ + c.scratch_bytes <= room)
-        for found, bytes_ in zip(choices, live, strict=True)
-    )
+    options = Options(graph, requant=requant, target=target)
     price = _BYTE_PRICE[preferences.optimize]
-    limit = preferences.flash_limit_bytes
     while True:
-        steps = tuple(_bound(graph, min(found, key=lambda c: c.cost(price)), requant) for found in allowed)
+        chosen = options.cut(options.bound(preferences, price), price)
+        steps = tuple(_bound(graph, way, requant) for way in chosen)
+        limit = preferences.flash_limit_bytes
         if limit is None or price >= _MOST_BYTE_PRICE or flash_bytes(graph, steps) <= limit:
-            return Schedule(flow=flow, steps=steps)
+            storage = options.flow.storage
+            return Schedule(flow=Dataflow(steps=tuple(s.step for s in steps), storage=storage), steps=steps)
         price = max(2 * price, 1 / 16)
 
 
-def _room(choices: tuple[tuple[Way, ...], ...], live: tuple[int, ...], optimize: Optimize) -> int:
-    """The bound on live values and working memory at which the network costs least."""
-    needs = tuple(
-        tuple((bytes_ + c.scratch_bytes, c.cost(_BYTE_PRICE[optimize])) for c in found)
-        for found, bytes_ in zip(choices, live, strict=True)
-    )
-    least = max((min(need for need, _ in step) for step in needs), default=0)
-    bounds = sorted({least, *(need for step in needs for need, _ in step if need > least)})
-    return min(
-        bounds,
-        key=lambda bound: _ARENA_BYTE_PRICE[optimize] * bound
-        + sum(min(cost for need, cost in step if need <= bound) for step in needs),
-    )
+class Options:
+    """All ways to compute a network: for each step those that start with it, and what each needs of the arena."""
+
+    def __init__(self, graph: Graph, *, requant: Requant, target: Target) -> None:
+        self.graph = graph
+        self.flow = dataflow(graph)
+        self._buffers = lifetimes.buffers(graph, self.flow)
+        self._kept = {self.flow.storage[t] for t in graph.outputs}
+        self.ways: list[list[Way]] = []
+        self.needs: list[list[int]] = []
+        for index, step in enumerate(self.flow.steps):
+            found = [*ways(graph, step, requant, target), *_chains(graph, self.flow, index, requant, target)]
+            self.ways.append(found)
+            self.needs.append([self._need(index, way) for way in found])
+
+    def _need(self, index: int, way: Way) -> int:
+        """Bytes that must exist while the way runs: its operands, its output as far as it must not overlap them,
+        working memory, and what lives across it."""
+        last = index + way.length - 1
+        inside = {f"t{t}" for step in self.flow.steps[index:last] for t in step.writes}
+        live = [b for b in self._buffers if b.first <= last and b.last >= index and b.key not in inside]
+        sizes = {b.key: -(-b.size_bytes // b.alignment) * b.alignment for b in live}
+        total = sum(sizes.values()) + way.scratch_bytes
+        step = way.step
+        if step.node is None or len(step.writes) != 1:
+            return total
+        target = f"t{step.writes[0]}"
+        saved = 0
+        rolling = lifetimes.permitted(step, self.flow, way.rolling(self.graph))
+        for b in live:
+            one = rolling.get(b.key)
+            if one is not None and b.last <= last and int(b.key[1:]) not in self._kept:
+                saved += sizes[b.key] + sizes[target] - planner.union_bytes(sizes[b.key], sizes[target], one)
+        return total - min(saved, sizes[target])
+
+    def bound(self, preferences: Preferences, price: float) -> int:
+        """The bound on live values and working memory that `preferences` ask for."""
+        bounds = self.bounds()
+        if preferences.sram_limit_bytes is not None:
+            fitting = [b for b in bounds if b <= preferences.sram_limit_bytes]
+            return self._smallest(
+                fitting or bounds[:1], self.cycles(self.cut((fitting or bounds)[-1], price)), price
+            )
+        if preferences.optimize is Optimize.SRAM:
+            return bounds[0]
+        if preferences.optimize is Optimize.LATENCY:
+            return self._smallest(bounds, self.cycles(self.cut(bounds[-1], price)), price)
+        fastest = self.cycles(self.cut(bounds[-1], 0.0))
+        slowest = max(SLOWEST_BALANCED * fastest, self.cycles(self.cut(bounds[-1], price)))
+        return self._smallest(bounds, slowest, price)
+
+    def bounds(self) -> list[int]:
+        """Bounds that make a difference, from the smallest under which the network can be computed."""
+        least = self._least()
+        return sorted({least, *(n for needs in self.needs for n in needs if n > least)})
+
+    def _least(self) -> int:
+        """The smallest bound: the cut whose most needy step needs least."""
+        best = [0] * (len(self.ways) + 1)
+        for i in reversed(range(len(self.ways))):
+            best[i] = min(
+                max(need, best[i + way.length]) for way, need in zip(self.ways[i], self.needs[i], strict=True)
+            )
+        return best[0]
+
+    def _smallest(self, bounds: list[int], slowest: float, price: float) -> int:
+        """The smallest bound with at most `slowest` cycles; more room never costs much, so halving finds it."""
+        low, high = 0, len(bounds) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self.cycles(self.cut(bounds[middle], price)) <= slowest:
+                high = middle
+            else:
+                low = middle + 1
+        return bounds[low]
+
+    def cut(self, bound: int, price: float) -> tuple[Way, ...]:
+        """The cheapest sequence of ways that all fit under the bound."""
+        infinite = (1 << 30, 0.0)
+        best: list[tuple[int, float]] = [infinite] * len(self.ways) + [(0, 0.0)]
+        taken: list[Way | None] = [None] * len(self.ways)
+        for i in reversed(range(len(self.ways))):
+            for way, need in zip(self.ways[i], self.needs[i], strict=True):
+                if need <= bound:
+                    resort, cost = best[i + way.length]
+                    option = (resort + way.last_resort, cost + way.cost(price))
+                    if option < best[i]:
+                        best[i], taken[i] = option, way
+        chosen = []
+        i = 0
+        while i < len(taken):
+            found = taken[i]
+            if found is None:
+                raise ValueError(f"no way to compute step {i} in {bound} bytes")
+            chosen.append(found)
+            i += found.length
+        return tuple(chosen)
+
+    @staticmethod
+    def cycles(chosen: Sequence[Way]) -> float:
+        """An estimate, to compare."""
+        return sum(way.price.cycles for way in chosen)
 
 
 _MOST_BYTE_PRICE = 1e6
@@ -156,28 +243,39 @@ def flash_bytes(graph: Graph, steps: tuple[ScheduledStep, ...]) -> int:
         line.startswith("    ") and line[4] != "." for text in functions for line in text.splitlines()
     )
     drivers = {(s.kernel, repr(s.binding.parameters)) for s in steps}
-    others = {t for s in steps if s.step.node for t in s.step.node.inputs if graph.tensors[t].is_constant}
-    others -= {t for s in steps if s.step.node and s.binding.tables for t in s.step.node.inputs}
+    others = {t for s in steps for n in s.step.nodes for t in n.inputs if graph.tensors[t].is_constant}
+    others -= {t for s in steps if s.binding.tables for n in s.step.nodes for t in n.inputs}
     constants = sum(graph.tensors[t].size_bytes for t in others)
     return sum(map(len, tables)) + 4 * instructions + _DRIVER_BYTES * len(drivers) + constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Way:
-    """A way to compute a step: a kernel with a tile. A search prices networks with these, before anything is bound."""
+    """A way to compute a step: a kernel with a tile. A search prices networks with these; nothing is bound yet.
+
+    Args:
+        length: steps of the unfused network it computes.
+        last_resort: taken only where nothing else fits.
+        chain: for several layers in one step; then the tile's band is of rows of the last.
+    """
 
     step: Step
     spec: KernelSpec
     tile: Tile
     scratch_bytes: int
     price: Price
+    length: int = 1
+    last_resort: bool = False
+    chain: Chain | None = None
 
     def cost(self, byte_price: float) -> float:
         """Cycles with flash counted in."""
         return self.price.cycles + byte_price * self.price.flash_bytes
 
     def rolling(self, graph: Graph) -> tuple[Rolling, ...]:
-        """How its output may share bytes with each input."""
+        """How its output may share bytes with each operand."""
+        if self.chain is not None:
+            return chain.rollings(self.chain, self.tile.band)
         return self.spec.rolling(graph, self.step.node, self.tile) if self.step.node is not None else ()
 
 
@@ -185,28 +283,91 @@ _FREE = Price(cycles=0.0, flash_bytes=0)
 
 
 def ways(graph: Graph, step: Step, requant: Requant, target: Target) -> tuple[Way, ...]:
-    """Every fast kernel with each of its tiles; of portable kernels the preferred one, its tiles fastest first."""
+    """Every fast kernel with each of its tiles; then the portable kernel, which takes no working memory."""
     if step.node is None:
         return (Way(step=step, spec=catalogue.COPY, tile=Tile(), scratch_bytes=0, price=_FREE),)
     node = step.node
     candidates = catalogue.candidates(graph, node, requant, target)
-    priced = tuple(spec for spec in candidates if spec.price is not None) or candidates[:1]
-    return tuple(
+    constants = sum(graph.tensors[t].size_bytes for t in node.inputs if graph.tensors[t].is_constant)
+    portable = Price(cycles=float(cost.estimated_cycles(graph, node)), flash_bytes=constants)
+    has_fast = any(spec.price is not None for spec in candidates)
+    found = [
         Way(
             step=step,
             spec=spec,
             tile=tile,
             scratch_bytes=spec.scratch_bytes(graph, node, tile),
-            price=spec.price(graph, node, tile) if spec.price else Price(cycles=float(order), flash_bytes=0),
+            price=spec.price(graph, node, tile),
         )
-        for spec in priced
-        for order, tile in enumerate(spec.tiles(graph, node))
+        for spec in candidates
+        if spec.price is not None
+        for tile in spec.tiles(graph, node)
+    ]
+    spec = next(spec for spec in candidates if spec.price is None)
+    tile = spec.tiles(graph, node)[0]
+    found.append(
+        Way(
+            step=step,
+            spec=spec,
+            tile=tile,
+            scratch_bytes=spec.scratch_bytes(graph, node, tile),
+            price=portable,
+            last_resort=has_fast,
+        )
     )
+    return tuple(found)
+
+
+def _chains(graph: Graph, flow: Dataflow, index: int, requant: Requant, target: Target) -> list[Way]:
+    """Ways that compute several steps from `index` on as one, where each value between is only the next one's."""
+    makers = catalogue.chains(target)
+    first = flow.steps[index].node
+    if makers is None or requant is not Requant.EXACT or first is None:
+        return []
+    readers = Counter(flow.storage[t] for n in graph.nodes for t in set(n.inputs))
+    readers.update(flow.storage[t] for t in graph.outputs)
+    nodes = [first]
+    found = []
+    for step in flow.steps[index + 1 : index + chain.LONGEST]:
+        value = nodes[-1].outputs[0]
+        if step.node is None or value not in step.node.inputs or readers[value] != 1:
+            break
+        nodes.append(step.node)
+        fused = makers.from_nodes(graph, tuple(nodes))
+        if fused is None:
+            break
+        between = {n.outputs[0] for n in nodes[:-1]}
+        reads = dict.fromkeys(flow.storage[t] for t in fused.operands if t not in between)
+        joined = Step(
+            name=" + ".join(n.name for n in nodes),
+            node=nodes[-1],
+            reads=tuple(t for t in reads if not graph.tensors[t].is_constant),
+            writes=nodes[-1].outputs,
+            chain=tuple(nodes),
+            operands=fused.operands,
+        )
+        out_rows = graph.tensors[nodes[-1].outputs[0]].shape[1]
+        found += [
+            Way(
+                step=joined,
+                spec=catalogue.chain_spec(fused, target),
+                tile=Tile(band=band),
+                scratch_bytes=makers.scratch_bytes(fused, band),
+                price=makers.price(fused, band),
+                length=len(nodes),
+                chain=fused,
+            )
+            for band in chain.BANDS
+            if band < out_rows
+        ]
+    return found
 
 
 def _bound(graph: Graph, choice: Way, requant: Requant) -> ScheduledStep:
     step = choice.step
-    if step.node is None:
+    if choice.chain is not None:
+        binding = catalogue.bind_chain(choice.chain, choice.tile.band, choice.spec.target, requant)
+    elif step.node is None:
         size = graph.tensors[step.writes[0]].size_bytes
         binding = Binding(parameters=parameters.CopyParameters(size_bytes=size))
     else:

@@ -39,9 +39,11 @@ from tinyengine.ir import (
 from tinyengine.kernels import overlap, parameters
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import binders
+from tinyengine.kernels.dsp.chain import Chain, Chains
 from tinyengine.kernels.dsp.common import Price
-from tinyengine.kernels.parameters import Binding
+from tinyengine.kernels.parameters import Binding, Table
 from tinyengine.kernels.tiling import Tile
+from tinyengine.memory.plan import Rolling
 
 Binder: TypeAlias = Callable[[Graph, Node, Requant, Tile], Binding]
 Predicate: TypeAlias = Callable[[Graph, Node], bool]
@@ -304,6 +306,39 @@ def _fast(target: Target, core: Core) -> tuple[KernelSpec, ...]:
 
 
 CATALOGUE: tuple[KernelSpec, ...] = (*_fast(Target.M4, Core.M4), *_fast(Target.M7, Core.M7), *_PORTABLE)
+
+_CHAINS = {Target.M4: Chains(Core.M4), Target.M7: Chains(Core.M7)}
+
+
+def chains(target: Target) -> Chains | None:
+    """What fuses layers into one step; None for portable C, which does not."""
+    return _CHAINS.get(target)
+
+
+def chain_spec(chain: Chain, target: Target) -> KernelSpec:
+    """The kernel of a fused step; it serves no single operator, so it is not searched for."""
+    others = [i for i, layer in enumerate(chain.layers) if layer.kind == "add"]
+    return KernelSpec(
+        stem="chain_s8",
+        operator=type(None),
+        template="dsp/chain.c.j2",
+        bind=parameters.copy,
+        operands=("input", *(f"residual{i}" for i in others)),
+        target=target,
+    )
+
+
+def bind_chain(chain: Chain, band: int, target: Target, requant: Requant) -> Binding:
+    """Parameters, tables and functions of a fused step."""
+    bound = _CHAINS[target].bind(chain, band)
+    return Binding(
+        parameters=bound.parameters,
+        tables=tuple(Table(role=f"table{i}", data=data) for i, data in enumerate(bound.tables)),
+        requant=parameters.requant_word(requant),
+        geometry="_".join(layer.geometry for layer in chain.layers),
+        assembly=bound.assembly,
+    )
+
 
 COPY = KernelSpec(stem="copy", operator=type(None), template="copy.c.j2", bind=parameters.copy)
 """What fills an output that is a constant; it serves no operator, so it is not searched for."""

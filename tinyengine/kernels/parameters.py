@@ -38,6 +38,7 @@ from tinyengine.ir import (
     op_name,
 )
 from tinyengine.kernels.dsp.add import AddParameters as TableAddParameters
+from tinyengine.kernels.dsp.chain import ChainParameters
 from tinyengine.kernels.dsp.common import Assembly
 from tinyengine.kernels.dsp.convolution import ConvolutionParameters
 from tinyengine.kernels.dsp.dense import DenseParameters
@@ -302,6 +303,7 @@ Parameters: TypeAlias = (
     | PointwiseParameters
     | WinogradParameters
     | ConvolutionParameters
+    | ChainParameters
     | DspDepthwiseParameters
     | DenseParameters
     | TableAddParameters

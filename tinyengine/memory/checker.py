@@ -10,15 +10,16 @@ pictures are made from them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyengine.errors import PlanError
-from tinyengine.ir import Graph, Node, Reshape, Transpose
+from tinyengine.ir import Add, Graph, Node, Reshape, Transpose
 from tinyengine.kernels.dsp.add import AddParameters as TableAddParameters
+from tinyengine.kernels.dsp.chain import ChainParameters
 from tinyengine.kernels.dsp.convolution import ConvolutionParameters
 from tinyengine.kernels.dsp.dense import DenseParameters
 from tinyengine.kernels.dsp.depthwise import DepthwiseParameters as PlaneParameters
@@ -48,6 +49,7 @@ class _Phase:
     reads: _Bytes
     writes: _Bytes
     mixed: bool = False
+    operand: int = 0
 
 
 def _pointwise(p: PointwiseParameters) -> Iterator[_Phase]:
@@ -126,6 +128,50 @@ def _rows(p: DepthwiseParameters | PoolParameters) -> Iterator[_Phase]:
             )
 
 
+_NOTHING = slice(0, 0)
+
+
+def _chain(p: ChainParameters) -> Iterator[_Phase]:
+    """Follows rows through all links; fails where a line buffer would lose or lack a row."""
+    held = [range(0) for _ in p.links]  # rows of each link's output that exist
+    while held[-1].stop < p.links[-1].rows.out_height:
+        goal = [0] * len(p.links)
+        goal[-1] = min(held[-1].stop + p.band, p.links[-1].rows.out_height)
+        for i in reversed(range(len(p.links) - 1)):
+            r = p.links[i + 1].rows
+            goal[i] = max(held[i].stop, min(r.height, (goal[i + 1] - 1) * r.step - r.before + r.extent))
+        operand = 0
+        for i, link in enumerate(p.links):
+            r, made = link.rows, range(held[i].stop, goal[i])
+            if i + 1 < len(p.links):
+                n = p.links[i + 1].rows
+                oldest = min(max(0, held[i + 1].stop * n.step - n.before), held[i].stop)
+                held[i] = range(max(oldest, held[i].start), goal[i])
+                if len(held[i]) * r.out_row_bytes > link.line_bytes:
+                    raise PlanError(f"a line buffer of {link.line_bytes} bytes is to hold {len(held[i])} rows")
+            else:
+                held[i] = range(goal[i])
+            operand += link.kind == "add"
+            if not made:
+                continue
+            first = max(0, made.start * r.step - r.before)
+            last = min(r.height, (made.stop - 1) * r.step - r.before + r.extent)
+            if i == 0:
+                yield _Phase(reads=slice(first * r.row_bytes, max(first, last) * r.row_bytes), writes=_NOTHING)
+            elif first < last and not (held[i - 1].start <= first and last <= held[i - 1].stop):
+                raise PlanError(f"rows {first} to {last} are read, {held[i - 1]} are there")
+            out = slice(made.start * r.out_row_bytes, made.stop * r.out_row_bytes)
+            final = out if i + 1 == len(p.links) else _NOTHING
+            if link.kind == "add":
+                # Words are read before the word at their place, or below it, is written.
+                yield _Phase(reads=out, writes=_NOTHING, operand=operand)
+                for start in range(final.start, final.stop, r.out_row_bytes):
+                    row = slice(start, start + r.out_row_bytes)
+                    yield _Phase(reads=row, writes=row, operand=operand)
+            else:
+                yield _Phase(reads=_NOTHING, writes=final)
+
+
 def _phases(p: Parameters) -> Iterator[_Phase] | None:
     """The accesses of a kernel whose order is known."""
     if isinstance(p, PointwiseParameters):
@@ -136,6 +182,8 @@ def _phases(p: Parameters) -> Iterator[_Phase] | None:
         return _planes(p)
     if isinstance(p, DenseParameters):
         return _dense(p)
+    if isinstance(p, ChainParameters):
+        return _chain(p)
     if isinstance(p, DepthwiseParameters | PoolParameters):
         return _rows(p)
     return None
@@ -146,6 +194,22 @@ def _element_group(p: Parameters) -> int:
     if isinstance(p, TableAddParameters):
         return 4
     return 1 if isinstance(p, AddParameters | MulParameters | LookupParameters) else 0
+
+
+def _fused(nodes: Sequence[Node]) -> Node:
+    """One node for a chain: reads the first link's input, then adds' other operands; writes the last output.
+
+    Raises:
+        PlanError: a value inside the chain is not what the next link reads.
+    """
+    value, inputs = nodes[0].outputs[0], [nodes[0].inputs[0]]
+    for node in nodes[1:]:
+        if value not in node.inputs:
+            raise PlanError(f"tensor {value} inside a fused step is not what its next node reads")
+        if isinstance(node.op, Add):
+            inputs.append(node.inputs[1] if node.inputs[0] == value else node.inputs[0])
+        value = node.outputs[0]
+    return replace(nodes[-1], inputs=tuple(inputs), outputs=(value,))
 
 
 @dataclass(slots=True)
@@ -250,15 +314,22 @@ class _Run:
             self._store(tensor)
         for tensor in graph.inputs:
             self._demand(tensor, "the start")
-        step = 0
-        for node in graph.nodes:
+        step = fused = 0
+        for position, node in enumerate(graph.nodes):
+            if fused:
+                fused -= 1
+                continue
             out = node.outputs[0]
             if isinstance(node.op, Reshape | Transpose) and f"t{out}" not in self._placements:
                 self._home[out] = self._owner_of(node.inputs[0])
                 continue
             if step >= len(plan.steps):
                 raise PlanError(f"the graph has more steps than the plan's {len(plan.steps)}")
-            self._step(step, node)
+            binding = self._bindings[step] if step < len(self._bindings) else None
+            if binding is not None and isinstance(binding.parameters, ChainParameters):
+                fused = len(binding.parameters.links) - 1
+            nodes = graph.nodes[position : position + fused + 1]
+            self._step(step, _fused(nodes) if fused else node)
             step += 1
         for tensor in dict.fromkeys(graph.outputs):
             if self._owner_of(tensor) is None:
@@ -320,12 +391,13 @@ class _Run:
         self._store(node.outputs[0])
 
     def _in_order(self, step: int, node: Node, phases: Iterator[_Phase], scratch: Placement | None) -> None:
-        source, target = node.inputs[0], node.outputs[0]
+        target = node.outputs[0]
         out, who = self._place(target), f"step {step}"
         written = np.zeros(out.buffer.size_bytes, dtype=np.bool_)
         for phase in phases:
             if scratch is not None:
                 self._arena.write(scratch, self._scratch(step))
+            source = node.inputs[phase.operand]
             self._demand(source, who, phase.reads)
             self._arena.write(out, target, phase.writes)
             written[phase.writes] = True

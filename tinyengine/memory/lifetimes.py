@@ -27,6 +27,8 @@ class Step:
         reads: storages (tensor ids) that must hold their content, constants excluded.
         writes: storages this step fills.
         constant: for a copy: the constant that is copied to `writes[0]`.
+        chain: all nodes of a step that fuses several, `node` being the last; empty for any other.
+        operands: of a fused step, the tensors it reads from the arena, in the kernel's order.
     """
 
     name: str
@@ -34,6 +36,13 @@ class Step:
     reads: tuple[TensorId, ...]
     writes: tuple[TensorId, ...]
     constant: TensorId | None = None
+    chain: tuple[Node, ...] = ()
+    operands: tuple[TensorId, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The operators of the step; none for a copy."""
+        return self.chain or ((self.node,) if self.node is not None else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,17 +153,35 @@ def overlaps(
         if step.node is None or len(step.writes) != 1:
             continue
         target = step.writes[0]
-        operands: dict[TensorId, list[Rolling]] = {}
-        for position, tensor in enumerate(step.node.inputs):
-            permitted = rolling[position] if position < len(rolling) else Rolling()
-            operands.setdefault(flow.storage[tensor], []).append(permitted)
-        for source, permissions in operands.items():
-            # An operand under two names would have to obey both: only equal ones are easy to obey.
-            dies = source in step.reads and by_key[f"t{source}"].last == index and source not in kept
-            one = permissions[0]
-            if dies and all(p == one for p in permissions) and (one.least is not None or one.exact):
+        for source in step.reads:
+            one = permitted(step, flow, rolling).get(f"t{source}")
+            if one is not None and by_key[f"t{source}"].last == index and source not in kept:
                 leave.append(Overlap(source=f"t{source}", target=f"t{target}", rolling=one))
     return tuple(leave)
+
+
+def permitted(step: Step, flow: Dataflow, rolling: Sequence[Rolling]) -> dict[str, Rolling]:
+    """By buffer key, how a step's output may share bytes with each value it reads; all else must not.
+
+    Args:
+        rolling: the kernel's answer for each operand.
+    """
+    found: dict[str, Rolling] = {}
+    tensors = step.operands or (step.node.inputs if step.node is not None else ())
+    for position, tensor in enumerate(tensors):
+        key = f"t{flow.storage[tensor]}"
+        one = rolling[position] if position < len(rolling) else Rolling()
+        found[key] = _both(found[key], one) if key in found else one
+    return {key: one for key, one in found.items() if one.least is not None or one.exact}
+
+
+def _both(a: Rolling, b: Rolling) -> Rolling:
+    """What two readers of one value permit together."""
+    if a == b:
+        return a
+    if a.least is None or b.least is None:
+        return Rolling()
+    return Rolling(least=max(a.least, b.least))
 
 
 def live_bytes(buffers: Sequence[Buffer], steps: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Finds offsets: buffers with lifetimes become a MemoryPlan whose arena is as small as a quick search can make it.
 
-Two buffers alive at one step must not meet, unless the step's kernel reads and writes in an order that permits some
-differences of their offsets (plan.Overlap). Each pair thus has open intervals of forbidden differences, and a
+Two buffers alive at one step must not meet, unless the step's kernel reads and writes in an order that permits
+some differences of their offsets (plan.Overlap). Each pair thus has open intervals of forbidden differences, and a
 buffer goes to the lowest offset outside all of them. Each order of the buffers gives a plan; some good orders are
 tried, then the best is improved by moving the buffers that form the peak forward. The search ends at the lower
 bound, which no plan can beat, or after a fixed amount of work, so that the same buffers always give the same plan.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from tinyengine.errors import PlanError
-from tinyengine.memory.plan import Buffer, MemoryPlan, Overlap, Placement, Rolling
+from tinyengine.memory.plan import Buffer, BufferKind, MemoryPlan, Overlap, Placement, Rolling
 
 ROUNDS_LIMIT = 600
 WORK_LIMIT = 2_000_000
@@ -146,6 +146,10 @@ _KEYS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
     lambda b: (-b.size_bytes * (b.last - b.first + 1), b.first),
     lambda b: (b.first, -b.size_bytes),
     lambda b: (-b.last, -b.size_bytes),
+    lambda b: (-b.last, -b.first, b.kind is BufferKind.SCRATCH),
+    lambda b: (b.first, b.last, b.kind is BufferKind.SCRATCH),
+    lambda b: (b.kind is BufferKind.SCRATCH, -b.last),
+    lambda b: (b.kind is BufferKind.SCRATCH, b.first),
 )
 
 
@@ -158,6 +162,10 @@ def _orders(buffers: Sequence[Buffer]) -> Iterable[list[int]]:
     for peak in sorted(live, key=lambda s: (-live[s], s))[:_PEAKS]:
         away = [max(b.first - peak, peak - b.last, 0) for b in buffers]
         yield sorted(indices, key=lambda i: (away[i], -buffers[i].size_bytes, i))
+        # Back to the start, then on to the end, and the other way round.
+        for side in (1, -1):
+            late = [side * (buffers[i].first - peak) > 0 for i in indices]
+            yield sorted(indices, key=lambda i: (late[i], away[i], buffers[i].kind is BufferKind.SCRATCH, i))
     for key in _KEYS:
         yield sorted(indices, key=lambda i: (*key(buffers[i]), i))
 
