@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from harness import paths
 from harness.chips import UartPins, chip_names, load_chip, machine_names
 from harness.errors import ConfigError
+from harness.faults import BadOrder, Fault, make
 
 __all__ = [
     "Board",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 DEFAULT_BAUD = 921_600
+NO_FAULTS = "only our simulated STM32 boards have faults on order"
 FILE_LIMIT_BYTES = 1 << 20
 NODE_LIMIT = 10_000
 """A YAML alias can repeat a subtree for ever in a few bytes; a rack of this size does not exist."""
@@ -75,6 +77,7 @@ class Board:
         name: what the command line, the store and the report call it.
         chip: folder under ``firmware/chips``.
         simulated: a virtual STM32; its figures are modelled and never mixed with silicon's.
+        faults: ordered on a simulated board, for every attempt.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Board:
     uart: UartPins
     clock_source: ClockSource = ClockSource()
     baud: int = DEFAULT_BAUD
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +168,8 @@ class _Board(_Entry):
     link: _Link = _Link()
     uart: UartPins | None = None
     clock_source: Literal["hsi"] | _Hse | None = None
-    baud: int = Field(default=DEFAULT_BAUD, ge=9_600, le=6_000_000)
+    baud: int = Field(default=DEFAULT_BAUD, ge=9_600, le=3_000_000)
+    faults: tuple[dict[str, int | str], ...] = ()
 
 
 class BoardsFile(_Entry):
@@ -324,6 +329,12 @@ def _resolve(entries: BoardsFile, lines: _Lines, file: Path, presets: Mapping[st
             other = probes[probe.unique_id]
             raise _at(file, lines, (*at, "probe", "unique_id"), f"board {other!r} has the same probe")
         probes[probe.unique_id] = name
+        if entry.faults and (not entry.simulated or chip in machine_names()):
+            raise _at(file, lines, (*at, "faults"), NO_FAULTS)
+        try:
+            orders = tuple(make(fields) for fields in entry.faults)
+        except BadOrder as error:
+            raise _at(file, lines, (*at, "faults"), str(error)) from error
         clock = entry.clock_source or (preset.clock_source if preset else "hsi")
         boards.append(
             Board(
@@ -341,6 +352,7 @@ def _resolve(entries: BoardsFile, lines: _Lines, file: Path, presets: Mapping[st
                 if clock == "hsi"
                 else ClockSource(hse_hz=clock.hse_hz, bypass=clock.bypass),
                 baud=entry.baud,
+                faults=orders,
             )
         )
     return tuple(boards)

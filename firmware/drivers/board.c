@@ -25,9 +25,10 @@ static uint32_t reset_cause;
 static uint32_t uart_hz;
 static enum tr_clock_status clock_status;
 
-static void count_boot(void)
+/* After a power-on nothing is read: there is nothing to find, and on parts with ECC a word never written is an error. */
+static void count_boot(int power_on)
 {
-    int sound = boot.magic == BOOT_MAGIC && boot.crc == tr_crc32(BOOT_MAGIC, &boot.count, sizeof boot.count);
+    int sound = !power_on && boot.magic == BOOT_MAGIC && boot.crc == tr_crc32(BOOT_MAGIC, &boot.count, sizeof boot.count);
 
     boot.count = sound ? boot.count + 1u : 1u;
     boot.magic = BOOT_MAGIC;
@@ -38,10 +39,12 @@ void tr_board_init(void)
 {
     struct tr_clocks clocks;
 
-    count_boot();
 #if defined(TR_RCC_RESET_CAUSE)
     reset_cause = REG(TR_RCC_RESET_CAUSE);
     REG(TR_RCC_RESET_CAUSE) |= MASK(TR_RCC_RESET_CAUSE_RMVF);
+    count_boot((reset_cause & MASK(TR_RCC_RESET_CAUSE_POR)) != 0);
+#else
+    count_boot(0);
 #endif
     clock_status = tr_clock_init();
     tr_cache_init();

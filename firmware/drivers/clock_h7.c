@@ -6,6 +6,7 @@
 
 #define HSI_HZ 64000000u
 #define REVISION_V 0x2003u
+#define FIRST_SOUND_AXI 0x2000u
 
 #if TR_HSE_HZ
 #define TR_SOURCE_HZ TR_HSE_HZ
@@ -113,8 +114,18 @@ static enum tr_clock_status to_rated_speed(void)
     return full_speed ? TR_CLOCK_RATED : TR_CLOCK_REDUCED_REVISION;
 }
 
+/* Before revision X a read of the AXI SRAM, where the arena lies, can return wrong data while another one is under way.
+ * ES0392, "Reading from AXI SRAM may lead to data read corruption": one read at a time, as ST's own start-up does. */
+static void read_axi_sram_one_at_a_time(void)
+{
+    if (GET(REG(DBGMCU_IDCODE), DBGMCU_IDCODE_REV_ID) < FIRST_SOUND_AXI) {
+        REG(AXI_TARG7_FN_MOD) |= MASK(AXI_TARG7_FN_MOD_READ_ISS_OVERRIDE);
+    }
+}
+
 enum tr_clock_status tr_clock_init(void)
 {
+    read_axi_sram_one_at_a_time();
     enum tr_clock_status status = to_rated_speed();
     if (status != TR_CLOCK_RATED && status != TR_CLOCK_REDUCED_REVISION) {
         back_to_hsi();

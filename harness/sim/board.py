@@ -39,7 +39,6 @@ __all__ = ["SimulatedBoard", "Wiring"]
 
 _MMIO = ((0x4000_0000, 0x2000_0000), (0xE000_0000, 0x10_0000))
 _USARTS = {1: 0x4001_1000, 2: 0x4000_4400, 3: 0x4000_4800, 6: 0x4001_1400}
-_USART_ALTERNATE = {1: 7, 2: 7, 3: 7, 6: 8}
 _OPTCR = {"stm32f412": 0x0FFF_AAED, "stm32f746": 0xC0FF_AAFD}
 _OPTCR_SINGLE_BANK = 0xFFFF_AAFD
 """F76x and F77x after production: nDBANK = 1, one bank."""
@@ -77,6 +76,11 @@ class SimulatedBoard:
         self.in_reset = False
         self.halted = False
         self.resets = 0
+        self.stuck = False
+        """The core does nothing until a reset or a debugger comes."""
+        self.started: Callable[[], None] = lambda: None
+        """Called when the core starts from reset and no debugger holds it."""
+        self._alarm: tuple[int, Callable[[SimulatedBoard], None]] | None = None
         self._dhcsr = 0
         self._reset_seen = True
         self._reset_pending = False
@@ -175,6 +179,9 @@ class SimulatedBoard:
             add(Iwdg("IWDG2", 0x5800_4C00, findings))
             # Reserved on H743. pyOCD's flash algorithm writes its watchdog keys here as well.
             add(RegisterFile("reserved", 0x4000_2C00, {0x00: 0, 0x04: 0}))
+            # AXI_TARG7_FN_MOD: how many reads of the AXI SRAM may be under way. Only held.
+            self.axi = RegisterFile("AXI interconnect", 0x5100_8000, {0x108: 0x4})
+            add(self.axi)
         else:
             self._pwr, self._syscfg = PwrF4F7(f7=self._family == "f7"), SyscfgF4F7()
             add(self._pwr, gate=lambda: rcc.enabled(apb1, 28))
@@ -275,12 +282,13 @@ class SimulatedBoard:
         """What keeps the USART from its pins; None when TX and RX are switched to it."""
         if number != self.wiring.uart:
             return None
-        for pin in (self.wiring.tx, self.wiring.rx):
+        known = self.chip.pins[f"USART{number}"]
+        for pin, functions in ((self.wiring.tx, known.tx), (self.wiring.rx, known.rx)):
             if pin is None:
                 continue
-            port = self._ports.get(pin[1])
-            if port is None or port.alternate(int(pin[2:])) != _USART_ALTERNATE[number]:
-                return f"{pin} is not switched to AF{_USART_ALTERNATE[number]}"
+            port, function = self._ports.get(pin[1]), functions.get(pin)
+            if port is None or function is None or port.alternate(int(pin[2:])) != function:
+                return f"{pin} is not switched to AF{function}"
         return None
 
     def _uart_idle(self) -> None:
@@ -302,7 +310,7 @@ class SimulatedBoard:
     @property
     def runnable(self) -> bool:
         """Whether the core would execute instructions now."""
-        return not (self.halted or self.in_reset or self.core.locked_up)
+        return not (self.halted or self.in_reset or self.core.locked_up or self.stuck)
 
     def wake(self) -> None:
         """Something happened: an idle core polls again."""
@@ -347,8 +355,42 @@ class SimulatedBoard:
         self._reset_seen = True
         self.wake()
         self.halted = bool(self._dhcsr & DHCSR_DEBUGEN and self.scs.demcr & DEMCR_VC_CORERESET)
+        self.stuck, self._alarm = False, None
         if self.halted:
             self.scs.dfsr |= DFSR_VCATCH
+        else:
+            self.started()
+
+    # -- accidents (ordered: faults.py)
+
+    def alarm(self, instructions: int, action: Callable[[SimulatedBoard], None]) -> None:
+        """Something that happens after that many more instructions, unless a reset comes first."""
+        self._alarm = (self.core.instructions + instructions, action)
+        self.core.request_stop()
+
+    def pin_reset(self) -> None:
+        """A glitch on nRESET."""
+        self._reset(software=False, power_on=False)
+
+    def bus_fault(self, address: int) -> None:
+        """The core accesses an address where nothing is."""
+        self._after(self.core.bus_fault(address))
+
+    def brown_out(self) -> None:
+        """The supply breaks down for a moment. What was being programmed is left half done."""
+        self.array.interrupt()
+        self.power_on()
+
+    def caches_disabled(self, off: bool) -> None:
+        """Whether the enable bits of caches and accelerator stay 0."""
+        self.scs.caches_disabled = off
+        if isinstance(self._controller, FlashF4F7):
+            self._controller.accelerator_disabled = off
+
+    @property
+    def rcc(self) -> RccF4F7 | RccH7:
+        """The clock tree."""
+        return self._rcc
 
     # -- running
 
@@ -356,7 +398,17 @@ class SimulatedBoard:
         """One slice, if the core may run."""
         if not self.runnable:
             return
-        self._after(self.core.run(budget_instructions))
+        if self._alarm is None:
+            self._after(self.core.run(budget_instructions))
+            return
+        at, action = self._alarm
+        left = max(1, at - self.core.instructions)
+        stop = self.core.run(min(budget_instructions, left))
+        self._after(stop)
+        # A slice ends before a block that does not fit: what is left may be less than one block.
+        if self._alarm is not None and stop is Stop.BUDGET and left <= budget_instructions:
+            self._alarm = None
+            action(self)
 
     def _after(self, stop: Stop) -> None:
         self.array.settle()
@@ -389,7 +441,7 @@ class SimulatedBoard:
         elif value & DHCSR_HALT:
             if not self.halted:
                 # Debug state is a way out of lockup.
-                self.halted, self.core.locked_up = True, False
+                self.halted, self.core.locked_up, self.stuck = True, False, False
                 self.scs.dfsr |= DFSR_HALTED
         elif stepping:
             self.halted = False

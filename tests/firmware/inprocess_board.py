@@ -8,7 +8,7 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from harness.chips import Chip
+from harness.chips import Chip, UartPins
 from harness.sim.board import SimulatedBoard, Wiring
 
 _SLICE_INSTRUCTIONS = 300_000
@@ -17,7 +17,7 @@ _SLICE_INSTRUCTIONS = 300_000
 class InProcessLink:
     """The board runs while somebody reads."""
 
-    def __init__(self, chip: Chip, elf: Path, *, hse_hz: int | None = None) -> None:
+    def __init__(self, chip: Chip, elf: Path, *, hse_hz: int | None = None, uart: UartPins | None = None) -> None:
         flash = mmap.mmap(-1, chip.flash_bytes)
         flash[:] = b"\xff" * chip.flash_bytes
         with elf.open("rb") as stream:
@@ -26,7 +26,8 @@ class InProcessLink:
                     start = segment["p_paddr"] - chip.flash_memory.base
                     flash[start : start + segment["p_filesz"]] = segment.data()
         self._sent = bytearray()
-        wiring = Wiring(uart=int(chip.uart.instance[-1]), tx=chip.uart.tx, rx=chip.uart.rx, hse_hz=hse_hz)
+        pins = uart or chip.uart
+        wiring = Wiring(uart=int(pins.instance[-1]), tx=pins.tx, rx=pins.rx, hse_hz=hse_hz)
         self.board = SimulatedBoard(chip, wiring=wiring, flash=flash, transmit=self._sent.extend)
 
     def write(self, data: bytes, *, timeout_s: float) -> None:

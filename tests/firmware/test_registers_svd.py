@@ -29,6 +29,7 @@ PERIPHERALS = {
 REGISTERS = {
     **{(chip, "DBGMCU", "IDCODE"): "DBGMCU_IDCODE" for chip in ("stm32f412", "stm32f746", "stm32f765")},
     **{(chip, "GPIO", "OSPEEDR"): "GPIOB_OSPEEDR" for chip in ("stm32f746", "stm32f765")},
+    ("stm32h743", "AXI", "TARG7_FN_MOD"): "AXI_TARG7_FN_MOD",
 }
 # What the files lack or have wrong, with the place in the reference manual that settles it.
 NOT_IN_SVD = {
