@@ -35,3 +35,11 @@ class DataError(NasError):
     def __init__(self, what: str, where: str) -> None:
         super().__init__(f"{where}: {what}")
         self.what, self.where = what, where
+
+
+class CheckpointError(NasError):
+    """A checkpoint that training cannot go on from: why and which file."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{where}: {what}")
+        self.what, self.where = what, where
