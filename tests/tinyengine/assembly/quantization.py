@@ -11,7 +11,7 @@ from tinyengine import fixedpoint
 from tinyengine.fixedpoint import Multiplier
 from tinyengine.ir import Clamp
 from tinyengine.kernels.assembly import requantize
-from tinyengine.kernels.assembly.requantize import MOST_RIGHT_SHIFT, ChannelConstants, Epilogue
+from tinyengine.kernels.assembly.requantize import MOST_RIGHT_SHIFT, ChannelConstants, Epilogue, Rounding
 
 Integers = NDArray[np.int64]
 
@@ -33,6 +33,8 @@ class Quantization:
             for n, m in zip(range(channels), mantissas, strict=False)
         ]
 
+
+ROUNDINGS = (Rounding.TWICE, Rounding.ONCE, Rounding.FLOAT)
 
 QUANTIZATIONS = (
     Quantization(shifts=(7,), zero_point=-128, clamp=Clamp()),
@@ -58,25 +60,43 @@ class Channels:
     multipliers: tuple[Multiplier, ...]
     zero_point: int
     clamp: Clamp
+    rounding: Rounding = Rounding.TWICE
 
     @property
     def constants(self) -> tuple[ChannelConstants, ...]:
+        if self.rounding is Rounding.FLOAT:
+            return tuple(requantize.constants_float(s, self.zero_point) for s in self.scales.tolist())
         return tuple(requantize.constants(m, self.zero_point) for m in self.multipliers)
 
     @property
+    def scales(self) -> NDArray[np.float32]:
+        return np.array([m.multiplier * 2.0 ** (m.shift - 31) for m in self.multipliers], dtype=np.float32)
+
+    @property
     def epilogue(self) -> Epilogue:
-        return requantize.epilogue(self.multipliers, self.zero_point, self.clamp)
+        return requantize.epilogue(self.multipliers, self.zero_point, self.clamp, self.rounding)
 
     def outputs(self, products: Integers) -> NDArray[np.int8]:
         """int8 outputs of sums of products, channels last."""
         m = np.array([m.multiplier for m in self.multipliers])
         s = np.array([m.shift for m in self.multipliers])
-        y = fixedpoint.requantize(products + self.bias, m, s) + self.zero_point
+        acc = products + self.bias
+        if self.rounding is Rounding.TWICE:
+            y = fixedpoint.requantize(acc, m, s) + self.zero_point
+        elif self.rounding is Rounding.ONCE:
+            y = fixedpoint.requantize_once(acc, m, s) + self.zero_point
+        else:
+            y = fixedpoint.requantize_float(acc, self.scales) + self.zero_point
         return np.clip(y, self.clamp.low, self.clamp.high).astype(np.int8)
 
 
 def layer(
-    quantization: Quantization, channels: int, depth: int, rng: np.random.Generator, most_bias: int = 1 << 29
+    quantization: Quantization,
+    channels: int,
+    depth: int,
+    rng: np.random.Generator,
+    most_bias: int = 1 << 29,
+    rounding: Rounding = Rounding.TWICE,
 ) -> Channels:
     """Random weights (channels, depth) whose sums, or else biases, reach both ends of int8 after rescaling."""
     multipliers = quantization.multipliers(channels, rng)
@@ -98,6 +118,7 @@ def layer(
         multipliers=tuple(multipliers),
         zero_point=quantization.zero_point,
         clamp=quantization.clamp,
+        rounding=rounding,
     )
 
 

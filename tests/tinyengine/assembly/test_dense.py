@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.tinyengine.assembly import quantization
-from tests.tinyengine.assembly.quantization import QUANTIZATIONS
+from tests.tinyengine.assembly.quantization import QUANTIZATIONS, ROUNDINGS
 from tests.tinyengine.assembly.rig import Rig
 from tinyengine.kernels.assembly import dense
 from tinyengine.kernels.assembly.dense import Dense
+from tinyengine.kernels.assembly.requantize import Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 
 SHAPES = [(4, 8, 2), (8, 24, 4), (12, 8, 2), (64, 16, 8), (640, 16, 16), (128, 32, 16), (60, 8, 2), (64, 8, 32)]
@@ -22,8 +23,13 @@ def test_dense_layers_equal_numpy(core: Core, tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     cases = [(shape, QUANTIZATIONS[n % len(QUANTIZATIONS)]) for n, shape in enumerate(SHAPES)]
     cases += [((16, 24, 4), each) for each in QUANTIZATIONS]
+    roundings = [Rounding.TWICE] * len(cases) + [r for r in ROUNDINGS[1:] for _ in QUANTIZATIONS]
+    cases += [((16, 24, 4), each) for _ in ROUNDINGS[1:] for each in QUANTIZATIONS]
     # An accumulator times 256 must fit: the largest shifts get no bias to match.
-    made = [quantization.layer(q, channels, depth, rng, most_bias=1 << 22) for (depth, channels, _), q in cases]
+    made = [
+        quantization.layer(q, channels, depth, rng, 1 << 22, rounding)
+        for ((depth, channels, _), q), rounding in zip(cases, roundings, strict=True)
+    ]
     kernels = [
         Dense(depth=depth, unroll=unroll, epilogue=each.epilogue)
         for ((depth, _, unroll), _), each in zip(cases, made, strict=True)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.tinyengine.assembly import quantization
-from tests.tinyengine.assembly.quantization import QUANTIZATIONS, Channels, Quantization
+from tests.tinyengine.assembly.quantization import QUANTIZATIONS, ROUNDINGS, Channels, Quantization
 from tests.tinyengine.assembly.rig import Rig
 from tinyengine.kernels.assembly import depthwise
 from tinyengine.kernels.assembly.depthwise import Plane
+from tinyengine.kernels.assembly.requantize import Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 
 _CHANNELS = 3
@@ -55,14 +56,23 @@ def test_planes_equal_numpy_around_every_group(core: Core, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("core", Core)
-def test_every_quantization_is_exact(core: Core, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_every_quantization_is_exact(core: Core, rounding: Rounding, tmp_path: Path) -> None:
     shapes: list[tuple[tuple[int, int], int, int, int]] = [((3, 3), 1, 7, 2), ((3, 3), 2, 6, 2), ((5, 5), 1, 5, 2)]
-    check(core, [(*shape, q) for shape in shapes for q in QUANTIZATIONS], tmp_path)
+    check(core, [(*shape, q) for shape in shapes for q in QUANTIZATIONS], tmp_path, rounding)
 
 
-def check(core: Core, cases: list[tuple[tuple[int, int], int, int, int, Quantization]], folder: Path) -> None:
+def check(
+    core: Core,
+    cases: list[tuple[tuple[int, int], int, int, int, Quantization]],
+    folder: Path,
+    rounding: Rounding = Rounding.TWICE,
+) -> None:
     rng = np.random.default_rng(4)
-    made = [quantization.layer(q, _CHANNELS, kernel[0] * kernel[1], rng) for kernel, _, _, _, q in cases]
+    made = [
+        quantization.layer(q, _CHANNELS, kernel[0] * kernel[1], rng, rounding=rounding)
+        for kernel, _, _, _, q in cases
+    ]
     kernels = []
     for (kernel, stride, columns, _, _), each in zip(cases, made, strict=True):
         halves = (columns - 1) * stride + kernel[1]

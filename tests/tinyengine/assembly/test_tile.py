@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.tinyengine.assembly import quantization
-from tests.tinyengine.assembly.quantization import QUANTIZATIONS, Channels, Quantization
+from tests.tinyengine.assembly.quantization import QUANTIZATIONS, ROUNDINGS, Channels, Quantization
 from tests.tinyengine.assembly.rig import Rig
 from tinyengine.kernels.assembly import tile
-from tinyengine.kernels.assembly.requantize import Epilogue
+from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.tile import Tile, Window
 
@@ -64,11 +64,14 @@ def test_pointwise_equals_numpy_around_every_tile(core: Core, byte_weights: bool
 @pytest.mark.parametrize("core", Core)
 @pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("byte_weights", [False, True])
-def test_every_quantization_is_exact(core: Core, passes: int, byte_weights: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_every_quantization_is_exact(
+    core: Core, passes: int, byte_weights: bool, rounding: Rounding, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(2)
     cases = []
     for each in QUANTIZATIONS:
-        made = quantization.layer(each, 24, 16, rng, most_bias=1 << (22 if byte_weights else 29))
+        made = quantization.layer(each, 24, 16, rng, 1 << (22 if byte_weights else 29), rounding)
         cases.append((pointwise(16, 24, 4, passes, made.epilogue, byte_weights), made, 12, 16))
     check(core, cases, tmp_path, rng)
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tests.tinyengine.assembly import quantization
-from tests.tinyengine.assembly.quantization import QUANTIZATIONS
+from tests.tinyengine.assembly.quantization import QUANTIZATIONS, ROUNDINGS
 from tests.tinyengine.assembly.rig import Rig
 from tinyengine.kernels.assembly import winograd
+from tinyengine.kernels.assembly.requantize import Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.winograd import GROUP_TILES, PRODUCT_WORDS, Winograd
 
@@ -21,9 +22,13 @@ SHAPES = [(8, 2, 2), (8, 4, 6), (16, 10, 4), (24, 16, 2), (8, 64, 2)]
 def test_two_rows_equal_the_direct_convolution(core: Core, tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     cases = [(shape, QUANTIZATIONS[n % len(QUANTIZATIONS)]) for n, shape in enumerate(SHAPES)]
-    cases += [((8, 4, 4), each) for each in QUANTIZATIONS]
+    roundings = [Rounding.TWICE] * len(cases) + [r for r in ROUNDINGS for _ in QUANTIZATIONS]
+    cases += [((8, 4, 4), each) for _ in ROUNDINGS for each in QUANTIZATIONS]
     # Four times the accumulator must fit 32 bits.
-    made = [quantization.layer(q, out, 9 * depth, rng, most_bias=1 << 28) for (_, depth, out), q in cases]
+    made = [
+        quantization.layer(q, out, 9 * depth, rng, 1 << 28, rounding)
+        for ((_, depth, out), q), rounding in zip(cases, roundings, strict=True)
+    ]
     layers = [
         Winograd(
             in_channels=depth,

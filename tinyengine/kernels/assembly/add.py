@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyengine.kernels.assembly.emitter import Emitter
-from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding, clamp, rescale, saturate
 from tinyengine.kernels.assembly.scheduler import Core
 
 GROUP = 4
@@ -61,12 +61,9 @@ def _group(e: Emitter, form: Epilogue) -> None:
             e.ldr_index(register, base, register, 2)
         for x, y, offset in ((a0, b0, half), (a1, b1, half + 1)):
             e.alu(f"add {x}, {x}, {y}", x, x, y, comment="doubled sum")
-            if form.sign_correction:
-                e.multiply("smmlar", y, x, "r6", "r7")
-                e.alu(f"add {x}, {y}, {x}, asr #31", x, y, x)
-            else:
-                e.multiply("smmlar", x, x, "r6", "r7")
-            e.dsp(f"ssat {x}, #8, {x}, asr #{form.right_shift}", x, x)
+            if form.rounding is not Rounding.NONE:
+                rescale(e, form, (x,), "r6", "r7", y)
+            saturate(e, form, x)
             clamp(e, form, x)
             e.store("strb", x, "r2", offset)
     for pointer in ("r0", "r1", "r2"):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tinyengine.kernels.assembly.emitter import Emitter
 from tinyengine.kernels.assembly.instruction import Register
-from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp, rescale, saturate
 from tinyengine.kernels.assembly.scheduler import Core
 
 CHANNELS = 8
@@ -149,17 +149,11 @@ def _finish(e: Emitter, dense: Dense, a: Register, index: int) -> None:
     m, c, t = "r10", "r11", "lr"
     e.ldr(m, "r1", 12 * index)
     e.ldr(c, "r1", 12 * index + 4)
-    if form.sign_correction:
-        e.multiply("smmlar", t, a, m, c)
-        e.alu(f"add {a}, {t}, {a}, asr #31", a, t, a)
-    else:
-        e.multiply("smmlar", a, a, m, c)
+    rescale(e, form, (a,), m, c, t)
     if form.right_shift is None:
         e.ldr(m, "r1", 12 * index + 8)
         e.alu(f"asr {a}, {a}, {m}", a, a, m)
-        e.dsp(f"ssat {a}, #8, {a}", a, a)
-    else:
-        e.dsp(f"ssat {a}, #8, {a}, asr #{form.right_shift}", a, a)
+    saturate(e, form, a)
     clamp(e, form, a)
     e.store("strb", a, "r12", index)
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
-from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding, clamp, rescale, saturate
 from tinyengine.kernels.assembly.scheduler import Core
 
 _RESIDENT: tuple[Register, ...] = ("r2", "r3", "r4", "r5", "r6", "r7")
@@ -313,24 +313,17 @@ def _finish(
     """Requantizes and stores finished outputs; takes two spare registers, or three with correction of signs."""
     form = plane.epilogue
     m, c = multiplier or spare[0], spare[1]
-    if multiplier is None:
+    if multiplier is None and form.rounding is not Rounding.FLOAT:
         e.from_fp(m, _MULTIPLIER)
     e.from_fp(c, _ADDEND)
-    for a in accumulators:
-        if form.sign_correction:
-            t = spare[2]
-            e.multiply("smmlar", t, a, m, c)
-            e.alu(f"add {a}, {t}, {a}, asr #31", a, t, a)
-        else:
-            e.multiply("smmlar", a, a, m, c)
+    rescale(e, form, accumulators, m, c, spare[2] if form.sign_correction else "", scale=_MULTIPLIER)
     if form.right_shift is None:
         e.from_fp(spare[0], _SHIFT)
         for a in accumulators:
             e.alu(f"asr {a}, {a}, {spare[0]}", a, a, spare[0])
     e.from_fp(c, _OUT)
     for a in accumulators:
-        shift = "" if form.right_shift is None else f", asr #{form.right_shift}"
-        e.dsp(f"ssat {a}, #8, {a}{shift}", a, a)
+        saturate(e, form, a)
         clamp(e, form, a)
     for a, output in zip(accumulators, outputs, strict=True):
         e.store("strb", a, c, output * plane.out_step_bytes)

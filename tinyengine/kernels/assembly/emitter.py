@@ -177,6 +177,14 @@ class Emitter:
             )
         )
 
+    def floating(self, text: str, fp: Register, *sources: Register, comment: str = "") -> None:
+        """VMUL, VCVT, VCVTR in single precision, written out in `text`."""
+        self._add(
+            Instruction(
+                text=text, kind=Kind.FLOAT, writes=frozenset({fp}), reads=frozenset(sources), comment=comment
+            )
+        )
+
     # --- fixed ---
 
     def fixed(self, text: str, comment: str = "") -> None:

@@ -28,6 +28,8 @@ class Kind(Enum):
     """ALU with a shifted operand."""
     MOVE_FROM_FP = auto()
     MOVE_TO_FP = auto()
+    FLOAT = auto()
+    """Single-precision arithmetic and conversion."""
     FIXED = auto()
     """Nothing moves across it: multiple loads and stores, branches, labels."""
 

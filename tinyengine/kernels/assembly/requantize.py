@@ -5,12 +5,18 @@ c + round(acc * m / 2^31), gemmlowp's first rounding; c = 2^(e-1) + (zero_point 
 and the zero point, and SSAT #8, t, ASR #e finishes. gemmlowp rounds halves away from zero in the second step, so a
 negative accumulator needs one less: ADD t, acc, ASR #31. Where the clamp starts at the zero point a negative
 accumulator is clamped anyway and the correction is left out.
+
+One rounding is SMMLA, which truncates, without correction: nested floors are one. Where no integers round as
+float32 does, VCVT, VMUL and VCVTR do what the float form says, five instructions more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
 
 from tinyengine.fixedpoint import Multiplier
 from tinyengine.ir import Clamp
@@ -21,14 +27,25 @@ MOST_RIGHT_SHIFT = 22
 """Above it zero_point << e no longer leaves headroom in 32 bits."""
 
 
+class Rounding(Enum):
+    """How an accumulator becomes an integer of the output's scale."""
+
+    TWICE = "smmlar"
+    ONCE = "smmla"
+    FLOAT = "float"
+    """Once, in float32, ties to even."""
+    NONE = "none"
+    """The sum is on the output's scale already, shifted up."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelConstants:
     """What the epilogue of one output channel loads.
 
     Args:
-        multiplier: m in [2^30, 2^31).
-        addend: c = 2^(e-1) + (zero_point << e).
-        right_shift: e, 1 to MOST_RIGHT_SHIFT.
+        multiplier: m in [2^30, 2^31); in float the bits of half the scale, for the accumulator is doubled.
+        addend: c = 2^(e-1) + (zero_point << e); in float the zero point.
+        right_shift: e, 1 to MOST_RIGHT_SHIFT; 0 in float.
     """
 
     multiplier: int
@@ -49,6 +66,7 @@ class Epilogue:
     right_shift: int | None
     sign_correction: bool
     clamp: Clamp
+    rounding: Rounding = Rounding.TWICE
 
 
 def refusal(multipliers: Sequence[Multiplier]) -> str | None:
@@ -69,14 +87,79 @@ def constants(multiplier: Multiplier, zero_point: int) -> ChannelConstants:
     )
 
 
-def epilogue(multipliers: Sequence[Multiplier], zero_point: int, clamp: Clamp) -> Epilogue:
+def epilogue(
+    multipliers: Sequence[Multiplier], zero_point: int, clamp: Clamp, rounding: Rounding = Rounding.TWICE
+) -> Epilogue:
     """The cheapest form that is exact for these channels."""
-    shifts = {-m.shift for m in multipliers}
+    shifts = {0} if rounding is Rounding.FLOAT else {-m.shift for m in multipliers}
     return Epilogue(
         right_shift=shifts.pop() if len(shifts) == 1 else None,
-        sign_correction=clamp.low < zero_point,
+        sign_correction=rounding is Rounding.TWICE and clamp.low < zero_point,
         clamp=clamp,
+        rounding=rounding,
     )
+
+
+def constants_float(scale: float, zero_point: int) -> ChannelConstants:
+    """The words of one channel that is rounded in float32."""
+    bits = int(np.float32(scale / 2).view(np.int32))
+    return ChannelConstants(multiplier=bits, addend=zero_point, right_shift=0)
+
+
+_SCALE: Register = "s7"
+_TEMPORARIES: tuple[Register, ...] = tuple(f"s{n}" for n in range(8, 16))
+
+
+def rescale(
+    e: Emitter,
+    form: Epilogue,
+    accumulators: Sequence[Register],
+    multiplier: Register,
+    addend: Register,
+    spare: Register,
+    *,
+    scale: Register | None = None,
+    temporaries: Sequence[Register] = _TEMPORARIES,
+) -> None:
+    """Doubled accumulators to the output's scale, still to be shifted and saturated.
+
+    Args:
+        spare: a register for the correction of signs, not read otherwise.
+        scale: an FP register that holds `multiplier` already; None copies it to s7.
+        temporaries: FP registers that float rounding may use.
+    """
+    if form.rounding is Rounding.FLOAT:
+        if scale is None:
+            scale = _SCALE
+            e.to_fp(scale, multiplier, "half the scale")
+        for start in range(0, len(accumulators), len(temporaries)):
+            some = accumulators[start : start + len(temporaries)]
+            pairs = tuple(zip(some, temporaries, strict=False))
+            for a, t in pairs:
+                e.to_fp(t, a)
+            for _, t in pairs:
+                e.floating(f"vcvt.f32.s32 {t}, {t}", t, t)
+            for _, t in pairs:
+                e.floating(f"vmul.f32 {t}, {t}, {scale}", t, t, scale)
+            for _, t in pairs:
+                e.floating(f"vcvtr.s32.f32 {t}, {t}", t, t, comment="to nearest even")
+            for a, t in pairs:
+                e.from_fp(a, t)
+            for a, _ in pairs:
+                e.dsp(f"qadd {a}, {a}, {addend}", a, a, addend, comment="zero point")
+        return
+    for a in accumulators:
+        if form.sign_correction:
+            e.multiply("smmlar", spare, a, multiplier, addend)
+            e.alu(f"add {a}, {spare}, {a}, asr #31", a, spare, a, comment="halves away from zero")
+        else:
+            e.multiply(form.rounding.value, a, a, multiplier, addend)
+
+
+def saturate(e: Emitter, form: Epilogue, a: Register) -> None:
+    """The shift, where it is a literal, and the output's bounds."""
+    shift = f", asr #{form.right_shift}" if form.right_shift else ""
+    e.dsp(f"ssat {a}, #8, {a}{shift}", a, a)
 
 
 def clamp(e: Emitter, form: Epilogue, a: Register) -> None:

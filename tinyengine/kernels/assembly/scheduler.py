@@ -32,6 +32,7 @@ _AVAILABLE: dict[Kind, tuple[int, int]] = {
     Kind.SHIFTED: (2, 2),
     Kind.MOVE_FROM_FP: (2, 2),
     Kind.MOVE_TO_FP: (3, 3),
+    Kind.FLOAT: (4, 4),
     Kind.STORE: (0, 0),
 }
 # Stage at which an operand is read.
@@ -171,7 +172,7 @@ def _pairs(older: Instruction, younger: Instruction) -> bool:
     a, b = older.kind, younger.kind
     if older.writes & younger.reads and b is not Kind.STORE:
         return False
-    if {a, b} == {Kind.STORE} or {a, b} == {Kind.MULTIPLY} or {a, b} == {Kind.STORE, Kind.MULTIPLY}:
+    if {a, b} in ({Kind.FLOAT}, {Kind.STORE}, {Kind.MULTIPLY}, {Kind.STORE, Kind.MULTIPLY}):
         return False
     if b in (Kind.DSP, Kind.SATURATE):
         return False

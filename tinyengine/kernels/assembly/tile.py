@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
-from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp, rescale, saturate
 from tinyengine.kernels.assembly.scheduler import Core
 
 _FIRST: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
@@ -307,21 +307,15 @@ def _epilogue_region(
         m, c, spare = _W0, _W1, _X0
         e.ldr(m, "r1", tail_bytes + 8 * channel, "multiplier")
         e.ldr(c, "r1", tail_bytes + 8 * channel + 4, "rounding and zero point")
-        if form.sign_correction:
-            for a in accumulators:
-                e.multiply("smmlar", spare, a, m, c)
-                e.alu(f"add {a}, {spare}, {a}, asr #31", a, spare, a, comment="halves away from zero")
-        else:
-            for a in accumulators:
-                e.multiply("smmlar", a, a, m, c)
+        rescale(e, form, accumulators, m, c, spare)
         if form.right_shift is None:
             e.ldr(m, "r1", tail_bytes + 16 + 4 * channel, "right shift")
             for a in accumulators:
                 e.alu(f"asr {a}, {a}, {m}", a, a, m)
-                e.dsp(f"ssat {a}, #8, {a}", a, a)
+                saturate(e, form, a)
         else:
             for a in accumulators:
-                e.dsp(f"ssat {a}, #8, {a}, asr #{form.right_shift}", a, a)
+                saturate(e, form, a)
     for a in (*first, *second):
         clamp(e, form, a)
     e.from_fp(_X0, _OUT)

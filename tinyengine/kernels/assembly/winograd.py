@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
-from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp, rescale, saturate
 from tinyengine.kernels.assembly.scheduler import Core
 
 GROUP_TILES = 4
@@ -299,12 +299,7 @@ def _outputs(e: Emitter, layer: Winograd, channel: int, tile: int) -> None:
         e.alu(f"asr {y}, {y}, #1", y, y, comment="four times to twice the accumulator")
     e.from_fp("r10", "s9")
     e.from_fp("r11", "s10")
-    for y in results:
-        if form.sign_correction:
-            e.multiply("smmlar", "r12", y, "r10", "r11")
-            e.alu(f"add {y}, r12, {y}, asr #31", y, "r12", y)
-        else:
-            e.multiply("smmlar", y, y, "r10", "r11")
+    rescale(e, form, results, "r10", "r11", "r12", scale="s9", temporaries=("s12", "s13", "s14", "s15"))
     if form.right_shift is None:
         e.from_fp("r10", "s11")
         for y in results:
@@ -312,7 +307,6 @@ def _outputs(e: Emitter, layer: Winograd, channel: int, tile: int) -> None:
     e.from_fp("r12", "s1")
     offsets = (0, layer.channels, layer.out_row_bytes, layer.out_row_bytes + layer.channels)
     for y, offset in zip(results, offsets, strict=True):
-        shift = "" if form.right_shift is None else f", asr #{form.right_shift}"
-        e.dsp(f"ssat {y}, #8, {y}{shift}", y, y)
+        saturate(e, form, y)
         clamp(e, form, y)
         e.store("strb", y, "r12", 2 * tile * layer.channels + offset + channel)
