@@ -51,12 +51,18 @@ class Range:
         return Range(low=min(self.low, other.low), high=max(self.high, other.high))
 
 
-def quantize(net: fl.FloatNet, calibration: Sequence[NDArray[np.floating]]) -> ir.Graph:
+def quantize(
+    net: fl.FloatNet,
+    calibration: Sequence[NDArray[np.floating]],
+    *,
+    input_ranges: Sequence[Range] | None = None,
+) -> ir.Graph:
     """The int8 network for `net`, with a batch of 1.
 
     Args:
         net: the float network; stand-alone activations are fused into the layer before where possible.
         calibration: for each input of `net`, samples (count, ...) whose activations set the scales.
+        input_ranges: for each input, what it may hold, where that is known: its scale then depends on no sample.
 
     Raises:
         ModelFormatError: shapes that do not fit, values that are not finite.
@@ -64,6 +70,8 @@ def quantize(net: fl.FloatNet, calibration: Sequence[NDArray[np.floating]]) -> i
     """
     fused = fl.fuse_bounds(net)
     shapes, ranges = _observe(fused, calibration)
+    if input_ranges is not None:
+        ranges.update({i.name: known for i, known in zip(fused.inputs, input_ranges, strict=True)})
     return _Builder(fused, shapes, _activation_params(fused, ranges)).graph()
 
 
