@@ -6,6 +6,7 @@ Pure but for reading nothing: what a board does with it is the runner's business
 from __future__ import annotations
 
 import hashlib
+import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -193,7 +194,8 @@ def read_input(file: Path) -> Values:
         loaded = np.load(file, allow_pickle=False)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", file=str(file), field="--input") from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, MemoryError, RecursionError, tokenize.TokenError) as error:
+        # The last three: headers that promise too much, or nest too deep, or end too early.
         raise ConfigError("is not a .npy file of numbers", file=str(file), field="--input") from error
     if not isinstance(loaded, np.ndarray):
         raise ConfigError(

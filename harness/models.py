@@ -6,6 +6,7 @@ Importing and compiling are not done here: a file that turns out to be no model 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,10 +68,12 @@ def resolve(argument: str) -> ModelSource:
     path = Path(argument)
     try:
         with path.open("rb") as stream:
-            data = stream.read(FILE_LIMIT_BYTES + 1)
+            # What says that it is too large is not read; what does not say how large it is, only so far.
+            too_large = os.fstat(stream.fileno()).st_size > FILE_LIMIT_BYTES
+            data = b"" if too_large else stream.read(FILE_LIMIT_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", file=argument) from error
-    if len(data) > FILE_LIMIT_BYTES:
+    if too_large or len(data) > FILE_LIMIT_BYTES:
         raise ConfigError(f"is larger than {FILE_LIMIT_BYTES >> 20} MB", file=argument)
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem)[:64] or "model"
     return ModelSource(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -416,7 +417,11 @@ def test_an_input_that_does_not_fit_is_refused(model: PreparedModel, tmp_path: P
     text.write_text("hello")
     archive = tmp_path / "a.npz"
     np.savez(archive, x=np.zeros(3))
+    huge = npy(tmp_path / "huge.npy", "(99999999999,)")
+    endless = npy(tmp_path / "endless.npy", "(((((((((1,)")
     for file, words in (
+        (huge, "not a .npy file"),
+        (endless, "not a .npy file"),
         (pickled, "not a .npy file"),
         (text, "not a .npy"),
         (archive, "npz"),
@@ -424,3 +429,20 @@ def test_an_input_that_does_not_fit_is_refused(model: PreparedModel, tmp_path: P
     ):
         with pytest.raises(ConfigError, match=words):
             jobs.read_input(file)
+
+
+def npy(file: Path, shape: str) -> Path:
+    """A header that promises an array of `shape`, and nothing behind it."""
+    header = f"{{'descr': '|i1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    file.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    return file
+
+
+def test_a_model_file_far_too_large_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "sparse.tflite"
+    with file.open("wb") as stream:
+        stream.truncate(1 << 36)
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match="larger than 256 MB"):
+        resolve(str(file))
+    assert time.monotonic() - began < 1.0
