@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinyengine import codegen, cost, passes
+from tinyengine.arrange import arrange
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
-from tinyengine.memory import checker, lifetimes, planner
+from tinyengine.memory import checker
 from tinyengine.memory.plan import MemoryPlan
-from tinyengine.schedule import Optimize, Preferences, Schedule, schedule
+from tinyengine.schedule import Optimize, Preferences, Schedule
 from tinyengine.sources import Sources
 
 
@@ -93,10 +94,7 @@ def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
         flash_limit_bytes=options.flash_limit_bytes,
         sram_limit_bytes=options.sram_limit_bytes,
     )
-    scheduled = schedule(lowered, requant=options.requant, target=options.target, preferences=preferences)
-    buffers = lifetimes.buffers(lowered, scheduled.flow, scheduled.scratch_bytes)
-    leave = lifetimes.overlaps(lowered, scheduled.flow, buffers, scheduled.rollings)
-    plan = planner.plan(buffers, tuple(s.step.name for s in scheduled.steps), leave)
+    scheduled, plan = arrange(lowered, requant=options.requant, target=options.target, preferences=preferences)
     checker.check(plan, lowered, tuple(s.binding for s in scheduled.steps))
     words = f"requant {options.requant.value}, target {options.target.value}"
     return Compiled(

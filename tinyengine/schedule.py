@@ -67,14 +67,14 @@ class Optimize(StrEnum):
     LATENCY = "latency"
     """Cycles at any price of flash or memory."""
     BALANCED = "balanced"
-    """The smallest arena whose cycles are at most 1.05 times those of latency; a byte of flash is worth a cycle."""
+    """The smallest arena with at most 1.05 times the cycles of latency; a byte of flash is worth a cycle."""
     SRAM = "sram"
     """As balanced, with the smallest arena."""
     FLASH = "flash"
     """The smallest tables, in the smallest arena that balanced would take."""
 
 
-_BYTE_PRICE: dict[Optimize, float] = {
+BYTE_PRICE: dict[Optimize, float] = {
     Optimize.LATENCY: 0.0,
     Optimize.BALANCED: 1.0,
     Optimize.SRAM: 1.0,
@@ -99,31 +99,6 @@ class Preferences:
     optimize: Optimize = Optimize.BALANCED
     flash_limit_bytes: int | None = None
     sram_limit_bytes: int | None = None
-
-
-def schedule(
-    graph: Graph, *, requant: Requant, target: Target, preferences: Preferences = Preferences()
-) -> Schedule:
-    """A kernel and a tile for each node, or one for several, with as much working memory as costs little.
-
-    The arena's peak is somewhere; a step elsewhere may widen its working memory up to it for free (the paper's
-    model-adaptive memory scheduling, section 3.2). So the network is cut into steps, and each takes the way, that
-    cost least under a common bound, cycles and flash weighed by one price; `optimize` says which bound. A flash
-    limit raises the price of flash until the network fits.
-
-    Raises:
-        UnsupportedOp: a node no kernel can compute.
-    """
-    options = Options(graph, requant=requant, target=target)
-    price = _BYTE_PRICE[preferences.optimize]
-    while True:
-        chosen = options.cut(options.bound(preferences, price), price)
-        steps = tuple(_bound(graph, way, requant) for way in chosen)
-        limit = preferences.flash_limit_bytes
-        if limit is None or price >= _MOST_BYTE_PRICE or flash_bytes(graph, steps) <= limit:
-            storage = options.flow.storage
-            return Schedule(flow=Dataflow(steps=tuple(s.step for s in steps), storage=storage), steps=steps)
-        price = max(2 * price, 1 / 16)
 
 
 class Options:
@@ -161,22 +136,6 @@ class Options:
                 saved += sizes[b.key] + sizes[target] - planner.union_bytes(sizes[b.key], sizes[target], one)
         return total - min(saved, sizes[target])
 
-    def bound(self, preferences: Preferences, price: float) -> int:
-        """The bound on live values and working memory that `preferences` ask for."""
-        bounds = self.bounds()
-        if preferences.sram_limit_bytes is not None:
-            fitting = [b for b in bounds if b <= preferences.sram_limit_bytes]
-            return self._smallest(
-                fitting or bounds[:1], self.cycles(self.cut((fitting or bounds)[-1], price)), price
-            )
-        if preferences.optimize is Optimize.SRAM:
-            return bounds[0]
-        if preferences.optimize is Optimize.LATENCY:
-            return self._smallest(bounds, self.cycles(self.cut(bounds[-1], price)), price)
-        fastest = self.cycles(self.cut(bounds[-1], 0.0))
-        slowest = max(SLOWEST_BALANCED * fastest, self.cycles(self.cut(bounds[-1], price)))
-        return self._smallest(bounds, slowest, price)
-
     def bounds(self) -> list[int]:
         """Bounds that make a difference, from the smallest under which the network can be computed."""
         least = self._least()
@@ -191,7 +150,7 @@ class Options:
             )
         return best[0]
 
-    def _smallest(self, bounds: list[int], slowest: float, price: float) -> int:
+    def smallest(self, bounds: list[int], slowest: float, price: float) -> int:
         """The smallest bound with at most `slowest` cycles; more room never costs much, so halving finds it."""
         low, high = 0, len(bounds) - 1
         while low < high:
@@ -230,7 +189,8 @@ class Options:
         return sum(way.price.cycles for way in chosen)
 
 
-_MOST_BYTE_PRICE = 1e6
+MOST_BYTE_PRICE = 1e6
+"""Where the search for smaller tables ends."""
 _DRIVER_BYTES = 350
 """A driver's or portable kernel's code, roughly."""
 
@@ -363,7 +323,7 @@ def _chains(graph: Graph, flow: Dataflow, index: int, requant: Requant, target: 
     return found
 
 
-def _bound(graph: Graph, choice: Way, requant: Requant) -> ScheduledStep:
+def bind(graph: Graph, choice: Way, requant: Requant) -> ScheduledStep:
     step = choice.step
     if choice.chain is not None:
         binding = catalogue.bind_chain(choice.chain, choice.tile.band, choice.spec.target, requant)

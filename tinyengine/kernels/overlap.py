@@ -62,32 +62,27 @@ def rolling_convolution(found: convolution.Layer, band: int) -> Rolling:
 
 
 def rolling_depthwise(found: depthwise.Layer, band: int) -> Rolling:
-    """Four channels at a time: a group's bytes are free once its plane is filled.
+    """Four channels at a time: a group's bytes are free once they are in its planes.
 
-    Where offsets differ by whole pixels, a group's outputs land on bytes of the same group. With the whole map in
-    a plane that is all; with bands the rows that the next band reads again must be spared as well.
+    Where offsets differ by whole pixels, a group's outputs land on bytes of the same group, so that only the rows
+    count which a group has yet to read when a band of its outputs is written.
     """
-    band = min(band, found.out[0])
-    whole = band == found.out[0]
-    size = found.batch * found.size[0] * found.size[1] * found.channels
-    out_size = found.batch * found.out[0] * found.out[1] * found.channels
-    if whole:
-        return Rolling(exact=(0, out_size - size)) if found.batch == 1 else DISJOINT
-    upright = found.in_steps[0] >= found.in_steps[1] and found.out_steps[0] >= found.out_steps[1]
-    if found.batch > 1 or not upright:
+    if found.batch > 1:
         return DISJOINT
-    row, out_row = found.in_steps[0], found.out_steps[0]
-    starts = [
-        min(max(oy * found.stride - found.before[0], 0), found.size[0]) * row
-        for oy in range(0, found.out[0], band)
-    ]
-    written = [min(oy + band, found.out[0]) * out_row for oy in range(0, found.out[0], band)]
-    shared = max(w - s for w, s in zip(written[:-1], starts[1:], strict=True))
-    pixels = -(-shared // found.channels) * found.channels
-    return Rolling(
-        least=max(w - s for w, s in zip(written, starts, strict=True)),
-        exact=tuple(e for e in (pixels, 0, out_size - size) if e >= pixels),
-    )
+    band = min(band, found.out[0])
+    channels = found.channels
+    size = found.size[0] * found.size[1] * channels
+    out_size = found.out[0] * found.out[1] * channels
+    if band == found.out[0]:
+        return Rolling(exact=(0, out_size - size))
+    if found.in_steps[0] < found.in_steps[1]:  # rows of the planes are columns of the map
+        return Rolling(exact=(0,)) if found.size == found.out else DISJOINT
+    pixels = []
+    for done in range(band, found.out[0], band):
+        read = min((done - 1) * found.stride - found.before[0] + found.kernel[0], found.size[0])
+        pixels.append(done * found.out[1] - max(read, 0) * found.size[1])
+    least = max(pixels) * channels
+    return Rolling(exact=tuple(sorted({e for e in (least, 0, out_size - size) if e >= least})))
 
 
 def rolling_dense(found: dense.Layer) -> Rolling:

@@ -79,22 +79,26 @@ def _convolution(p: ConvolutionParameters) -> Iterator[_Phase]:
 
 
 def _planes(p: PlaneParameters) -> Iterator[_Phase]:
-    """Groups of four channels within bands; rows may be columns of the map."""
+    """Groups of four channels, bands within a group; each row of a group is read once. Rows may be columns."""
     into = np.arange(p.in_bytes, dtype=np.int64)
     out = np.arange(p.out_bytes, dtype=np.int64)
     in_row, out_row = _line_of(into, p.in_row_bytes, p.height), _line_of(out, p.out_row_bytes, p.out_height)
     for n in range(p.batch):
-        for oy in range(0, p.out_height, p.band):
-            rows = min(p.band, p.out_height - oy)
-            first = oy * p.row_step - p.before
-            last = p.height if p.band >= p.out_height else first + (rows - 1) * p.row_step + p.kernel_rows
-            read = (in_row >= first) & (in_row < last)
-            written = (out_row >= oy) & (out_row < oy + rows)
-            for c in range(0, p.channels, 4):
+        for c in range(0, p.channels, 4):
+            mine = into[into % p.channels // 4 == c // 4]
+            made = out[out % p.channels // 4 == c // 4]
+            next_row = 0
+            for oy in range(0, p.out_height, p.band):
+                rows = min(p.band, p.out_height - oy)
+                last = p.height
+                if p.band < p.out_height:
+                    last = min(p.height, (oy + rows - 1) * p.row_step + p.kernel_rows - p.before)
+                lines, out_lines = in_row[mine], out_row[made]
                 yield _Phase(
-                    reads=n * p.in_bytes + into[read & (into % p.channels // 4 == c // 4)],
-                    writes=n * p.out_bytes + out[written & (out % p.channels // 4 == c // 4)],
+                    reads=n * p.in_bytes + mine[(lines >= next_row) & (lines < last)],
+                    writes=n * p.out_bytes + made[(out_lines >= oy) & (out_lines < oy + rows)],
                 )
+                next_row = max(next_row, last)
 
 
 def _line_of(offsets: NDArray[np.int64], line_bytes: int, lines: int) -> NDArray[np.int64]:

@@ -85,22 +85,39 @@ def _aligned_bound_bytes(buffers: Sequence[Buffer], overlaps: Sequence[Overlap])
     return bound
 
 
-def plan(buffers: Sequence[Buffer], steps: tuple[str, ...], overlaps: Sequence[Overlap] = ()) -> MemoryPlan:
+def plan(
+    buffers: Sequence[Buffer],
+    steps: tuple[str, ...],
+    overlaps: Sequence[Overlap] = (),
+    *,
+    rounds: int = ROUNDS_LIMIT,
+) -> MemoryPlan:
     """The best plan found.
 
+    Args:
+        rounds: of improvement, at most.
+
     Raises:
-        PlanError: a buffer is malformed (empty, ends before it starts, alignment not a power of two, key twice), or
-            an overlap joins buffers that share more than one step.
+        PlanError: a buffer is malformed (empty, ends before it starts, alignment not a power of two, key twice),
+            or an overlap joins buffers that share more than one step.
     """
     _refuse_malformed(buffers, overlaps)
     bound = lower_bound_bytes(buffers, overlaps)
-    offsets, arena = _search(buffers, overlaps, max(bound, _aligned_bound_bytes(buffers, overlaps)))
+    enough = max(bound, _aligned_bound_bytes(buffers, overlaps))
+    offsets, _ = _search(buffers, overlaps, enough, rounds)
+    return with_offsets(buffers, offsets, steps, overlaps)
+
+
+def with_offsets(
+    buffers: Sequence[Buffer], offsets: Sequence[int], steps: tuple[str, ...], overlaps: Sequence[Overlap]
+) -> MemoryPlan:
+    """The plan that puts each buffer at its offset."""
     placements = [Placement(buffer=b, offset=o) for b, o in zip(buffers, offsets, strict=True)]
     return MemoryPlan(
         placements=tuple(sorted(placements, key=lambda p: (p.buffer.first, p.offset, p.buffer.key))),
         steps=steps,
-        arena_bytes=arena,
-        lower_bound_bytes=bound,
+        arena_bytes=max((p.end for p in placements), default=0),
+        lower_bound_bytes=lower_bound_bytes(buffers, overlaps),
         overlaps=tuple(overlaps),
     )
 
@@ -120,7 +137,9 @@ def _refuse_malformed(buffers: Sequence[Buffer], overlaps: Sequence[Overlap]) ->
             raise PlanError(f"buffer {o.target} may overlap {o.source} only in the one step both share")
 
 
-def _search(buffers: Sequence[Buffer], overlaps: Sequence[Overlap], bound: int) -> tuple[list[int], int]:
+def _search(
+    buffers: Sequence[Buffer], overlaps: Sequence[Overlap], bound: int, rounds: int
+) -> tuple[list[int], int]:
     """Offsets in the order of `buffers`, and the arena."""
     if not buffers:
         return [], 0
@@ -136,7 +155,13 @@ def _search(buffers: Sequence[Buffer], overlaps: Sequence[Overlap], bound: int) 
             if best_arena == bound:
                 return best_offsets, best_arena
     return _improve(
-        buffers, conflicts=conflicts, bound=bound, order=best_order, offsets=best_offsets, arena=best_arena
+        buffers,
+        conflicts=conflicts,
+        bound=bound,
+        order=best_order,
+        offsets=best_offsets,
+        arena=best_arena,
+        rounds=rounds,
     )
 
 
@@ -248,12 +273,13 @@ def _improve(
     order: list[int],
     offsets: list[int],
     arena: int,
+    rounds: int,
 ) -> tuple[list[int], int]:
     """Moves buffers at the peak forward in the order, keeps what is not worse; seeded, hence repeatable."""
     rng = random.Random(0)
     pairs = sum(len(c) for c in conflicts) + len(buffers)
     best_offsets, best_arena = offsets, arena
-    for _ in range(min(ROUNDS_LIMIT, WORK_LIMIT // pairs)):
+    for _ in range(min(rounds, WORK_LIMIT // pairs)):
         if best_arena == bound:
             break
         peak = [k for k, i in enumerate(order) if offsets[i] + buffers[i].size_bytes == arena]

@@ -124,7 +124,9 @@ def _transposed(layer: Layer) -> Layer:
 
 def tiles(found: Layer) -> tuple[Tile, ...]:
     """Candidates: bands in output rows of the planes."""
-    return tuple(Tile(band=b) for b in (found.out[0], *(b for b in _BAND_ROWS if b < found.out[0])))
+    # A window lower than its step would leave rows out between bands.
+    bands = (b for b in _BAND_ROWS if b < found.out[0] and found.kernel[0] >= found.stride)
+    return tuple(Tile(band=b) for b in (found.out[0], *bands))
 
 
 def _plane_rows(found: Layer, band: int) -> int:
@@ -139,11 +141,12 @@ def scratch_bytes(found: Layer, choice: Tile) -> int:
 
 
 def price(found: Layer, choice: Tile) -> Price:
-    """Filling planes, rows that two bands share twice, and a call a channel and band."""
+    """Filling planes, moving the rows that two bands share, and a call a channel and band."""
     bands = -(-found.out[0] // min(choice.band, found.out[0]))
-    filled = bands * _plane_rows(found, choice.band) * found.plane_columns * 2.5
+    filled = _plane_rows(found, found.out[0]) * found.plane_columns * 2.5
+    moved = (bands - 1) * (found.kernel[0] - found.stride) * found.plane_columns + 30 * (bands > 1)
     outputs = found.out[0] * (found.out[1] * (4 + 1.2 * found.kernel[0] * found.kernel[1]) + 10)
-    cycles = found.batch * found.channels * (filled + outputs + bands * 60)
+    cycles = found.batch * found.channels * (filled + moved + outputs + bands * 100)
     return Price(cycles=cycles, flash_bytes=4 * _kernel(found).table_words * found.channels)
 
 

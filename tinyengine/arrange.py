@@ -1,0 +1,218 @@
+"""Kernels and offsets chosen together: what the search scores is what ships.
+
+schedule.py cuts the network into steps under a bound on what must exist at once; planner.py finds offsets, which
+may need more than the bound. So several bounds are tried. For each cut there are two attempts: the chosen tiles
+planned as they are; or only the smallest working memory of each step is, and then every step takes the best tile
+that fits into what its moment leaves free (MCUNet, section 3.2). The best arrangement that satisfies the
+preferences wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tinyengine.errors import PlanError
+from tinyengine.fixedpoint import Requant
+from tinyengine.ir import Graph
+from tinyengine.kernels.catalogue import Target
+from tinyengine.memory import lifetimes, planner
+from tinyengine.memory.lifetimes import TENSOR_ALIGNMENT, Dataflow
+from tinyengine.memory.plan import Buffer, BufferKind, MemoryPlan, Overlap, Rolling
+from tinyengine.schedule import (
+    BYTE_PRICE,
+    MOST_BYTE_PRICE,
+    SLOWEST_BALANCED,
+    Optimize,
+    Options,
+    Preferences,
+    Schedule,
+    Way,
+    bind,
+    flash_bytes,
+)
+
+_ATTEMPTS = 10
+"""Cuts that are planned, at most."""
+_QUICK_ROUNDS = 40
+"""Of the planner's improvement, for an attempt."""
+_LATENCY_SLACK = 1.002
+"""Cycles `latency` gives away for memory, relative to the fastest kernels: within the estimates' noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Arrangement:
+    """A network's steps with their ways, the plan of their buffers, and the estimated cycles."""
+
+    ways: tuple[Way, ...]
+    plan: MemoryPlan
+    cycles: float
+
+    def cost(self, byte_price: float) -> float:
+        """Cycles with flash counted in."""
+        return sum(way.cost(byte_price) for way in self.ways)
+
+
+def arrange(
+    graph: Graph, *, requant: Requant, target: Target, preferences: Preferences
+) -> tuple[Schedule, MemoryPlan]:
+    """The schedule and the plan that the preferences ask for. A flash limit raises flash's price till it fits.
+
+    Raises:
+        UnsupportedOp: a node no kernel can compute.
+        PlanError: the smallest arena found exceeds the limit.
+    """
+    options = Options(graph, requant=requant, target=target)
+    price = BYTE_PRICE[preferences.optimize]
+    limit = preferences.flash_limit_bytes
+    while True:
+        found = best(options, preferences, price)
+        steps = tuple(bind(graph, way, requant) for way in found.ways)
+        if limit is None or price >= MOST_BYTE_PRICE or flash_bytes(graph, steps) <= limit:
+            flow = Dataflow(steps=tuple(s.step for s in steps), storage=options.flow.storage)
+            return Schedule(flow=flow, steps=steps), found.plan
+        price = max(2 * price, 1 / 16)
+
+
+def best(options: Options, preferences: Preferences, price: float) -> Arrangement:
+    """The best arrangement at a price of flash.
+
+    Raises:
+        PlanError: the smallest arena found exceeds the limit.
+    """
+    bounds = options.bounds()
+    fastest = options.cycles(options.cut(bounds[-1], 0.0))
+    limit = preferences.sram_limit_bytes
+    if limit is not None:
+        return _within(options, bounds, limit, price)
+    slowest = {
+        Optimize.LATENCY: _LATENCY_SLACK * fastest,
+        Optimize.SRAM: float("inf"),
+    }.get(preferences.optimize, max(SLOWEST_BALANCED * fastest, options.cycles(options.cut(bounds[-1], price))))
+    found: list[Arrangement] = []
+    start = options.smallest(bounds, slowest, price)
+    for bound in _attempts(options, bounds[bounds.index(start) :], price):
+        if found and bound >= min(a.plan.arena_bytes for a in found):
+            break
+        found += [a for a in _arrangements(options, bound, price) if a.cycles <= slowest]
+    return min(found, key=lambda a: (a.plan.arena_bytes, a.cost(price)))
+
+
+def _within(options: Options, bounds: list[int], limit: int, price: float) -> Arrangement:
+    """The cheapest arrangement whose arena is at most `limit`."""
+    least = None
+    for bound in _attempts(options, [b for b in reversed(bounds) if b <= limit] or bounds[:1], price):
+        for a in _arrangements(options, bound, price):
+            if a.plan.arena_bytes <= limit:
+                return a
+            least = a.plan.arena_bytes if least is None else min(least, a.plan.arena_bytes)
+    raise PlanError(f"the smallest arena found takes {least:,} bytes, the limit is {limit:,}")
+
+
+def _attempts(options: Options, bounds: Sequence[int], price: float) -> Iterator[int]:
+    """The first bounds that lead to different cuts."""
+    seen: set[tuple[int, ...]] = set()
+    for bound in bounds:
+        cut = tuple(id(way) for way in options.cut(bound, price))
+        if cut not in seen:
+            seen.add(cut)
+            yield bound
+        if len(seen) == _ATTEMPTS:
+            return
+
+
+def _arrangements(options: Options, bound: int, price: float) -> Iterator[Arrangement]:
+    """Both attempts at a cut, the better planned one first."""
+    cut = options.cut(bound, price)
+    direct = _planned(options, cut)
+    if direct.plan.arena_bytes > direct.plan.lower_bound_bytes:
+        small = _planned(options, tuple(_smallest(options, i, way) for i, way in _indexed(cut)))
+        room = max(bound, small.plan.arena_bytes)
+        if room < direct.plan.arena_bytes:
+            yield _filled(options, small, room, price)
+    yield direct
+
+
+def _indexed(cut: Sequence[Way]) -> Iterator[tuple[int, Way]]:
+    """Each way with the index of the step it starts at in the unfused network."""
+    index = 0
+    for way in cut:
+        yield index, way
+        index += way.length
+
+
+def _variants(options: Options, index: int, way: Way) -> list[Way]:
+    """Other ways to compute exactly these layers in one step."""
+    found = options.ways[index]
+    return [w for w in found if w.length == way.length and w.last_resort <= way.last_resort]
+
+
+def _smallest(options: Options, index: int, way: Way) -> Way:
+    """The variant with the least working memory; among equals the fastest."""
+    return min(_variants(options, index, way), key=lambda w: (w.scratch_bytes, w.price.cycles))
+
+
+def _buffers(
+    options: Options, cut: Sequence[Way]
+) -> tuple[tuple[Buffer, ...], tuple[Overlap, ...], tuple[str, ...]]:
+    flow = Dataflow(steps=tuple(way.step for way in cut), storage=options.flow.storage)
+    buffers = lifetimes.buffers(options.graph, flow, [way.scratch_bytes for way in cut])
+    leave = lifetimes.overlaps(options.graph, flow, buffers, [way.rolling(options.graph) for way in cut])
+    return buffers, leave, tuple(way.step.name for way in cut)
+
+
+def _planned(options: Options, cut: tuple[Way, ...]) -> Arrangement:
+    buffers, leave, names = _buffers(options, cut)
+    plan = planner.plan(buffers, names, leave, rounds=_QUICK_ROUNDS)
+    return Arrangement(ways=cut, plan=plan, cycles=options.cycles(cut))
+
+
+def _filled(options: Options, small: Arrangement, room: int, price: float) -> Arrangement:
+    """Tensors stay; every step takes the cheapest variant whose working memory fits a gap below `room`."""
+    offsets = {p.buffer.key: p.offset for p in small.plan.placements}
+    sizes = {p.buffer.key: p.buffer.size_bytes for p in small.plan.placements}
+    chosen: list[Way] = []
+    for position, (index, way) in enumerate(_indexed(small.ways)):
+        taken = sorted(
+            (p.offset, p.end) for p in small.plan.live_at(position) if p.buffer.kind is BufferKind.TENSOR
+        )
+        gaps = _gaps(taken, room)
+        fitting = [way]
+        for other in _variants(options, index, way):
+            rolling = lifetimes.permitted(other.step, options.flow, other.rolling(options.graph))
+            target = f"t{other.step.writes[0]}" if len(other.step.writes) == 1 else ""
+            harmless = all(
+                _disjoint(offsets, sizes, f"t{source}", target)
+                or _permits(rolling.get(f"t{source}"), offsets[f"t{source}"] - offsets[target])
+                for source in other.step.reads
+                if target
+            )
+            if harmless and any(end - start >= other.scratch_bytes for start, end in gaps):
+                fitting.append(other)
+        chosen.append(min(fitting, key=lambda w: w.cost(price)))
+        if chosen[-1].scratch_bytes:
+            offsets[f"s{position}"] = next(s for s, e in gaps if e - s >= chosen[-1].scratch_bytes)
+    buffers, leave, names = _buffers(options, chosen)
+    plan = planner.with_offsets(buffers, [offsets[b.key] for b in buffers], names, leave)
+    return Arrangement(ways=tuple(chosen), plan=plan, cycles=options.cycles(chosen))
+
+
+def _gaps(taken: Sequence[tuple[int, int]], room: int) -> list[tuple[int, int]]:
+    """Free runs below `room`, starting at multiples of the alignment."""
+    found = []
+    cursor = 0
+    for start, end in (*taken, (room, room)):
+        if start > cursor:
+            found.append((cursor, start))
+        cursor = max(cursor, -(-end // TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT)
+    return found
+
+
+def _disjoint(offsets: dict[str, int], sizes: dict[str, int], a: str, b: str) -> bool:
+    return offsets[a] + sizes[a] <= offsets[b] or offsets[b] + sizes[b] <= offsets[a]
+
+
+def _permits(rolling: Rolling | None, difference: int) -> bool:
+    if rolling is None:
+        return False
+    return difference in rolling.exact or (rolling.least is not None and difference >= rolling.least)
