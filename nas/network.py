@@ -9,6 +9,7 @@ Both give graphs as the passes leave them: zero points are 0 and folded.
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from enum import Enum
 from math import sqrt
 
@@ -47,6 +48,36 @@ def graph(layout: Layout, weights: Weights, *, seed: int = 0) -> ir.Graph:
     x = builder.mean("pool", x)
     x = builder.dense("classifier", x, layout.classes)
     return builder.graph(x)
+
+
+def alone(whole: ir.Graph, node: ir.Node) -> ir.Graph:
+    """`node` as a network of its own, its constants filled with noise: what asking for its kernels needs."""
+    tensors = []
+    for position, number in enumerate((*node.inputs, *node.outputs)):
+        tensor = whole.tensors[number]
+        if tensor.data is not None and position == 1:
+            weights, bias = _noise(f"0/{tensor.shape}", tensor.shape, *_fan(tensor))
+            tensors += [
+                replace(tensor, data=weights),
+                replace(whole.tensors[node.inputs[2]], data=bias),
+            ]
+        elif tensor.data is None:
+            tensors.append(tensor)
+    inputs, outputs = tuple(range(len(node.inputs))), tuple(range(len(node.inputs), len(tensors)))
+    return ir.Graph(
+        name=node.name,
+        tensors=tuple(tensors),
+        nodes=(replace(node, inputs=inputs, outputs=outputs),),
+        inputs=tuple(i for i in inputs if tensors[i].data is None),
+        outputs=outputs,
+    )
+
+
+def _fan(weights: ir.Tensor) -> tuple[int, int]:
+    """Output channels, and products a sum has."""
+    axis = weights.quant.axis if weights.quant is not None and weights.quant.axis is not None else 0
+    channels = weights.shape[axis]
+    return channels, weights.elements // channels
 
 
 def _block(builder: _Builder, x: ir.TensorId, block: BlockShape) -> ir.TensorId:

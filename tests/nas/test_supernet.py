@@ -9,6 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'")
 
+from torch import Tensor  # noqa: E402
+
 from nas.arch import Arch  # noqa: E402
 from nas.errors import EncodingError  # noqa: E402
 from nas.space import IMAGENET, Skeleton, Space, layout, spectrograms  # noqa: E402
@@ -23,6 +25,7 @@ def _supernet(space: Space, seed: int = 0) -> Supernet:
     torch.manual_seed(seed)
     net = Supernet(space)
     for norm in (m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        assert norm.running_mean is not None and norm.running_var is not None
         for values, low, high in (
             (norm.running_mean, -0.5, 0.5),
             (norm.running_var, 0.5, 2.0),
@@ -33,7 +36,7 @@ def _supernet(space: Space, seed: int = 0) -> Supernet:
     return net.eval()
 
 
-def _inputs(skeleton: Skeleton, count: int = 3) -> torch.Tensor:
+def _inputs(skeleton: Skeleton, count: int = 3) -> Tensor:
     columns = 48 * skeleton.aspect[0] // skeleton.aspect[1]
     return torch.randn(count, skeleton.input_channels, 48, columns, generator=torch.Generator().manual_seed(1))
 
@@ -93,7 +96,7 @@ def test_extraction_copies_and_gradients_reach_only_what_is_active() -> None:
     with torch.no_grad():
         alone.classifier.weight.zero_()
     assert bool(net.classifier.weight.any())
-    net.part(x, smallest).sum().backward()
+    torch.autograd.backward(net.part(x, smallest).sum())
     first, last = net.blocks["stage0_0"], net.blocks["stage0_3"]
     assert isinstance(first, InvertedBottleneck) and isinstance(last, InvertedBottleneck)
     gradient = first.depthwise.conv.weight.grad

@@ -1,0 +1,276 @@
+"""`tinyrack space`: stage 1 of the search, which resolution and width fit a board best; nothing is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+import nas
+import tinyengine
+from harness import paths
+from harness.boards import load_boards
+from harness.chips import Chip, load_chip
+from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.errors import ConfigError
+from harness.job import Kernels
+from harness.report import charts
+from nas.judge import Need, Profile, profile
+from nas.space import Baseline, all_spaces, baseline, layout
+from nas.space_search import (
+    FIGURE_12_FLASH_KIB,
+    FIGURE_12_SRAM_KIB,
+    LEAST_SHARE,
+    Choice,
+    Request,
+    Samples,
+    Verdict,
+    choices,
+    choose,
+    judge_all,
+)
+
+SCHEMA = "tinyrack.space/1"
+FIRMWARE_SRAM_BYTES = 4096
+"""Static data and stack of the firmware, rounded up: what an arena cannot have of the SRAM."""
+FIRMWARE_FLASH_BYTES = 16384
+"""The firmware without a model, rounded up."""
+_ROWS = 12
+_CURVES = 8
+
+
+def command(
+    *,
+    board: Annotated[str, typer.Option("--board", metavar="B", help="Its chip gives limits and kernels.")],
+    sram_kib: Annotated[
+        int | None, typer.Option("--sram", metavar="KB", min=1, help="SRAM limit instead of the chip's.")
+    ] = None,
+    flash_kib: Annotated[
+        int | None, typer.Option("--flash", metavar="KB", min=1, help="Flash limit instead of the chip's.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, max=100_000, help="Sub-networks drawn from each space.")] = 1000,
+    share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Least share of a space that must fit; 0 is the paper's rule.")
+    ] = LEAST_SHARE,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Judging side by side.")] = 2,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Draw the paper's figures 3, 11 and 12 as SVG.")
+    ] = None,
+    boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Choose the search space for a board's memory.
+
+    Every sample is judged twice: as the paper counts, and with the memory plan and flash of our own compiler.
+    """
+    if json is not None:
+        check_json_target(json)
+    chip = load_chip(load_boards(boards_file).select([board])[0].chip)
+    limit = Need(
+        sram_bytes=(sram_kib << 10) if sram_kib is not None else _ram_bytes(chip),
+        flash_bytes=(flash_kib << 10) if flash_kib is not None else _flash_bytes(chip),
+    )
+    model_limit = Need(
+        sram_bytes=limit.sram_bytes - FIRMWARE_SRAM_BYTES, flash_bytes=limit.flash_bytes - FIRMWARE_FLASH_BYTES
+    )
+    if min(model_limit) <= 0:
+        raise ConfigError("leaves nothing for a network", file="--sram/--flash")
+    most = Need(
+        sram_bytes=max(limit.sram_bytes, FIGURE_12_SRAM_KIB[-1] << 10),
+        flash_bytes=max(limit.flash_bytes, FIGURE_12_FLASH_KIB[-1] << 10),
+    )
+    request = Request(
+        spaces=all_spaces(),
+        samples=samples,
+        seed=seed,
+        target=Kernels.AUTO.target(chip.core),
+        most=most,
+        code=_code_digest(),
+    )
+    screen = console(stderr=True)
+
+    def tell(done: int, wanted: int) -> None:
+        if sys.stderr.isatty() or done in (0, wanted) or done % 12 == 0:
+            screen.print(f"{done} of {wanted} spaces judged", soft_wrap=True)
+
+    judged = judge_all(request, folder=paths.cache_dir() / "spaces", processes=processes, tell=tell)
+    by_paper, by_plan = tuple(j.paper for j in judged), tuple(j.real for j in judged)
+    columns = (_Column(by_paper, limit, share), _Column(by_plan, model_limit, share))
+    grids = (choices(by_paper, share=share), choices(by_plan, share=share))
+    if out is not None:
+        _draw(out, columns[1], grids, request, limit)
+    if json is not None:
+        write_json(_document(board, request, limit, columns, grids), json)
+    if json != "-":
+        _show(columns, limit)
+
+
+class _Column:
+    """One judge's view of all spaces."""
+
+    def __init__(self, samples: tuple[Samples, ...], limit: Need, share: float) -> None:
+        self.samples = samples
+        self.limit = limit
+        self.verdicts = tuple(Verdict.of(s, limit) for s in samples)
+        self.winner = choose(self.verdicts, share=share)
+        self.plain = choose(self.verdicts, share=0.0)
+
+
+def _ram_bytes(chip: Chip) -> int:
+    return max(chip.span(names).bytes for names in chip.placement.arena)
+
+
+def _flash_bytes(chip: Chip) -> int:
+    return sum(m.bytes for m in chip.memories if m.kind == "flash")
+
+
+def _code_digest() -> str:
+    """Of what judges: the compiler and the search."""
+    h = hashlib.sha256()
+    for package in (tinyengine, nas):
+        for folder in package.__path__:
+            for file in sorted(Path(folder).rglob("*.py")):
+                if "data" not in file.parts:
+                    h.update(file.read_bytes())
+    return h.hexdigest()
+
+
+def _show(columns: tuple[_Column, _Column], limit: Need) -> None:
+    paper, plan = columns
+    screen = console()
+    table = Table(title=f"{limit.sram_bytes >> 10} kB SRAM, {limit.flash_bytes >> 10} kB flash")
+    for name in ("space", "paper: fit", "surely", "mean MMAC", "plan: fit", "surely", "mean MMAC"):
+        table.add_column(name, justify="left" if name == "space" else "right")
+    both = {p.space: (p, r) for p, r in zip(paper.verdicts, plan.verdicts, strict=True)}
+    order = sorted(both.values(), key=lambda pair: -max(v.mean_macs * v.share for v in pair))
+    for p, r in order[:_ROWS]:
+        cells = [f(v) for v in (p, r) for f in (_fit, _surely, _mean)]
+        table.add_row(p.space, *cells)
+    screen.print(table)
+    for words, column in (("paper's cost", paper), ("real plan", plan)):
+        winner = column.winner.space if column.winner else "none: nothing fits often enough"
+        plain = column.plain
+        also = "" if plain is None else f"; without a least share: {plain.space}, of which {plain.share:.1%} fits"
+        screen.print(f"chosen by {words}: {winner}{also}", soft_wrap=True)
+
+
+def _fit(v: Verdict) -> str:
+    return f"{v.share:.1%}"
+
+
+def _surely(v: Verdict) -> str:
+    return f"{v.least_share:.1%}"
+
+
+def _mean(v: Verdict) -> str:
+    return f"{v.mean_macs / 1e6:.1f}" if v.fitting else "-"
+
+
+def _document(
+    board: str,
+    request: Request,
+    limit: Need,
+    columns: tuple[_Column, _Column],
+    grids: tuple[tuple[Choice, ...], tuple[Choice, ...]],
+) -> dict[str, Any]:
+    def winner(verdict: Verdict | None) -> str | None:
+        return None if verdict is None else verdict.space
+
+    paper, plan = columns
+    return {
+        "schema": SCHEMA,
+        "board": board,
+        "target": request.target.value,
+        "sram_bytes": limit.sram_bytes,
+        "flash_bytes": limit.flash_bytes,
+        "samples": request.samples,
+        "seed": request.seed,
+        "space_winner_paper_cost": winner(paper.winner),
+        "space_winner_real_plan": winner(plan.winner),
+        "plain_winner_paper_cost": winner(paper.plain),
+        "plain_winner_real_plan": winner(plan.plain),
+        "spaces": [
+            {"paper_cost": asdict(p), "real_plan": asdict(r)}
+            for p, r in zip(paper.verdicts, plan.verdicts, strict=True)
+        ],
+        "figure_12": {
+            name: [{"sram_kib": c.sram_kib, "flash_kib": c.flash_kib, "space": winner(c.winner)} for c in grid]
+            for name, grid in zip(("paper_cost", "real_plan"), grids, strict=True)
+        },
+    }
+
+
+def _draw(
+    out: Path, column: _Column, grids: tuple[tuple[Choice, ...], ...], request: Request, limit: Need
+) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "figure3.svg").write_text(_figure_3(column))
+        (out / "figure11.svg").write_text(_figure_11(request, column, limit))
+        for name, grid in zip(("paper-cost", "real-plan"), grids, strict=True):
+            (out / f"figure12-{name}.svg").write_text(_figure_12(grid, name))
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", file=str(out), field="--out") from error
+
+
+def _figure_3(column: _Column) -> str:
+    """How computation is spread over what fits, in the spaces with the most of it."""
+    best = sorted(
+        (v for v in column.verdicts if v.least_share >= LEAST_SHARE / 2), key=lambda v: -v.mean_macs * v.share
+    )
+    names = [v.space for v in best[:_CURVES]]
+    found = []
+    for samples in column.samples:
+        if samples.space in names:
+            values = sorted(m / 1e6 for m in samples.fitting(column.limit))
+            points = tuple((v, 100 * (n + 1) / len(values)) for n, v in enumerate(values))
+            chosen = column.winner is not None and samples.space == column.winner.space
+            mean = sum(values) / len(values)
+            found.append(charts.Line(label=f"{samples.space}: {mean:.1f} MMAC", points=points, strong=chosen))
+    return charts.lines(
+        found, title="Computation of what fits (figure 3)", x="MMAC", y="% of the space's networks"
+    )
+
+
+def _figure_12(grid: tuple[Choice, ...], name: str) -> str:
+    texts = [
+        [c.winner.space if c.winner else "-" for c in grid if c.flash_kib == flash]
+        for flash in FIGURE_12_FLASH_KIB
+    ]
+    return charts.cells(
+        [f"{f} kB flash" for f in FIGURE_12_FLASH_KIB],
+        [f"{s} kB" for s in FIGURE_12_SRAM_KIB],
+        texts,
+        title=f"Chosen space over SRAM and flash, {name} (figure 12)",
+    )
+
+
+def _figure_11(request: Request, column: _Column, limit: Need) -> str:
+    """Bytes in use in each block: the largest network of the chosen space, and MobileNetV2 scaled alike."""
+    chosen = column.winner or column.plain
+    if chosen is None:
+        raise ConfigError("no network fits these limits, so there is none to draw", file="--sram/--flash")
+    space = next(s for s in request.spaces if s.name == chosen.space)
+    ours = layout(space.skeleton, space.extreme(largest=True))
+    skeleton, arch = baseline(Baseline.MOBILENETV2, resolution=space.resolution, width_percent=space.width_percent)
+    theirs = layout(skeleton, arch)
+
+    def series(label: str, found: Profile) -> charts.Bars:
+        return charts.Bars(label=label, values=tuple(b / 1024 for b in found.block_bytes))
+
+    return charts.bars(
+        [
+            series(f"{space.name}, largest", profile(ours, request.target)),
+            series(f"S-MbV2 {space.name}", profile(theirs, request.target)),
+        ],
+        title="Peak memory of each block (figure 11)",
+        x="block",
+        y="kB",
+        limit=limit.sram_bytes / 1024,
+    )

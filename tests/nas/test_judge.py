@@ -1,0 +1,53 @@
+"""What a judge says is what the compiler does."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from nas import network
+from nas.judge import Need, PaperCost, RealPlan, fits, profile
+from nas.network import Weights
+from nas.space import IMAGENET, Baseline, Skeleton, Space, baseline, layout
+from tinyengine.compile import CompileOptions, compile_graph
+from tinyengine.kernels.catalogue import Target
+from tinyengine.schedule import Optimize, flash_bytes
+
+SMALL = Skeleton(name="small", classes=10)
+
+
+def test_the_papers_cost_of_a_block_is_what_its_section_says() -> None:
+    skeleton, arch = baseline(Baseline.MOBILENETV2, resolution=224, width_percent=100)
+    # 112 x 112 x (16 + 96): the first expansion, the famous peak of MobileNetV2.
+    assert PaperCost().need(layout(skeleton, arch)).sram_bytes == 112 * 112 * 112
+
+
+@pytest.mark.parametrize("target", [Target.M4, Target.M7])
+def test_the_real_plan_is_the_compilers(target: Target) -> None:
+    judge = RealPlan(target)
+    rng = random.Random(5)
+    for width, resolution in ((20, 48), (30, 64)):
+        space = Space(skeleton=SMALL, resolution=resolution, width_percent=width)
+        found = layout(SMALL, space.sample(rng))
+        graph = network.graph(found, Weights.SEEDED)
+        options = CompileOptions(target=target, optimize=Optimize.SRAM)
+        compiled = compile_graph(graph, options)
+        need = judge.need(found)
+        assert need.sram_bytes == pytest.approx(compiled.plan.arena_bytes, rel=0.02)
+        assert need.flash_bytes <= 1.02 * flash_bytes(compiled.graph, compiled.schedule.steps)
+
+
+def test_a_network_far_over_the_limit_is_not_planned_but_still_refused() -> None:
+    most = Need(sram_bytes=1024, flash_bytes=1024)
+    found = layout(SMALL, Space(skeleton=SMALL, resolution=48, width_percent=20).extreme(largest=False))
+    exact, rough = RealPlan(Target.M7).need(found), RealPlan(Target.M7, most=most).need(found)
+    assert not fits(rough, most)
+    assert rough.sram_bytes <= exact.sram_bytes and rough.flash_bytes <= exact.flash_bytes
+
+
+def test_the_profile_peaks_at_the_arena() -> None:
+    found = layout(IMAGENET, Space(skeleton=IMAGENET, resolution=48, width_percent=20).extreme(largest=True))
+    shape = profile(found, Target.M7)
+    assert shape.blocks[0] == "stem" and shape.blocks[-1] == "classifier"
+    assert max(shape.block_bytes) <= RealPlan(Target.M7).need(found).sram_bytes
