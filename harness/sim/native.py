@@ -317,7 +317,7 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _unicorn_functions() -> _CFunctions:
+def unicorn_functions() -> _CFunctions:
     from unicorn.unicorn_py3.unicorn import uclib
 
     return _CFunctions(*(ctypes.cast(getattr(uclib, f"uc_{name}"), ctypes.c_void_p).value for name in _FUNCTIONS))
@@ -371,7 +371,7 @@ class NativeCore:
         numbers = [getattr(arm_const, f"UC_ARM_REG_R{n}") for n in range(13)]
         numbers += [arm_const.UC_ARM_REG_SP, arm_const.UC_ARM_REG_LR, arm_const.UC_ARM_REG_PC]
         numbers += [getattr(arm_const, f"UC_ARM_REG_S{n}") for n in range(32)]
-        self._functions = _unicorn_functions()
+        self._functions = unicorn_functions()
         self._handle = self._library.tr_unicorn_attach(
             _KINDS[core], uc._uch, ctypes.byref(self._functions), (ctypes.c_int * len(numbers))(*numbers)
         )
@@ -404,6 +404,16 @@ class NativeCore:
         raw = _CCounters()
         self._library.tr_core_counters(self._core, ctypes.byref(raw))
         return Counters(**{name: int(getattr(raw, name)) for name in _COUNTERS})
+
+    @property
+    def engine(self) -> Any:
+        """The emulator whose blocks are counted."""
+        return self._uc
+
+    @property
+    def handle(self) -> int:
+        """The model's core, for other functions of the library."""
+        return int(self._core)
 
     @property
     def memory(self) -> MemoryModel:

@@ -49,7 +49,7 @@ def plugin_path() -> Path:
     Raises:
         MissingTool: no C compiler.
     """
-    sources = [s for s in sorted(_SOURCES.glob("*.[ch]")) if s.name != "unicorn_hook.c"]
+    sources = [s for s in sorted(_SOURCES.glob("*.[ch]")) if s.name not in ("unicorn_hook.c", "profile.c")]
     return native.shared_object("tr_qemu", [*sources, _SOURCES / "qemu" / "plugin.c"], flags=("-pthread",))
 
 

@@ -1,25 +1,16 @@
 /* Lets a Unicorn engine announce its blocks to a core of the timing model.
  *
  * Unicorn's functions are found in the library the Python package has loaded already, so nothing of Unicorn is needed to
- * build this file: the few declarations below are ours, of Unicorn's documented C interface. Only blocks are hooked. A
- * hook on data accesses would make every access of the engine rebuild the core's state: twenty times slower, and in 2.1.4
- * it leaves a stale IT state behind.
+ * build this file: the few declarations in unicorn.h are ours. Only blocks are hooked. A hook on data accesses would make
+ * every access of the engine rebuild the core's state: twenty times slower, and in 2.1.4 it leaves a stale IT state behind.
  */
 #include "timing.h"
+#include "unicorn.h"
 
 #include <stddef.h>
 #include <stdlib.h>
 
-typedef struct {
-    int (*hook_add)(void *engine, size_t *hook, int type, void *callback, void *context, uint64_t begin, uint64_t end, ...);
-    int (*hook_del)(void *engine, size_t hook);
-    int (*emu_stop)(void *engine);
-    int (*mem_read)(void *engine, uint64_t address, void *bytes, uint64_t size);
-    int (*reg_read_batch)(void *engine, const int *numbers, void **values, int count);
-} tr_unicorn_functions;
-
 enum {
-    HOOK_BLOCK = 1 << 3,
     REGISTERS = 48, /* r0 to r15, s0 to s31 */
 };
 
@@ -72,7 +63,8 @@ tr_unicorn *tr_unicorn_attach(int kind, void *engine, const tr_unicorn_functions
     const tr_host host = {.context = self, .fetch = fetch, .read_registers = read_registers};
     self->core = tr_core_new((tr_core_kind)kind, &host);
     if (self->core == NULL ||
-        functions->hook_add(engine, &self->hook, HOOK_BLOCK, (void *)on_block, self, (uint64_t)1, (uint64_t)0) != 0) {
+        functions->hook_add(engine, &self->hook, TR_UNICORN_HOOK_BLOCK, (void *)on_block, self, (uint64_t)1,
+                            (uint64_t)0) != 0) {
         tr_core_free(self->core);
         free(self);
         return NULL;

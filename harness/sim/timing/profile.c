@@ -1,0 +1,212 @@
+/* Where cycles go: each executed block's cost, by block, added up by function, with the times at which functions change.
+ *
+ * A second block hook behind the timing model's: what the model has charged since the last call is the cost of the block
+ * that starts now. Nothing here changes a figure.
+ */
+#include "insn.h"
+#include "timing.h"
+#include "unicorn.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    BUCKETS = 1 << 14,
+    SP = 13,
+};
+
+typedef struct tr_profile_block {
+    struct tr_profile_block *next;
+    uint32_t pc, bytes, function;
+    int32_t deepest;   /* how far below its value at entry SP comes in the block */
+    uint8_t moves_sp;  /* in a way that is not followed: look at it when the next block starts */
+    uint8_t entry;     /* first block of its function */
+    uint16_t ops[TR_OP_COUNT];
+    uint64_t count, cycles, instructions;
+} tr_profile_block;
+
+typedef struct {
+    uint64_t cycles;   /* since the engine was made, when the function came to run */
+    uint32_t function; /* index among the starts; the top bit: at its first instruction */
+    uint32_t reserved;
+} tr_profile_event;
+
+typedef struct {
+    uint64_t cycles, instructions, entered;
+} tr_profile_function;
+
+typedef struct {
+    void *engine;
+    tr_unicorn_functions unicorn;
+    tr_core *core;
+    size_t hook;
+    int sp_register;
+    uint64_t cycles, instructions; /* of the core, when the last block had started */
+    uint32_t *starts;              /* ascending; function n lies from starts[n] to starts[n + 1] */
+    uint32_t functions;
+    uint32_t current;
+    uint32_t lowest_sp;
+    int look_at_sp;
+    tr_profile_block *table[BUCKETS];
+    tr_profile_event *events;
+    uint64_t event_count, events_room, events_most, events_dropped;
+} tr_profile;
+
+static uint32_t function_at(const tr_profile *self, uint32_t pc) {
+    uint32_t low = 0, high = self->functions;
+    while (high - low > 1) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (self->starts[middle] <= pc) low = middle;
+        else high = middle;
+    }
+    return low;
+}
+
+static void study(tr_profile *self, tr_profile_block *block) {
+    uint8_t *code = calloc(1, block->bytes + 4u);
+    if (code == NULL) abort();
+    if (self->unicorn.mem_read(self->engine, block->pc, code, block->bytes) == 0) {
+        uint8_t it = 0;
+        int32_t depth = 0;
+        for (uint32_t offset = 0; offset + 2 <= block->bytes;) {
+            tr_insn insn;
+            tr_decode(&insn, block->pc + offset, (uint16_t)(code[offset] | code[offset + 1] << 8),
+                      (uint16_t)(code[offset + 2] | code[offset + 3] << 8), &it);
+            offset += insn.size;
+            block->ops[insn.op]++;
+            if (!(insn.writes & 1u << SP)) continue;
+            if (insn.base == SP && insn.traits & TR_WRITEBACK) depth += insn.step;
+            else if (insn.value == TR_VALUE_ADD && insn.rd == SP && insn.rn == SP) depth += (int32_t)insn.imm;
+            else block->moves_sp = 1;
+            if (depth < block->deepest) block->deepest = depth;
+        }
+    }
+    free(code);
+}
+
+static tr_profile_block *find(tr_profile *self, uint32_t pc, uint32_t bytes) {
+    tr_profile_block **slot = &self->table[(pc >> 1 ^ bytes << 6) & (BUCKETS - 1)];
+    for (tr_profile_block *block = *slot; block != NULL; block = block->next)
+        if (block->pc == pc && block->bytes == bytes) return block;
+    tr_profile_block *block = calloc(1, sizeof *block);
+    if (block == NULL) abort();
+    block->pc = pc;
+    block->bytes = bytes;
+    block->function = function_at(self, pc);
+    block->entry = self->starts[block->function] == pc;
+    study(self, block);
+    block->next = *slot;
+    *slot = block;
+    return block;
+}
+
+static void record(tr_profile *self, const tr_profile_block *block) {
+    if (self->event_count == self->events_room) {
+        const uint64_t room = self->events_room ? 2 * self->events_room : 4096;
+        if (self->event_count >= self->events_most) {
+            self->events_dropped++;
+            return;
+        }
+        tr_profile_event *more = realloc(self->events, room * sizeof *more);
+        if (more == NULL) {
+            self->events_dropped++;
+            return;
+        }
+        self->events = more;
+        self->events_room = room;
+    }
+    self->events[self->event_count++] = (tr_profile_event){
+        .cycles = self->cycles, .function = block->function | (block->entry ? UINT32_C(1) << 31 : 0)};
+}
+
+static uint32_t stack_pointer(tr_profile *self) {
+    uint32_t value = 0;
+    void *place = &value;
+    self->unicorn.reg_read_batch(self->engine, &self->sp_register, &place, 1);
+    return value;
+}
+
+static void on_block(void *engine, uint64_t address, uint32_t bytes, void *context) {
+    (void)engine;
+    tr_profile *self = context;
+    const uint64_t instructions = tr_core_instructions(self->core) - self->instructions;
+    if (instructions == 0) return; /* the slice ends before this block */
+    const uint64_t cycles = tr_core_cycles(self->core) - self->cycles;
+    tr_profile_block *block = find(self, (uint32_t)address, bytes);
+    if (block->function != self->current) {
+        record(self, block);
+        self->current = block->function;
+    }
+    block->count++;
+    block->cycles += cycles;
+    block->instructions += instructions;
+    self->cycles += cycles;
+    self->instructions += instructions;
+    if (block->deepest < 0 || self->look_at_sp) {
+        const uint32_t sp = stack_pointer(self) + (uint32_t)block->deepest;
+        if (sp < self->lowest_sp) self->lowest_sp = sp;
+    }
+    self->look_at_sp = block->moves_sp;
+}
+
+/* `starts` are ascending; the first one is 0, so that every address lies in some function. */
+tr_profile *tr_profile_attach(void *engine, const tr_unicorn_functions *functions, tr_core *core, int sp_register,
+                              const uint32_t *starts, uint32_t count, uint64_t events_most) {
+    tr_profile *self = calloc(1, sizeof *self);
+    if (self == NULL) return NULL;
+    self->engine = engine;
+    self->unicorn = *functions;
+    self->core = core;
+    self->sp_register = sp_register;
+    self->functions = count;
+    self->current = UINT32_MAX;
+    self->lowest_sp = UINT32_MAX;
+    self->events_most = events_most;
+    self->cycles = tr_core_cycles(core);
+    self->instructions = tr_core_instructions(core);
+    self->starts = malloc(count * sizeof *starts);
+    if (self->starts != NULL) memcpy(self->starts, starts, count * sizeof *starts);
+    if (self->starts == NULL || functions->hook_add(engine, &self->hook, TR_UNICORN_HOOK_BLOCK, (void *)on_block, self,
+                                                    (uint64_t)1, (uint64_t)0) != 0) {
+        free(self->starts);
+        free(self);
+        return NULL;
+    }
+    return self;
+}
+
+void tr_profile_detach(tr_profile *self, int engine_lives) {
+    if (self == NULL) return;
+    if (engine_lives) self->unicorn.hook_del(self->engine, self->hook);
+    for (uint32_t n = 0; n < BUCKETS; n++) {
+        while (self->table[n] != NULL) {
+            tr_profile_block *next = self->table[n]->next;
+            free(self->table[n]);
+            self->table[n] = next;
+        }
+    }
+    free(self->events);
+    free(self->starts);
+    free(self);
+}
+
+/* Adds up by function into `functions` (one a start) and by instruction class into `classes` (TR_OP_COUNT of them). */
+void tr_profile_sum(const tr_profile *self, tr_profile_function *functions, uint64_t *classes) {
+    for (uint32_t n = 0; n < BUCKETS; n++) {
+        for (const tr_profile_block *block = self->table[n]; block != NULL; block = block->next) {
+            functions[block->function].cycles += block->cycles;
+            functions[block->function].instructions += block->instructions;
+            if (block->entry) functions[block->function].entered += block->count;
+            for (uint32_t op = 0; op < TR_OP_COUNT; op++) classes[op] += block->ops[op] * block->count;
+        }
+    }
+}
+
+uint32_t tr_profile_lowest_sp(const tr_profile *self) { return self->lowest_sp; }
+
+/* Function changes in order; `dropped` counts those that came after the room was used up. */
+const tr_profile_event *tr_profile_events(const tr_profile *self, uint64_t *count, uint64_t *dropped) {
+    *count = self->event_count;
+    *dropped = self->events_dropped;
+    return self->events;
+}
