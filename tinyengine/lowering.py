@@ -349,7 +349,7 @@ def _equal_multiplier(scale: float, low: int, high: int, steps: NDArray[np.int64
     total_shift = 31 - nominal.shift
     if nominal.multiplier == 0 or total_shift < 2:
         return None
-    first = _first_reaching(scale, low, high, steps)
+    first = first_reaching(scale, low, high, steps)
     # first * m >= limit for the step to be reached there, (first - 1) * m < limit for it not to be before.
     # Python's integers: a limit can need more than 64 bits.
     least, most = 1 << 30, INT32_MAX
@@ -375,7 +375,7 @@ def _equal_multiplier(scale: float, low: int, high: int, steps: NDArray[np.int64
     return Multiplier(multiplier=min(max(nominal.multiplier, least), most), shift=nominal.shift)
 
 
-def _first_reaching(scale: float, low: int, high: int, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+def first_reaching(scale: float, low: int, high: int, steps: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each step the smallest accumulator in low..high whose float form is at least that; high + 1 if none."""
     guess = (steps - 0.5) / scale
     # float32 keeps 24 bits of the accumulator and of the product: the step lies this near to the real one.

@@ -267,9 +267,9 @@ _PORTABLE: tuple[KernelSpec, ...] = (
 )
 
 
-def _fast(target: Target, core: Core) -> tuple[KernelSpec, ...]:
-    """Generated Thumb-2 for one core; what they refuse the portable kernels take."""
-    families = binders.families(core)
+def _fast(target: Target, core: Core, requant: Requant) -> tuple[KernelSpec, ...]:
+    """Generated Thumb-2 for one core and rounding; what they refuse the portable kernels take."""
+    families = binders.families(core, requant)
 
     def spec(stem: str, operator: type, family: str, operands: tuple[str, ...] = ("x",)) -> KernelSpec:
         found = families[family]
@@ -292,7 +292,7 @@ def _fast(target: Target, core: Core) -> tuple[KernelSpec, ...]:
             rolling=rolling,
             operands=operands,
             target=target,
-            requants=frozenset({Requant.EXACT}),
+            requants=frozenset({requant}),
         )
 
     return (
@@ -302,10 +302,19 @@ def _fast(target: Target, core: Core) -> tuple[KernelSpec, ...]:
         spec("dwconv2d_s8", DepthwiseConv2D, "depthwise"),
         spec("fc_s8", FullyConnected, "dense"),
         spec("add_s8", Add, "add", ("a", "b")),
+        spec("avgpool2d_s8", AveragePool2D, "pool"),
     )
 
 
-CATALOGUE: tuple[KernelSpec, ...] = (*_fast(Target.M4, Core.M4), *_fast(Target.M7, Core.M7), *_PORTABLE)
+CATALOGUE: tuple[KernelSpec, ...] = (
+    *(
+        spec
+        for target, core in ((Target.M4, Core.M4), (Target.M7, Core.M7))
+        for requant in Requant
+        for spec in _fast(target, core, requant)
+    ),
+    *_PORTABLE,
+)
 
 _CHAINS = {Target.M4: Chains(Core.M4), Target.M7: Chains(Core.M7)}
 

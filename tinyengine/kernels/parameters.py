@@ -44,6 +44,7 @@ from tinyengine.kernels.dsp.convolution import ConvolutionParameters
 from tinyengine.kernels.dsp.dense import DenseParameters
 from tinyengine.kernels.dsp.depthwise import DepthwiseParameters as DspDepthwiseParameters
 from tinyengine.kernels.dsp.pointwise import PointwiseParameters
+from tinyengine.kernels.dsp.pool import PoolParameters as SumPoolParameters
 from tinyengine.kernels.dsp.winograd import WinogradParameters
 from tinyengine.kernels.tiling import Tile
 
@@ -302,6 +303,7 @@ Parameters: TypeAlias = (
     | CopyParameters
     | PointwiseParameters
     | WinogradParameters
+    | SumPoolParameters
     | ConvolutionParameters
     | ChainParameters
     | DspDepthwiseParameters

@@ -30,7 +30,7 @@ def test_sums_equal_numpy_for_all_pairs_of_bytes(core: Core, tmp_path: Path) -> 
         reach = min(1 << (q.shifts[0] + 7), 1 << 28)
         rescaled_a = values.astype(np.int64) * (reach // 128) + 3
         rescaled_b = -values.astype(np.int64) * (reach // 200) - 7
-        table = rig.place(add.pack(rescaled_a, rescaled_b, requantize.constants(m, q.zero_point)))
+        table = rig.place(add.pack(2 * rescaled_a, 2 * rescaled_b, requantize.constants(m, q.zero_point)))
         total = rescaled_a[a.astype(int) + 128] + rescaled_b[b.astype(int) + 128]
         wanted = np.clip(
             fixedpoint.requantize(total, m.multiplier, m.shift) + q.zero_point, q.clamp.low, q.clamp.high

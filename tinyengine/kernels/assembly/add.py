@@ -24,9 +24,9 @@ def pack(a: NDArray[np.int64], b: NDArray[np.int64], constants: ChannelConstants
     """The table.
 
     Args:
-        a, b: (256,) rescaled values of the operands -128 to 127; doubled here.
+        a, b: (256,) terms of the operands -128 to 127, doubled where the sum is to be rescaled.
     """
-    words = np.concatenate([2 * a, 2 * b, [constants.multiplier, constants.addend]])
+    words = np.concatenate([a, b, [constants.multiplier, constants.addend]])
     return words.astype(np.int64).astype(np.int32).view(np.uint32)
 
 

@@ -8,9 +8,10 @@ from typing import cast
 import numpy as np
 
 from tinyengine import fixedpoint, lowering
-from tinyengine.fixedpoint import Multiplier
+from tinyengine.fixedpoint import INT32_MAX, Requant
 from tinyengine.ir import Add, Graph, Node
 from tinyengine.kernels.assembly import add, requantize
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import common
 from tinyengine.kernels.dsp.common import Assembly, Plan, Price
@@ -26,22 +27,24 @@ class AddParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layer:
-    """An addition the kernel can take; `a` and `b` are the operands' rescaled values for -128 to 127."""
+    """An addition the kernel can take; `a` and `b` are the operands' terms of the sum for -128 to 127."""
 
     elements: int
     a: common.Integers
     b: common.Integers
-    multiplier: Multiplier
-    zero_point: int
+    constants: ChannelConstants
     epilogue: requantize.Epilogue
 
 
-def layer(graph: Graph, node: Node) -> Layer | str:
+def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer | str:
     """The layer, or why it is not taken."""
     op = cast(Add, node.op)
     tensors = [graph.tensors[t] for t in (*node.inputs, *node.outputs)]
     if any(t.shape != tensors[0].shape for t in tensors) or tensors[0].elements % add.GROUP:
         return "shapes differ or elements do not divide by four"
+    once = lowering.add_single_parameters(graph, node) if requant is Requant.SINGLE else None
+    if once is not None:
+        return _once(tensors[0].elements, once, op)
     p = lowering.add_parameters(graph, node)
     reason = requantize.refusal([p.multiplier_out])
     if reason:
@@ -55,11 +58,29 @@ def layer(graph: Graph, node: Node) -> Layer | str:
         return "a sum may reach 2^30"
     return Layer(
         elements=tensors[0].elements,
+        a=2 * a,
+        b=2 * b,
+        constants=requantize.constants(p.multiplier_out, p.zero_point_out),
+        epilogue=requantize.epilogue([p.multiplier_out], p.zero_point_out, op.clamp),
+    )
+
+
+def _once(elements: int, once: lowering.AddSingleParameters, op: Add) -> Layer | str:
+    """The form rounded once: both products come from the tables, a shift is left."""
+    values = np.arange(-128, 128, dtype=np.int64)
+    a = once.bias + values * once.multiplier_a + (once.zero_point_out << once.shift)
+    b = values * once.multiplier_b
+    if int(np.abs(a).max() + np.abs(b).max()) > INT32_MAX or not 1 <= once.shift <= 31:
+        return "a sum may leave 32 bits"
+    epilogue = requantize.Epilogue(
+        right_shift=once.shift, sign_correction=False, clamp=op.clamp, rounding=Rounding.NONE
+    )
+    return Layer(
+        elements=elements,
         a=a,
         b=b,
-        multiplier=p.multiplier_out,
-        zero_point=p.zero_point_out,
-        epilogue=requantize.epilogue([p.multiplier_out], p.zero_point_out, op.clamp),
+        constants=ChannelConstants(multiplier=0, addend=0, right_shift=once.shift),
+        epilogue=epilogue,
     )
 
 
@@ -93,5 +114,5 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[AddParameters]:  # noqa
                 text=add.render(common.PLACEHOLDER, found.epilogue, core, "sum of two rescaled bytes, by tables"),
             ),
         ),
-        table=add.pack(found.a, found.b, requantize.constants(found.multiplier, found.zero_point)),
+        table=add.pack(found.a, found.b, found.constants),
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import Conv2D, DepthwiseConv2D, Graph, Node, op_name
+from tinyengine.ir import AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Node, op_name
 from tinyengine.kernels import parameters
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.dsp import add, convolution, dense, depthwise, pointwise, winograd
+from tinyengine.kernels.dsp import add, convolution, dense, depthwise, pointwise, pool, winograd
 from tinyengine.kernels.dsp.common import Plan, Price
 from tinyengine.kernels.parameters import Binding, Table
 from tinyengine.kernels.tiling import Tile
@@ -22,13 +22,13 @@ class Family:
     A layer is analysed once a graph and node, however often the schedule asks.
     """
 
-    def __init__(self, module: Any, core: Core) -> None:
+    def __init__(self, module: Any, core: Core, requant: Requant) -> None:
         self._module = module
         self._core = core
-        self._layer = lru_cache(maxsize=512)(module.layer)
+        self._layer = lru_cache(maxsize=512)(partial(module.layer, requant=requant))
 
     def accepts(self, graph: Graph, node: Node) -> bool:
-        """Whether the family can compute the node bit for bit, with two roundings."""
+        """Whether the family can compute the node bit for bit, with its rounding."""
         return not isinstance(self._layer(graph, node), str)
 
     def tiles(self, graph: Graph, node: Node) -> tuple[Tile, ...]:
@@ -52,10 +52,12 @@ class Family:
         if isinstance(node.op, Conv2D | DepthwiseConv2D):
             shape = graph.tensors[node.inputs[1]].shape
             geometry = parameters.geometry((shape[1], shape[2]), node.op.stride, node.op.dilation)
+        elif isinstance(node.op, AveragePool2D):
+            geometry = parameters.geometry(node.op.kernel, node.op.stride)
         return Binding(
             parameters=plan.parameters,
-            tables=(Table(role="table", data=plan.table),),
-            requant=parameters.requant_word(requant),
+            tables=(Table(role="table", data=plan.table),) if plan.table.size else (),
+            requant=parameters.requant_word(requant) if plan.table.size else "",
             geometry=geometry,
             variant=plan.variant,
             assembly=plan.assembly,
@@ -71,7 +73,7 @@ class Family:
         return f"{op_name(node.op)}: {found}" if isinstance(found, str) else ""
 
 
-def families(core: Core) -> dict[str, Family]:
-    """The families on `core`, by module name."""
-    modules = (pointwise, winograd, convolution, depthwise, dense, add)
-    return {m.__name__.rsplit(".", 1)[1]: Family(m, core) for m in modules}
+def families(core: Core, requant: Requant) -> dict[str, Family]:
+    """The families on `core` under one rounding, by module name."""
+    modules = (pointwise, winograd, convolution, depthwise, dense, add, pool)
+    return {m.__name__.rsplit(".", 1)[1]: Family(m, core, requant) for m in modules}

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyengine import fixedpoint, lowering
-from tinyengine.fixedpoint import Multiplier
+from tinyengine.fixedpoint import Multiplier, Requant
 from tinyengine.ir import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Node
 from tinyengine.kernels.assembly import dense, requantize, widen
-from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.tile import Tile
 from tinyengine.kernels.assembly.widen import Order
+from tinyengine.kernels.dsp import rounding
 from tinyengine.kernels.tiling import Weights
 
 PLACEHOLDER = "te_assembly"
@@ -97,8 +98,8 @@ class Weighted:
     most_accumulator: int
 
 
-def weighted(graph: Graph, node: Node) -> Weighted | str:
-    """The layer's constants, or why two-instruction requantization does not fit them."""
+def weighted(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Weighted | str:
+    """The layer's constants, or why the kernels' requantization does not fit them."""
     op = cast(Conv2D | DepthwiseConv2D | FullyConnected, node.op)
     tensor, bias_tensor = graph.tensors[node.inputs[1]], graph.tensors[node.inputs[2]]
     if tensor.data is None or bias_tensor.data is None:
@@ -112,8 +113,15 @@ def weighted(graph: Graph, node: Node) -> Weighted | str:
     zero_point_out = lowering.quant_params(lowering.output_tensor(graph, node)).zero_point
     multipliers = list(lowering.conv_multipliers(graph, node))
     low, high = lowering.conv_accumulator_range(graph, node)
+    scales = lowering.conv_single_scales(graph, node) if requant is Requant.SINGLE else None
+    floats = None if scales is None else np.array(scales, dtype=np.float32)
     for channel, m in enumerate(multipliers):
-        bounds = fixedpoint.requantize(np.array([low[channel], high[channel]]), m.multiplier, m.shift)
+        ends = np.array([low[channel], high[channel]])
+        bounds = (
+            fixedpoint.requantize(ends, m.multiplier, m.shift)
+            if floats is None
+            else fixedpoint.requantize_float(ends, floats[channel])
+        )
         first, last = np.clip(bounds + zero_point_out, op.clamp.low, op.clamp.high)
         if first == last:
             # Requantization is monotonic: the channel is a constant. Training leaves such channels, with scales
@@ -121,19 +129,57 @@ def weighted(graph: Graph, node: Node) -> Weighted | str:
             weights[(slice(None),) * axis + (channel,)] = 0
             low[channel] = high[channel] = bias[channel] = 4 * (int(first) - zero_point_out)
             multipliers[channel] = Multiplier(multiplier=1 << 30, shift=-1)
+            if floats is not None:
+                floats[channel] = 0.25
     most = int(np.maximum(np.abs(low), np.abs(high)).max())
-    if most >= _MOST_DOUBLED:
+    if most >= _MOST_DOUBLED - rounding.MOST_BIAS:
         return "an accumulator may reach 2^30"
-    reason = requantize.refusal(multipliers)
-    if reason:
-        return reason
-    return Weighted(
+    found = Weighted(
         weights=weights,
         bias=bias,
         zero_point=zero_point,
-        channels=tuple(requantize.constants(m, zero_point_out) for m in multipliers),
+        channels=(),
         epilogue=requantize.epilogue(multipliers, zero_point_out, op.clamp),
         most_accumulator=most,
+    )
+    if floats is not None:
+        return _once(found, floats, low, high, zero_point_out)
+    reason = requantize.refusal(multipliers)
+    if reason:
+        return reason
+    return replace(found, channels=tuple(requantize.constants(m, zero_point_out) for m in multipliers))
+
+
+def _once(
+    found: Weighted, scales: NDArray[np.float32], low: Integers, high: Integers, zero_point: int
+) -> Weighted:
+    """`found` rounded once: in integers where all channels can, else in float32."""
+    clamp = found.epilogue.clamp
+    steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
+    fits = [
+        rounding.one_rounding(float(s), int(a), int(b), steps) for s, a, b in zip(scales, low, high, strict=True)
+    ]
+    whole = [f for f in fits if f is not None]
+    if len(whole) < len(fits):
+        return replace(
+            found,
+            channels=tuple(requantize.constants_float(float(s), zero_point) for s in scales),
+            epilogue=requantize.epilogue((), zero_point, clamp, Rounding.FLOAT),
+        )
+    multipliers = [Multiplier(multiplier=f.multiplier, shift=-f.right_shift) for f in whole]
+    return replace(
+        found,
+        bias=found.bias + np.array([f.bias for f in whole], dtype=np.int64),
+        channels=tuple(
+            ChannelConstants(
+                multiplier=f.multiplier,
+                addend=f.addend + (zero_point << f.right_shift),
+                right_shift=f.right_shift,
+            )
+            for f in whole
+        ),
+        epilogue=requantize.epilogue(multipliers, zero_point, clamp, Rounding.ONCE),
+        most_accumulator=found.most_accumulator + rounding.MOST_BIAS,
     )
 
 

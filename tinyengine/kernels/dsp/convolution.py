@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, Graph, Node
 from tinyengine.kernels.assembly import tile
 from tinyengine.kernels.assembly.scheduler import Core
@@ -104,13 +105,13 @@ class Layer:
         return (self.kernel[0] - 1) * self.dilation[0] + 1
 
 
-def layer(graph: Graph, node: Node) -> Layer | str:
+def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer | str:
     """The layer, or why it is not taken."""
     op = cast(Conv2D, node.op)
     channels, kh, kw, depth = graph.tensors[node.inputs[1]].shape
     if channels < 2:
         return "a single output channel"
-    constants = common.weighted(graph, node)
+    constants = common.weighted(graph, node, requant)
     if isinstance(constants, str):
         return constants
     shape, out = graph.tensors[node.inputs[0]].shape, graph.tensors[node.outputs[0]].shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, Node
 from tinyengine.kernels.assembly import dense
 from tinyengine.kernels.assembly.scheduler import Core
@@ -34,12 +35,12 @@ class Layer:
     weighted: Weighted
 
 
-def layer(graph: Graph, node: Node) -> Layer | str:
+def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer | str:
     """The layer, or why it is not taken."""
     channels, depth = graph.tensors[node.inputs[1]].shape
     if channels % dense.CHANNELS or depth % 4:
         return f"{channels} outputs of {depth} inputs: multiples of {dense.CHANNELS} and 4 are taken"
-    constants = common.weighted(graph, node)
+    constants = common.weighted(graph, node, requant)
     if isinstance(constants, str):
         return constants
     rows = graph.tensors[node.inputs[0]].elements // depth

@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from tinyengine.fixedpoint import Requant
 from tinyengine.ir import DepthwiseConv2D, Graph, Node
 from tinyengine.kernels.assembly import depthwise, widen
 from tinyengine.kernels.assembly.scheduler import Core
@@ -75,7 +76,7 @@ class Layer:
         return needed + needed % 2
 
 
-def layer(graph: Graph, node: Node) -> Layer | str:
+def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer | str:
     """The layer, or why it is not taken."""
     op = cast(DepthwiseConv2D, node.op)
     if op.multiplier != 1 or op.dilation != (1, 1) or op.stride[0] != op.stride[1]:
@@ -84,7 +85,7 @@ def layer(graph: Graph, node: Node) -> Layer | str:
     channels = shape[3]
     if channels % _GROUP:
         return f"{channels} channels are not a multiple of {_GROUP}"
-    constants = common.weighted(graph, node)
+    constants = common.weighted(graph, node, requant)
     if isinstance(constants, str):
         return constants
     weights = constants.weights[0]

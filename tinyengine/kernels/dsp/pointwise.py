@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, Graph, Node, Padding
 from tinyengine.kernels.assembly import tile
 from tinyengine.kernels.assembly.scheduler import Core
@@ -47,7 +48,7 @@ class Layer:
     weighted: Weighted
 
 
-def layer(graph: Graph, node: Node) -> Layer | str:
+def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer | str:
     """The layer, or why it is not taken."""
     op = cast(Conv2D, node.op)
     channels, kh, kw, depth = graph.tensors[node.inputs[1]].shape
@@ -58,7 +59,7 @@ def layer(graph: Graph, node: Node) -> Layer | str:
     pixels = graph.tensors[node.inputs[0]].elements // depth
     if pixels < 2:
         return "a single pixel"
-    constants = common.weighted(graph, node)
+    constants = common.weighted(graph, node, requant)
     if isinstance(constants, str):
         return constants
     found = Layer(pixels=pixels, depth=depth, channels=channels, weighted=constants)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, Node
 from tinyengine.kernels.assembly import winograd
 from tinyengine.kernels.assembly.scheduler import Core
@@ -61,9 +62,9 @@ class WinogradParameters:
 Layer = convolution.Layer
 
 
-def layer(graph: Graph, node: Node) -> Layer | str:
+def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer | str:
     """The layer, or why it is not taken."""
-    found = convolution.layer(graph, node)
+    found = convolution.layer(graph, node, requant)
     if isinstance(found, str):
         return found
     if found.kernel != (3, 3) or found.stride != (1, 1) or found.dilation != (1, 1):

@@ -1,0 +1,50 @@
+"""Where integers are said to round as float32 does, they do so for every accumulator a channel can reach."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyengine import fixedpoint
+from tinyengine.kernels.dsp.rounding import MOST_BIAS, OneRounding, one_rounding
+
+_EVERYTHING = np.arange(-255, 256, dtype=np.int64)
+
+
+def by_integers(form: OneRounding, acc: NDArray[np.int64]) -> NDArray[np.int64]:
+    """SMMLA, then an arithmetic shift."""
+    high = (2 * (acc + form.bias) * form.multiplier + (form.addend << 32)) >> 32
+    assert (np.abs(high) < 1 << 31).all()
+    return high >> form.right_shift
+
+
+def test_integers_equal_float32_on_every_accumulator() -> None:
+    rng = np.random.default_rng(21)
+    found = 0
+    for n in range(120):
+        scale = float(np.float32(2.0 ** rng.uniform(-12, -1.01)))
+        if n % 10 == 0:
+            scale = float(np.float32(rng.integers(1, 40) * 2.0**-9))  # ties
+        reach = int(min(200 / scale, 1 << 17))
+        low, high = -reach, int(rng.integers(1, reach))
+        clamp = (-128, 127) if n % 2 else (0, 100)
+        steps = np.arange(clamp[0] + 1, clamp[1] + 1, dtype=np.int64)
+        form = one_rounding(scale, low, high, steps)
+        if form is None:
+            continue
+        found += 1
+        assert abs(form.bias) < MOST_BIAS
+        acc = np.arange(low, high + 1, dtype=np.int64)
+        wanted = np.clip(fixedpoint.requantize_float(acc, scale), *clamp)
+        np.testing.assert_array_equal(np.clip(by_integers(form, acc), *clamp), wanted, err_msg=str(scale))
+    assert found >= 80
+
+
+def test_ties_of_both_parities_have_no_integer_form() -> None:
+    assert one_rounding(0.25, -1000, 1000, _EVERYTHING) is None
+
+
+def test_scales_outside_the_shifts_are_refused() -> None:
+    assert one_rounding(1.5, -100, 100, _EVERYTHING) is None
+    assert one_rounding(2.0**-25, -(1 << 29), 1 << 29, _EVERYTHING) is None
+    assert one_rounding(0.0, -100, 100, _EVERYTHING) is None
