@@ -38,7 +38,7 @@ def top1(network: nn.Module, samples: Samples, *, device: torch.device) -> float
 
 
 def top1_of_scores(scores: NDArray[np.generic], labels: NDArray[np.int64]) -> float:
-    """The same for scores (count, classes) from anywhere: an int8 graph, C, a board. Of equals the first counts."""
+    """The same for scores (count, classes) from anywhere: int8 graph, C, board. Of equals the first counts."""
     return float((scores.reshape(len(labels), -1).argmax(axis=1) == labels).mean())
 
 

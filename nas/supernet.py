@@ -112,8 +112,8 @@ class InvertedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.expand is None else self.expand(x)
-        y = self.project(self.depthwise(y))
-        return x + y if self.shortcut else y
+        z: Tensor = self.project(self.depthwise(y))
+        return x + z if self.shortcut else z
 
     def part(self, x: Tensor, *, expanded: int, kernel: int) -> Tensor:
         """`forward` with fewer expanded channels and a smaller kernel."""

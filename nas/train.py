@@ -1,8 +1,8 @@
 """Training of a supernet (or one network): the largest first, then a few drawn sub-networks each step.
 
 After MCUNet (arXiv 2007.10319, supplement): SGD with momentum, cosine learning rate, expanded channels sorted by
-L1 norm between the phases, four sub-networks a step. All randomness is drawn from the seed, the phase and the epoch:
-a run that was killed goes on from its last epoch to the same weights. Knows nothing of boards or limits.
+L1 norm between the phases, four sub-networks a step. All randomness is drawn from the seed, the phase and the
+epoch: a run that was killed goes on from its last epoch to the same weights. Knows nothing of boards or limits.
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ def test_the_packages_keep_the_rules(tree: Path) -> None:
         ("tinyengine", "import nas.space", "never the other way"),
         ("nas", "import harness.errors", "never the other way"),
         ("tinyengine", "import serial", "the compiler knows no board"),
+        ("tinyengine", "import nas.arch", "never the other way"),
+        ("nas", "import harness.errors", "never the other way"),
         ("nas", "import serial", "the search knows no board"),
     ],
 )

@@ -46,4 +46,5 @@ def at_speed(clip: Pcm, percent: int) -> Pcm:
     if percent == 100 or len(clip) == 0:
         return clip
     positions = np.arange(len(clip) * 100 // percent) * (percent / 100)
-    return np.rint(np.interp(positions, np.arange(len(clip)), clip)).astype(np.int16)
+    played: Pcm = np.rint(np.interp(positions, np.arange(len(clip)), clip)).astype(np.int16)
+    return played

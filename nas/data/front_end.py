@@ -2,8 +2,8 @@
 
 For each frame: scale to full range by a shift, Hann window, radix-2 FFT, power, triangular mel bands, logarithm. A
 clip's loudest band is 127 and each octave of power below it 16 steps, so that 48 dB fit and loudness does not
-matter. What is generated as C computes the same integers: this file is its specification, and tests compare the two
-bit by bit. Band edges are those of the HTK mel scale, mel = 2595 log10(1 + hz / 700).
+matter. What is generated as C computes the same integers: this file is its specification, and tests compare the
+two bit by bit. Band edges are those of the HTK mel scale, mel = 2595 log10(1 + hz / 700).
 """
 
 from __future__ import annotations

@@ -38,7 +38,10 @@ def _supernet(space: Space, seed: int = 0) -> Supernet:
 
 def _inputs(skeleton: Skeleton, count: int = 3) -> Tensor:
     columns = 48 * skeleton.aspect[0] // skeleton.aspect[1]
-    return torch.randn(count, skeleton.input_channels, 48, columns, generator=torch.Generator().manual_seed(1))
+    drawn: Tensor = torch.randn(
+        count, skeleton.input_channels, 48, columns, generator=torch.Generator().manual_seed(1)
+    )
+    return drawn
 
 
 @pytest.mark.parametrize("space", [IMAGES, SOUNDS], ids=["images", "spectrograms"])

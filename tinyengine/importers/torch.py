@@ -1,8 +1,8 @@
 """A trained torch module in, a float network out: what `quantize` turns into an int8 graph.
 
-The module is traced with torch.fx, so control flow may not depend on values. Batch normalization is folded into the
-convolution before it, maps become NHWC, and what is unknown is refused by name. torch is imported when `load` is
-called and not before; the compiler itself does not need it. It neither trains nor quantizes.
+The module is traced with torch.fx, so control flow may not depend on values. Batch normalization is folded into
+the convolution before it, maps become NHWC, and what is unknown is refused by name. torch is imported when `load`
+is called and not before; the compiler itself does not need it. It neither trains nor quantizes.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ def load(module: nn.Module, *, name: str, input_shapes: Sequence[ir.Shape]) -> f
         UnsupportedOp: it holds an operator, or a form of one, that is not compiled.
     """
     import torch
+    from torch import nn
 
     was_training = [m for m in module.modules() if m.training]
     module.eval()
     try:
-        traced = torch.fx.symbolic_trace(module)
+        alone = type(module).__module__.startswith("torch.nn.")  # a layer as root would be traced through
+        traced = torch.fx.symbolic_trace(nn.Sequential(module) if alone else module)
     except (torch.fx.proxy.TraceError, TypeError) as error:
         raise ModelFormatError(f"cannot be traced: {error}", name) from error
     finally:
@@ -72,8 +74,8 @@ class _Reader:
 
     def net(self) -> fl.FloatNet:
         outputs: tuple[str, ...] = ()
-        for self._index, node in enumerate(self._traced.graph.nodes):
-            self._at = node.name
+        for index, node in enumerate(self._traced.graph.nodes):
+            self._index, self._at = index, node.name
             match node.op:
                 case "placeholder":
                     self._values[node] = self._placeholder(node)
@@ -233,7 +235,9 @@ class _Reader:
         import torch
         from torch.nn import functional
 
-        target, args, keywords = node.target, node.args, dict(node.kwargs)
+        target: Any = node.target
+        args: tuple[Any, ...] = node.args
+        keywords: dict[str, Any] = dict(node.kwargs)
         clamps: dict[Any, fl.Bounds] = {
             functional.relu: fl.RELU,
             torch.relu: fl.RELU,
@@ -244,6 +248,8 @@ class _Reader:
             return self._binary(fl.FloatAdd(), node)
         if target in {operator.mul, operator.imul, torch.mul, "mul"}:
             return self._binary(fl.FloatMul(), node)
+        if target is torch.cat:
+            return self._concatenation(node)
         x = self._value(args[0])
         if target in clamps:
             return self._add(fl.FloatRelu(bounds=clamps[target]), (x,), x.shape)
@@ -261,8 +267,6 @@ class _Reader:
             if (keywords.get("start_dim", args[1] if len(args) > 1 else 0)) != 1:
                 raise self._refused("FLATTEN", "start_dim is 1: the batch stays")
             return self._flatten(x)
-        if target is torch.cat:
-            return self._concatenation(node)
         raise self._refused(getattr(target, "__name__", str(target)), "no such operator is compiled")
 
     def _binary(self, op: fl.FloatAdd | fl.FloatMul, node: fx.Node) -> _Value:
@@ -332,5 +336,3 @@ def _floats(value: Any) -> fl.Floats:
 
 def _bias(value: Any, channels: int) -> fl.Floats:
     return np.zeros(channels) if value is None else _floats(value)
-
-
