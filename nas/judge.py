@@ -136,7 +136,7 @@ class _Layer:
     def __init__(self, graph: Graph, node: Node, target: Target) -> None:
         self._graph = network.alone(graph, node)
         step = lifetimes.dataflow(self._graph).steps[0]
-        self._found = ways(self._graph, step, Requant.EXACT, target)
+        self._found = [w for w in ways(self._graph, step, Requant.EXACT, target) if not w.last_resort]
         constants = sum(t.size_bytes for t in self._graph.tensors if t.is_constant)
         self.ways = tuple(
             _Way(
@@ -186,9 +186,10 @@ class _Laid(NamedTuple):
 
 
 class RealPlan:
-    """The compiler's own schedule and plan with the smallest arena and, in it, the smallest tables.
+    """The compiler's kernels and planner, a kernel a layer: least working memory and, in it, the smallest tables.
 
-    That is `Optimize.SRAM` under a flash limit that cannot be met: what fits is all that is asked here.
+    The compiler can also fuse layers into chains, which takes less memory again at some cost in cycles; what fits
+    here fits there. Pricing every chain of every sample would take minutes a space.
 
     Args:
         target: the kernels that are there.
