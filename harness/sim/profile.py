@@ -71,7 +71,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When to stop a program that does not end; None: never."""
+    """When to stop a program that does not end, to the basic block; None: never."""
 
     wall_s: float | None = None
     instructions: int | None = None
@@ -463,10 +463,10 @@ class _Semihosting:
                 self._write(self._bytes(data, size))
             case 0x06:  # READ: bytes not read
                 handle, buffer, size = self._words(argument, 3)
-                data = _FEATURES[self._features_at :][:size] if handle == _FEATURES_HANDLE else b""
-                core.write_memory(buffer, data)
-                self._features_at += len(data)
-                result = size - len(data)
+                found = _FEATURES[self._features_at :][:size] if handle == _FEATURES_HANDLE else b""
+                core.write_memory(buffer, found)
+                self._features_at += len(found)
+                result = size - len(found)
             case 0x07:  # READC
                 result = -1
             case 0x09:  # ISTTY
