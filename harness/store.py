@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -134,6 +135,8 @@ class Store:
                 raise ConfigError("holds no results yet; `tinyrack bench MODEL` makes some", file=results)
             url = sa.URL.create("sqlite", database=str(folder / DATABASE))
             where = str(folder / DATABASE)
+            if not create and not os.access(folder, os.W_OK):
+                return cls._open_for_reading(folder / DATABASE, now=now)
         try:
             engine = sa.create_engine(url)
         except ModuleNotFoundError as error:
@@ -150,6 +153,28 @@ class Store:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"cannot be used as a results store: {error.orig}", file=where) from error
+        return store
+
+    @classmethod
+    def _open_for_reading(cls, file: Path, *, now: Callable[[], float]) -> Self:
+        """A store where nothing can be written, not even the locks SQLite wants: an archive, a read-only disk.
+
+        Raises:
+            ConfigError: its last rows are not in the file itself, or it is no store.
+        """
+        log = file.with_name(f"{file.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise ConfigError("cannot be written, and its last rows lie beside it; read a copy", file=str(file))
+        name = f"{file.absolute().as_uri()}?mode=ro&immutable=1"
+        engine = sa.create_engine(
+            "sqlite://", creator=lambda: sqlite3.connect(name, uri=True), poolclass=sa.NullPool
+        )
+        store = cls(engine, where=str(file), now=now)
+        try:
+            store._prepare()
+        except sa.exc.DBAPIError as error:
+            engine.dispose()
+            raise ConfigError(f"cannot be used as a results store: {error.orig}", file=str(file)) from error
         return store
 
     def _prepare(self) -> None:

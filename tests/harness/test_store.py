@@ -264,3 +264,21 @@ def test_rows_satisfy_their_exported_schema() -> None:
     schema = rows.json_schema()
     for each in (OK, FAILED):
         jsonschema.validate(rows.to_json(each), schema)
+
+
+def test_a_store_that_cannot_be_written_can_still_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "an archive #1?"
+    with Store.open(str(folder), now=Clock()) as made:
+        session = made.begin_session(request={}, request_digest="d", fresh=False)
+        stored = made.append(session.id, OK)
+    # Root may write everywhere, so the answer is given; that nothing is written is seen in the folder.
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.W_OK)
+    with Store.open(str(folder), now=Clock(), create=False) as archive:
+        assert archive.attempts() == (stored,)
+        with pytest.raises(sa.exc.OperationalError, match="readonly"):
+            archive.append(session.id, OK)
+    assert sorted(folder.iterdir()) == before
+    (folder / f"{DATABASE}-wal").write_bytes(b"rows that are not in the file yet")
+    with pytest.raises(ConfigError, match="read a copy"):
+        Store.open(str(folder), now=Clock(), create=False)
