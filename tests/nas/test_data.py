@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 import shutil
 import struct
 import subprocess
+import tarfile
 import wave
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.data import fsdd
+from nas.data import digits, fsdd, images, speech_commands, voc, vww
 from nas.data.audio import at_speed, centred, read_wav
 from nas.data.front_end import FrontEnd, Pcm
 from nas.data.task import Augmentation, Inputs, everything
@@ -227,3 +230,202 @@ def test_augmentation_moves_masks_and_mirrors_without_touching_its_input() -> No
     masked = Augmentation(mask_rows=12, mask_columns=10, noise=2.0, fill=-128).apply(batch, rng)
     assert masked.dtype == np.int8
     assert np.array_equal(batch, before)
+
+
+NEEDS_PILLOW = "PILLOW ABSENT: no image was read; pip install '.[nas]'"
+
+
+def _picture(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> bytes:
+    """A PNG file of one colour; `size` is columns and rows."""
+    image = pytest.importorskip("PIL.Image", reason=NEEDS_PILLOW)
+    buffer = io.BytesIO()
+    image.new("RGB", size, colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _tar(file: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(file, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file
+
+
+def test_digits_need_no_download() -> None:
+    pytest.importorskip("sklearn", reason="SCIKIT-LEARN ABSENT: its digits were not read; pip install '.[nas]'")
+    task = digits.load()
+    assert everything(task.train).shape == (1137, 16, 16, 1)
+    assert (len(task.validation.labels), len(task.test().labels)) == (300, 360)
+    flat = digits.enlarged(np.full((1, 8, 8), 16.0))
+    assert np.all(flat == 127)
+    assert np.array_equal(digits.enlarged(np.zeros((1, 8, 8))), np.full((1, 16, 16, 1), -128))
+
+
+def test_images_are_bytes_less_128_and_cut_to_the_middle() -> None:
+    pixels = images.decode(_picture((0, 128, 255)), side=None)
+    assert pixels.shape == (30, 40, 3) and pixels[0, 0].tolist() == [-128, 0, 127]
+    assert images.decode(_picture((10, 10, 10)), side=24, grey=True).shape == (24, 24, 1)
+    assert np.all(images.decode(_picture((200, 10, 10)), side=(8, 16))[..., 0] == 72)
+    for spoilt in (b"", b"no image", _picture((1, 2, 3))[:40]):
+        with pytest.raises(DataError, match="no readable image"):
+            images.decode(spoilt, side=8)
+
+
+def test_folders_of_images_become_a_task(tmp_path: Path) -> None:
+    for split, count in (("train", 20), ("val", 3)):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                (tmp_path / split / name / f"{i}.png").write_bytes(_picture((i * 10, 100 * label, 0)))
+    task = images.folder(tmp_path, side=12)
+    assert task.classes == ("cat", "dog")
+    assert (len(task.train.labels), len(task.validation.labels)) == (36, 4)
+    assert np.array_equal(everything(task.train)[:, 0, 0, 1], task.train.labels * 100 - 128)
+    train, validation = (
+        {int(v) for v in everything(s)[s.labels == 0, 0, 0, 0]} for s in (task.train, task.validation)
+    )
+    assert not train & validation
+    assert everything(task.test()).shape == (6, 12, 12, 3)
+    shutil.rmtree(tmp_path / "val")
+    with pytest.raises(DataError, match="neither a folder val nor"):
+        task = images.folder(tmp_path, side=12)
+        task.test()
+    with pytest.raises(DataError, match="no such folder"):
+        images.folder(tmp_path / "absent", side=12)
+
+
+def test_cifar_is_read_from_its_archives(shared_dir: Path, tmp_path: Path) -> None:
+    folder = shared_dir / "data" / "cifar10_jpeg_subset"
+    members: dict[str, bytes] = {}
+    with tarfile.open(folder / "train_15000.tar") as archive:
+        for member in archive.getmembers()[::500]:
+            content = archive.extractfile(member)
+            if content is not None:
+                members[member.name] = content.read()
+    small = _tar(tmp_path / "train.tar", members)
+    task = images.archives(small, small, side=32, validation_share=0.2)
+    assert len(task.classes) == 10 and "airplane" in task.classes
+    assert everything(task.train).shape[1:] == (32, 32, 3)
+    assert len(task.train.labels) + len(task.validation.labels) == len(members)
+
+
+@pytest.mark.slow
+def test_the_whole_cifar_subset_is_read(shared_dir: Path) -> None:
+    folder = shared_dir / "data" / "cifar10_jpeg_subset"
+    task = images.archives(folder / "train_15000.tar", folder / "test_3000.tar", side=32)
+    assert (len(task.train.labels), len(task.validation.labels), len(task.test().labels)) == (13500, 1500, 3000)
+    assert np.bincount(task.validation.labels).tolist() == [150] * 10
+
+
+def test_archives_that_are_damaged_or_do_not_match_are_refused(tmp_path: Path) -> None:
+    good = _tar(tmp_path / "good.tar", {f"train/{c}/{i}.png": _picture((i, 0, 0)) for c in "ab" for i in range(4)})
+    foreign = _tar(tmp_path / "foreign.tar", {"test/c/0.png": _picture((0, 0, 0))})
+    with pytest.raises(DataError, match="has classes that"):
+        images.archives(good, foreign, side=8).test()
+    for name, content in (("empty.tar", b""), ("cut.tar", good.read_bytes()[:700])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError):
+            images.archives(tmp_path / name, good, side=8)
+    with pytest.raises(DataError, match="in no folder"):
+        images.archives(_tar(tmp_path / "flat.tar", {"0.png": _picture((0, 0, 0))}), good, side=8)
+
+
+def test_speech_commands_follow_their_lists(shared_dir: Path) -> None:
+    folder = shared_dir / "data" / "speech_commands_sample"
+    task = speech_commands.load(folder)
+    counts = [len(s.labels) for s in (task.train, task.validation, task.test())]
+    words = sum(len(list((folder / word).glob("*.wav"))) for word in speech_commands.WORDS)
+    assert words == 100
+    unknown = [int((s.labels == 11).sum()) for s in (task.train, task.validation, task.test())]
+    assert sum(counts) - sum(unknown) == words and all(unknown)
+    assert task.train.read(np.array([0, 5])).shape == (2, 48, 32, 1)
+    everything(task.test())
+
+
+def test_silence_is_cut_from_background_noise_where_there_is_some(shared_dir: Path, tmp_path: Path) -> None:
+    source = shared_dir / "data" / "speech_commands_sample"
+    for name in ("yes", "no", "cat", "testing_list.txt", "validation_list.txt"):
+        (tmp_path / name).symlink_to(source / name)
+    (tmp_path / "_background_noise_").mkdir()
+    with wave.open(str(tmp_path / "_background_noise_" / "hum.wav"), "wb") as w:
+        w.setnchannels(1)
+        w.setsampwidth(2)
+        w.setframerate(16000)
+        w.writeframes(np.random.default_rng(0).integers(-500, 500, 40000).astype("<i2").tobytes())
+    task = speech_commands.load(tmp_path, words=("yes", "no"))
+    quiet = np.flatnonzero(task.train.labels == 2)
+    assert len(quiet) and task.classes == ("yes", "no", "silence", "unknown")
+    assert np.array_equal(task.train.read(quiet[:2]), task.train.read(quiet[:2]))
+    with pytest.raises(DataError, match="has no folder maybe"):
+        speech_commands.load(tmp_path, words=("maybe",))
+
+
+def _coco(root: Path, split: str) -> None:
+    """Eight images: two with a large person, one with a small one, one with a large dog."""
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / split).mkdir()
+    sizes = [(100, 100)] * 8
+    boxes = [(0, 1, 20, 20), (1, 1, 8, 8), (2, 1, 7, 7), (3, 18, 90, 90)]
+    content = {
+        "info": {"year": 2017},
+        "images": [
+            {"id": i, "file_name": f"{i:012}.png", "width": w, "height": h} for i, (w, h) in enumerate(sizes)
+        ],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": c, "bbox": [0, 0, w, h], "iscrowd": 0} for i, c, w, h in boxes
+        ],
+        "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}],
+    }
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    for i in range(8):
+        (root / split / f"{i:012}.png").write_bytes(_picture((i, 0, 0)))
+
+
+def test_wake_words_are_labelled_by_the_share_a_person_covers(tmp_path: Path) -> None:
+    _coco(tmp_path, "train2017")
+    _coco(tmp_path, "val2017")
+    labels = vww.labels_of(tmp_path / "annotations" / "instances_train2017.json")
+    assert list(labels.values()) == [1, 1, 0, 0, 0, 0, 0, 0]
+    task = vww.load(tmp_path, side=16)
+    assert (len(task.train.labels), len(task.validation.labels)) == (6, 2)
+    assert everything(task.test()).shape == (8, 16, 16, 3) and task.test().labels.sum() == 2
+    for spoilt in ("{}", "[", json.dumps({"images": [], "annotations": [], "categories": []})):
+        (tmp_path / "annotations" / "instances_train2017.json").write_text(spoilt)
+        with pytest.raises(DataError):
+            vww.load(tmp_path, side=16)
+
+
+def test_voc_objects_are_cut_out_by_their_boxes(shared_dir: Path) -> None:
+    pytest.importorskip("PIL", reason=NEEDS_PILLOW)
+    root = shared_dir / "data" / "bccd_voc"
+    task = voc.load(root, side=24)
+    assert task.classes == ("Platelets", "RBC", "WBC")
+    found = voc.scenes(root, "train")
+    assert len(task.train.labels) == sum(len(s.boxes) for s in found)
+    assert task.train.read(np.array([0, 1])).shape == (2, 24, 24, 3)
+    first = next(s for s in voc.scenes(root, "trainval") if s.image.stem == "BloodImage_00000")
+    white = first.boxes[0]
+    assert (white.name, white.left, white.top, white.right, white.bottom) == ("WBC", 259, 176, 491, 376)
+    assert all(0 <= b.left < b.right <= s.width and b.top < b.bottom for s in found for b in s.boxes)
+
+
+def test_damaged_annotations_are_refused_by_name(tmp_path: Path) -> None:
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("one\n")
+    bomb = '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'
+    box = "<bndbox><xmin>9</xmin><ymin>1</ymin><xmax>3</xmax><ymax>4</ymax></bndbox>"
+    size = "<size><width>9</width><height>9</height></size><filename>one.jpg</filename>"
+    for spoilt in (
+        "",
+        "<annotation/>",
+        bomb,
+        f"<a>{size}<object><name>x</name>{box}</object></a>",
+        f"<a>{size}</a>",
+    ):
+        (tmp_path / "Annotations" / "one.xml").write_text(spoilt)
+        with pytest.raises(DataError, match=r"one\.xml"):
+            voc.scenes(tmp_path, "train")
+    with pytest.raises(DataError, match="list of a split"):
+        voc.scenes(tmp_path, "val")
