@@ -24,7 +24,7 @@ from tinyengine.memory.plan import Rolling
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScheduledStep:
-    """A step with everything codegen needs to print it."""
+    """A step with everything codegen needs to print it; `price` is the estimate it was chosen for."""
 
     step: Step
     spec: KernelSpec
@@ -32,6 +32,7 @@ class ScheduledStep:
     binding: Binding
     scratch_bytes: int
     rolling: tuple[Rolling, ...] = ()
+    price: Price | None = None
 
     @property
     def kernel(self) -> str:
@@ -339,4 +340,5 @@ def bind(graph: Graph, choice: Way, requant: Requant) -> ScheduledStep:
         binding=binding,
         scratch_bytes=choice.scratch_bytes,
         rolling=choice.rolling(graph),
+        price=choice.price,
     )
