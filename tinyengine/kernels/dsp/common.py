@@ -185,19 +185,24 @@ def _once(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row of pixels as tiles: `tiles` whole ones, then one that ends at the last pixel if `overlap`.
+    """A row of pixels as tiles: `tiles` whole ones, then one that ends at the last pixel, or a smaller one.
 
-    The overlapping tile computes some pixels again, to the same values.
+    Args:
+        overlap: where a tile starts that computes some pixels again, to the same values; 0 for none.
+        rest: pixels of a smaller tile; 0 for none.
     """
 
     pixels: int
     tiles: int
     overlap: int
+    rest: int = 0
 
     @property
     def cycles(self) -> float:
         """Relative cost, for choosing."""
-        return (self.tiles + bool(self.overlap)) * (8 * _STEP_CYCLES[self.pixels] + _TILE_CYCLES)
+        whole = self.tiles + bool(self.overlap)
+        rest = 8 * _STEP_CYCLES[self.rest] + _TILE_CYCLES if self.rest else 0
+        return whole * (8 * _STEP_CYCLES[self.pixels] + _TILE_CYCLES) + rest
 
 
 def row_of_tiles(length: int) -> Row:
@@ -212,12 +217,16 @@ def row_of_tiles(length: int) -> Row:
 
 def row_cycles(row: Row, kernel: Tile, channels: int) -> float:
     """Estimate of the calls that compute a row."""
-    window, pixels = kernel.window, row.pixels
-    tile = window.words * _STEP_CYCLES[pixels] + 12 + (11 if kernel.byte_weights else 8) * pixels
-    tile += 0 if window.passes == 1 else 12 + 7 * window.passes
+    window = kernel.window
+
+    def tile(pixels: int) -> float:
+        cycles = window.words * _STEP_CYCLES[pixels] + 12 + (11 if kernel.byte_weights else 8) * pixels
+        return cycles if window.passes == 1 else cycles + 12 + 7 * window.passes
+
     pairs = (channels + 1) // 2
-    calls = 2 if row.overlap else 1
-    return pairs * ((row.tiles + bool(row.overlap)) * tile + 10 * calls) + calls * _CALL_CYCLES
+    calls = 2 if row.overlap or row.rest else 1
+    tiles = (row.tiles + bool(row.overlap)) * tile(row.pixels) + (tile(row.rest) if row.rest else 0)
+    return pairs * (tiles + 10 * calls) + calls * _CALL_CYCLES
 
 
 def weight_forms(layer: Weighted) -> tuple[Weights, ...]:
@@ -233,8 +242,9 @@ VARIANTS = {Weights.HALVES: "", Weights.BYTES: "w8"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call of a matrix kernel on a row, all offsets relative to the row's first pixel and channel."""
+    """One call of a matrix kernel, `tile` or `rest`, on a row; offsets count from its first pixel and channel."""
 
+    role: str
     x_halves: int
     table_words: int
     out_bytes: int
@@ -250,23 +260,28 @@ class Call:
 def calls(
     *, row: Row, x_step_halves: int, out_step_bytes: int, channels: int, block_words: int
 ) -> tuple[Call, ...]:
-    """The calls that compute a row: whole tiles and the overlapping one, each for all pairs of channels.
+    """The calls that compute a row: whole tiles and the last one, each for all pairs of channels.
 
     Args:
         x_step_halves, out_step_bytes: from one pixel to the next.
         channels: an odd last one is computed together with its neighbour, again.
     """
-    starts = [(0, row.tiles)] + ([(row.overlap, 1)] if row.overlap else [])
+    starts = [("tile", 0, row.tiles)]
+    if row.overlap:
+        starts.append(("tile", row.overlap, 1))
+    if row.rest:
+        starts.append(("rest", row.tiles * row.pixels, 1))
     blocks = [(0, 0, channels // 2)] + ([(channels // 2 * block_words, channels - 2, 1)] if channels % 2 else [])
     return tuple(
         Call(
+            role=role,
             x_halves=pixel * x_step_halves,
             table_words=words,
             out_bytes=pixel * out_step_bytes + first,
             tiles=tiles,
             pairs=pairs,
         )
-        for pixel, tiles in starts
+        for role, pixel, tiles in starts
         for words, first, pairs in blocks
     )
 

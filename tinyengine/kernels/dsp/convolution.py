@@ -214,7 +214,7 @@ def _walk(found: Layer, band: int) -> _Walk:
             if pixels > length or _kernel(found, pixels, vertical=vertical).refusal():
                 continue
             tiles, rest = divmod(length, pixels)
-            row = Row(pixels=pixels, tiles=tiles, overlap=length - pixels if rest else 0)
+            row = Row(pixels=pixels, tiles=tiles, overlap=0, rest=rest)
             options.append((row.cycles * times, vertical, _Walk(row=row, vertical=vertical)))
     return min(options, key=lambda o: o[:2])[2]
 
@@ -231,19 +231,21 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
     if widening.groups:
         assembly.append(common.widen_assembly(found.order, core))
     kh, kw = found.kernel
-    assembly.append(
-        Assembly(
-            role="tile",
-            label=f"tile{common.VARIANTS[choice.weights]}_2x{walk.row.pixels}_{kh}x{kw}_k{found.wide_depth}",
-            prototype=common.TILE_PROTOTYPE,
-            text=tile.render(
-                common.PLACEHOLDER,
-                kernel,
-                core,
-                f"2 channels x {walk.row.pixels} pixels, window {kh}x{kw}, {found.depth} input channels",
-            ),
-        )
-    )
+    for role, pixels in (("tile", walk.row.pixels), ("rest", walk.row.rest)):
+        if pixels:
+            assembly.append(
+                Assembly(
+                    role=role,
+                    label=f"tile{common.VARIANTS[choice.weights]}_2x{pixels}_{kh}x{kw}_k{found.wide_depth}",
+                    prototype=common.TILE_PROTOTYPE,
+                    text=tile.render(
+                        common.PLACEHOLDER,
+                        _kernel(found, pixels, vertical=walk.vertical, weights=choice.weights),
+                        core,
+                        f"2 channels x {pixels} pixels, window {kh}x{kw}, {found.depth} input channels",
+                    ),
+                )
+            )
     x_step, out_step = kernel.pixel_step_bytes, kernel.out_pixel_step_bytes
     return Plan(
         parameters=ConvolutionParameters(
