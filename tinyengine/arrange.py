@@ -2,7 +2,7 @@
 
 schedule.py cuts the network into steps under a bound on what must exist at once; planner.py finds offsets, which
 may need more than the bound. So several bounds are tried. For each cut there are two attempts: the chosen tiles
-planned as they are; or only the smallest working memory of each step is, and then every step takes the best tile
+as they are; or only the smallest working memory of each step is, and then every step takes the best tile
 that fits into what its moment leaves free (MCUNet, section 3.2). The best arrangement that satisfies the
 preferences wins.
 """

@@ -284,6 +284,7 @@ def _overlaps(plan: MemoryPlan, step: ScheduledStep) -> bool:
 
 _HELPER_NEEDS: dict[str, tuple[str, ...]] = {
     "te_clamp": (),
+    "te_move_down": (),
     "te_high": (),
     "te_round_shift": (),
     "te_nearest": (),

@@ -129,7 +129,7 @@ def rolling_family(family: str, found: object, band: int) -> Rolling | None:
     """The first input of a fast kernel's layer; None for a family this module does not know."""
     if isinstance(found, pointwise.Layer):
         return rolling_pointwise(found, band)
-    if isinstance(found, convolution.Layer) and family == "convolution":
+    if isinstance(found, convolution.Layer) and family in ("convolution", "winograd"):
         return rolling_convolution(found, band)
     if isinstance(found, depthwise.Layer):
         return rolling_depthwise(found, band)

@@ -24,6 +24,7 @@ from tinyengine.kernels.dsp.convolution import ConvolutionParameters
 from tinyengine.kernels.dsp.dense import DenseParameters
 from tinyengine.kernels.dsp.depthwise import DepthwiseParameters as PlaneParameters
 from tinyengine.kernels.dsp.pointwise import PointwiseParameters
+from tinyengine.kernels.dsp.winograd import WinogradParameters
 from tinyengine.kernels.parameters import (
     AddParameters,
     Binding,
@@ -63,14 +64,15 @@ def _pointwise(p: PointwiseParameters) -> Iterator[_Phase]:
             pixel = last
 
 
-def _convolution(p: ConvolutionParameters) -> Iterator[_Phase]:
+def _convolution(p: ConvolutionParameters | WinogradParameters) -> Iterator[_Phase]:
     row = p.width * p.depth
+    row_step = p.row_step if isinstance(p, ConvolutionParameters) else 1
     for n in range(p.batch):
         x, y = n * p.in_bytes, n * p.out_bytes
         for oy in range(0, p.out_height, p.band):
             rows = min(p.band, p.out_height - oy)
-            first = oy * p.row_step - p.before
-            last = min(first + (rows - 1) * p.row_step + p.row_extent, p.height)
+            first = oy * row_step - p.before
+            last = min(first + (rows - 1) * row_step + p.row_extent, p.height)
             first = min(max(first, 0), p.height)
             yield _Phase(
                 reads=slice(x + first * row, x + max(first, last) * row),
@@ -180,7 +182,7 @@ def _phases(p: Parameters) -> Iterator[_Phase] | None:
     """The accesses of a kernel whose order is known."""
     if isinstance(p, PointwiseParameters):
         return _pointwise(p)
-    if isinstance(p, ConvolutionParameters):
+    if isinstance(p, ConvolutionParameters | WinogradParameters):
         return _convolution(p)
     if isinstance(p, PlaneParameters):
         return _planes(p)

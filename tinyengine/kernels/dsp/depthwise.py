@@ -145,7 +145,7 @@ def price(found: Layer, choice: Tile) -> Price:
     """Filling planes, moving the rows that two bands share, and a call a channel and band."""
     bands = -(-found.out[0] // min(choice.band, found.out[0]))
     filled = _plane_rows(found, found.out[0]) * found.plane_columns * 2.5
-    moved = (bands - 1) * (found.kernel[0] - found.stride) * found.plane_columns + 30 * (bands > 1)
+    moved = (bands - 1) * ((found.kernel[0] - found.stride) * found.plane_columns + 160)
     outputs = found.out[0] * (found.out[1] * (4 + 1.2 * found.kernel[0] * found.kernel[1]) + 10)
     cycles = found.batch * found.channels * (filled + moved + outputs + bands * 100)
     return Price(cycles=cycles, flash_bytes=4 * _kernel(found).table_words * found.channels)
