@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ __all__ = [
     "json_schema",
     "load_boards",
     "user_file",
+    "with_faults",
 ]
 
 DEFAULT_BAUD = 921_600
@@ -115,6 +116,19 @@ class Boards:
                 raise ConfigError(f"no board {name!r}; there are {there}", file=str(self.file))
             chosen[name] = known[name]
         return tuple(chosen.values())
+
+
+def with_faults(boards: Iterable[Board], faults: Sequence[Fault]) -> tuple[Board, ...]:
+    """The boards with more faults ordered on them.
+
+    Raises:
+        ConfigError: one of them is real, or QEMU's.
+    """
+    chosen = tuple(boards)
+    for board in chosen:
+        if faults and (not board.simulated or board.probe.kind != "pyocd"):
+            raise ConfigError(f"{NO_FAULTS}, and {board.name} is none", file="--fault")
+    return tuple(replace(board, faults=(*board.faults, *faults)) for board in chosen)
 
 
 class _Entry(BaseModel):

@@ -95,10 +95,14 @@ class Idcode(_Frozen):
 
 
 class ChipClock(_Frozen):
-    """`rated_hz` is what the firmware sets up; `reset_hz` what runs when that fails."""
+    """`rated_hz` is what the firmware sets up; `reset_hz` what runs when that fails.
+
+    `reduced_hz` is what it sets up on an older revision that cannot do more; None: there is none.
+    """
 
     rated_hz: Annotated[int, Field(gt=0)]
     reset_hz: Annotated[int, Field(gt=0)]
+    reduced_hz: Annotated[int, Field(gt=0)] | None = None
     hsi_hz: Annotated[int, Field(gt=0)]
     wait_states: Annotated[int, Field(ge=0, le=15)]
 

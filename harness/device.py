@@ -150,6 +150,15 @@ class Device:
         self._hello = hello
         return hello
 
+    def hello_again(self) -> wire.Hello:
+        """What the board says of itself now, in the same session.
+
+        Raises:
+            BoardTimeout, BoardCrash.
+        """
+        self._known()
+        return self._ask("hello", wire.Hello, wire.Kind.HELLO)
+
     def load_input(self, data: bytes) -> None:
         """Loads all inputs, one after the other, and checks by CRC that they arrived.
 

@@ -15,7 +15,7 @@ from harness.row import LinkStats
 _ALIKE = 0.8
 
 ADVICE: Mapping[FaultClass, str] = {
-    FaultClass.UART_BYTES_LOST: "the line loses bytes: a shorter cable, a lower baud rate, or a hub with less on it",
+    FaultClass.UART_BYTES_LOST: "the line loses bytes: a shorter cable, a lower baud rate, or a less busy hub",
     FaultClass.UART_BYTES_FLIPPED: "the line flips bits: check ground and the cable, or lower the baud rate",
     FaultClass.UART_BYTES_DUPLICATED: "the serial adapter repeats bytes: another adapter or a newer driver",
     FaultClass.UART_REQUESTS_LOST: "the board does not hear everything: check the wire to its RX pin",
@@ -35,14 +35,14 @@ ADVICE: Mapping[FaultClass, str] = {
     FaultClass.PROBE_ABSENT: "is the probe plugged in? `pyocd list` shows what is there",
     FaultClass.PROBE_BUSY: "end the other program that uses this probe",
     FaultClass.PROBE_LOST: "the probe went away: check its USB cable and hub, then run the same command again",
-    FaultClass.PROBE_SLOW: "the probe works, but slowly: check frequency_hz in boards.yaml, the USB hub and the load",
+    FaultClass.PROBE_SLOW: "the probe is slow: check frequency_hz in boards.yaml, the USB hub and the load",
     FaultClass.PROBE_HUNG: "unplug the probe and plug it in again",
-    FaultClass.NO_CONNECTION: "check power and the debug cable; a board that sleeps may need its reset line connected",
+    FaultClass.NO_CONNECTION: "check power and the debug cable; a board that sleeps may need its reset line",
     FaultClass.WRONG_BOARD: "wrong board on the probe: compare boards.yaml with `pyocd list`",
     FaultClass.WRONG_IMAGE: "another image runs than was flashed: power-cycle the board and flash again",
-    FaultClass.STALE_OUTPUT: "frames of an earlier image came first and were ignored: power-cycle the serial adapter",
+    FaultClass.STALE_OUTPUT: "an earlier image's frames came first and were ignored: power-cycle the adapter",
     FaultClass.WRONG_OUTPUT: "our bug: please report it with the files of --save",
-    FaultClass.QUARANTINED: "look at the board, its cable and its power, then run the same command again with --fresh",
+    FaultClass.QUARANTINED: "look at the board, its cable and its power, then run it again with --fresh",
 }
 
 

@@ -26,8 +26,10 @@ class Outcome(StrEnum):
 
 
 class FaultClass(StrEnum):
-    """What kind of trouble it was, judged from symptoms alone. Rows with outcome `ok` may have one: trouble that was
-    overcome."""
+    """What kind of trouble it was, judged from symptoms alone.
+
+    Rows with outcome `ok` may have one: trouble that was overcome.
+    """
 
     UART_BYTES_LOST = "uart_bytes_lost"
     UART_BYTES_FLIPPED = "uart_bytes_flipped"
@@ -157,6 +159,7 @@ class BoardTimeout(HarnessError):
 class BoardCrash(HarnessError):
     """The firmware sent a crash record, or rebooted in the middle of a job."""
 
+    fault_class: FaultClass
     outcome = Outcome.CRASH
 
     def __init__(
@@ -170,6 +173,7 @@ class BoardCrash(HarnessError):
 class WrongImage(HarnessError):
     """The board answers, but not with the image that was flashed or not in the state that was configured."""
 
+    fault_class: FaultClass
     outcome = Outcome.CRASH
 
     def __init__(

@@ -20,25 +20,34 @@ from typing import IO, Any
 
 from harness.boards import Board
 from harness.chips import Chip, chip_names, load_chip
-from harness.errors import BoardTimeout, ConfigError, FlashFailed
+from harness.diagnosis import ADVICE
+from harness.errors import BoardTimeout, ConfigError, FaultClass, FlashFailed
 from harness.interfaces import FlashReport
 from harness.pyocd_worker import Target
 
 _END_GRACE_S = 2.0
 
-_ADVICE = {
-    "probe": "is the probe plugged in, and is nobody else using it? `pyocd list` shows what is there",
-    "connect": "check power and the debug cable; a board that sleeps may need its reset line connected",
-    "identity": "wrong board on the probe: compare boards.yaml with `pyocd list`",
-    "program": "try again; if it stays, the chip's flash may be write-protected",
-    "verify": "the flash holds something else than was programmed: program again, then suspect the chip",
-    "run": "press the board's reset button and try again",
+_CLASSES = {
+    "absent": FaultClass.PROBE_ABSENT,
+    "busy": FaultClass.PROBE_BUSY,
+    "lost": FaultClass.PROBE_LOST,
+    "connect": FaultClass.NO_CONNECTION,
+    "identity": FaultClass.WRONG_BOARD,
+    "power": FaultClass.BROWN_OUT,
+    "program": FaultClass.FLASH_WRITE,
+    "erase": FaultClass.SECTOR_NOT_ERASED,
+    "verify": FaultClass.FLASH_WRITE,
+    "run": FaultClass.NO_CONNECTION,
 }
 _STAGES = {
-    "probe": "looking for the probe",
+    "absent": "looking for the probe",
+    "busy": "opening the probe",
+    "lost": "using the probe",
     "connect": "connecting",
     "identity": "checking the chip",
+    "power": "programming",
     "program": "programming",
+    "erase": "erasing",
     "verify": "verifying",
     "run": "resetting",
 }
@@ -117,6 +126,7 @@ class PyocdProbe:
         deadline = time.monotonic() + timeout_s
         process = self._worker()
         stage = "starting pyOCD"
+        alive_s = start_s = time.monotonic()
         if process.stdin is None:
             raise RuntimeError("the worker was started without pipes")
         try:
@@ -126,20 +136,26 @@ class PyocdProbe:
                 answer: dict[str, Any] = json.loads(line)
                 if "stage" in answer:
                     stage = answer["stage"]
+                elif "percent" in answer:
+                    stage = f"{stage.partition(' at ')[0]} at {answer['percent']} %"
+                elif "alive" in answer:
+                    alive_s = time.monotonic()
                 elif "error" in answer:
                     kind, reason = answer["error"]["kind"], " ".join(answer["error"]["reason"].split())
-                    raise FlashFailed(self._name, _STAGES[kind], reason, _ADVICE[kind])
+                    raise self._failed(_STAGES[kind], reason, _CLASSES[kind])
                 else:
                     result: dict[str, Any] = answer["result"]
                     return result
         except queue.Empty:
             self._kill()
+            slow = stage != "starting pyOCD" and alive_s > start_s + (deadline - start_s) / 2
+            fault = FaultClass.PROBE_SLOW if slow else FaultClass.PROBE_HUNG
             raise BoardTimeout(
-                self._name, f"pyOCD, {stage},", timeout_s, "unplug the probe and plug it in again"
+                self._name, f"pyOCD, {stage},", timeout_s, ADVICE[fault], fault_class=fault
             ) from None
         except (BrokenPipeError, ValueError) as e:
             self._kill()
-            raise FlashFailed(self._name, stage, f"the pyOCD worker died ({e})", _ADVICE["probe"]) from e
+            raise self._failed(stage, f"the pyOCD worker died ({e})", FaultClass.PROBE_LOST) from e
         except BaseException as e:
             if not isinstance(e, FlashFailed):
                 # Ctrl-C: the worker is in its own session and did not see it.
@@ -147,7 +163,10 @@ class PyocdProbe:
             raise
         why = "was stopped" if self._closed else f"ended: {self._last_words()}"
         self._kill()
-        raise FlashFailed(self._name, stage, f"the pyOCD worker {why}", _ADVICE["probe"])
+        raise self._failed(stage, f"the pyOCD worker {why}", FaultClass.PROBE_LOST)
+
+    def _failed(self, stage: str, reason: str, fault: FaultClass) -> FlashFailed:
+        return FlashFailed(self._name, stage, reason, ADVICE[fault], fault_class=fault)
 
     def _worker(self) -> subprocess.Popen[bytes]:
         with self._lock:

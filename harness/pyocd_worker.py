@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from pyocd.core.session import Session
     from pyocd.probe.debug_probe import DebugProbe
 
-FailureKind = Literal["probe", "connect", "identity", "program", "verify", "run"]
+FailureKind = Literal[
+    "absent", "busy", "lost", "connect", "identity", "power", "program", "erase", "verify", "run"
+]
+_CTRL_STAT, _POWER_UP_REQUESTS = 0x4, 1 << 28 | 1 << 30
+_BUSY_WORDS = ("in use", "busy", "access denied", "exclusive access", "errno 16", "errno 13")
+"""What operating systems, libusb and HID back ends say when somebody else has the probe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +74,29 @@ class Worker:
 
     def __init__(self, answers: TextIO) -> None:
         self._answers = answers
+        self._lock = threading.Lock()
+        self._percent = 0
         self._session: Session | None = None
 
     def tell(self, message: dict[str, Any]) -> None:
         """A line to the parent."""
-        self._answers.write(json.dumps(message) + "\n")
-        self._answers.flush()
+        with self._lock:
+            self._answers.write(json.dumps(message) + "\n")
+            self._answers.flush()
+
+    def tell_alive(self) -> None:
+        """For whoever wonders whether the probe hangs or is slow."""
+        self.tell({"alive": True})
 
     def _stage(self, name: str) -> None:
+        self._percent = 0
         self.tell({"stage": name})
+
+    def _progress(self, done: float) -> None:
+        """Programming goes on."""
+        if (percent := int(100 * done)) != self._percent:
+            self._percent = percent
+            self.tell({"percent": percent})
 
     def serve(self, request: dict[str, Any]) -> None:
         """Answers one request."""
@@ -91,11 +110,14 @@ class Worker:
                 self._run(board)
                 self.tell({"result": {}})
         except Failure as e:
+            kind = e.kind
+            if kind in ("program", "erase", "verify", "run") and self._power_failed():
+                kind = "power"
             self._close(resume=False)
-            self.tell({"error": {"kind": e.kind, "reason": e.reason}})
+            self.tell({"error": {"kind": kind, "reason": e.reason}})
         except (exceptions.Error, OSError) as e:
             self._close(resume=False)
-            self.tell({"error": {"kind": "probe", "reason": str(e) or type(e).__name__}})
+            self.tell({"error": {"kind": _probe_trouble(e), "reason": str(e) or type(e).__name__}})
 
     # -- steps
 
@@ -116,7 +138,7 @@ class Worker:
         found = DebugProbeAggregator.get_all_connected_probes(wanted)
         probe = next((p for p in found if p.unique_id.lower() == board.unique_id.lower()), None)
         if probe is None:
-            raise Failure("probe", f"no probe with the serial number {board.unique_id}")
+            raise Failure("absent", f"no probe with the serial number {board.unique_id}")
         options = {
             "target_override": board.target,
             "connect_mode": "under-reset",
@@ -131,6 +153,8 @@ class Worker:
         except (exceptions.Error, AssertionError) as e:
             # pyOCD's targets assert the DEV_ID themselves. Whatever it was: perhaps it is another chip.
             session.close()
+            if isinstance(e, exceptions.ProbeError):
+                raise Failure(_probe_trouble(e), str(e) or type(e).__name__) from e
             if (other := self._who_is_there(probe, board)) is not None:
                 raise Failure("identity", other) from e
             raise Failure("connect", str(e) or type(e).__name__) from e
@@ -142,20 +166,38 @@ class Worker:
         self._session = session
         return session
 
+    def _power_failed(self) -> bool:
+        """Whether the chip was without power since it was connected.
+
+        Its debug port was told to power the debug logic up; only a loss of power makes it forget that.
+        """
+        from pyocd.core import exceptions
+
+        if self._session is None or self._session.probe is None:
+            return False
+        self._stage("asking the chip why")
+        probe = self._session.probe
+        try:
+            return not probe.read_dp(_CTRL_STAT) & _POWER_UP_REQUESTS
+        except exceptions.Error:
+            # After a loss of power a port answers nobody who has not greeted it anew.
+            pass
+        try:
+            probe.connect()
+            return not probe.read_dp(_CTRL_STAT) & _POWER_UP_REQUESTS
+        except exceptions.Error as e:
+            # It cannot be asked; the first failure stands as it is.
+            logging.getLogger(__name__).info("%s", e)
+            return False
+
     def _who_is_there(self, probe: DebugProbe, board: Target) -> str | None:
         """Names the chip, if it is a known one but not the right one; connects as to any Cortex-M."""
         from pyocd.core import exceptions
         from pyocd.core.session import Session
 
         self._stage("finding out which chip is there")
-        options = {
-            "target_override": "cortex_m",
-            "connect_mode": "under-reset",
-            "frequency": board.frequency_hz,
-            "resume_on_disconnect": False,
-        }
         try:
-            with Session(probe, options=options) as session:
+            with Session(probe, options=_any_core(board)) as session:
                 for chip, address, device_id in board.known:
                     if _device_id(session, address) == device_id != board.device_id:
                         return f"the chip is a {chip} (DEV_ID {device_id:#05x}), not a {board.target}"
@@ -181,8 +223,13 @@ class Worker:
             target.reset_and_halt()
             if board.incremental or _difference(session, segments) is not None:
                 FileProgrammer(
-                    session, chip_erase="sector", smart_flash=board.incremental, trust_crc=False
-                ).program(str(elf), file_format="elf")
+                    session, chip_erase="sector", smart_flash=board.incremental, trust_crc=False,
+                    progress=self._progress,
+                ).program(str(elf), file_format="elf")  # fmt: skip
+        except exceptions.ProbeError as e:
+            raise Failure(_probe_trouble(e, opened=True), str(e) or type(e).__name__) from e
+        except exceptions.FlashEraseFailure as e:
+            raise Failure("erase", str(e) or type(e).__name__) from e
         except exceptions.Error as e:
             raise Failure("program", str(e) or type(e).__name__) from e
         finally:
@@ -190,14 +237,18 @@ class Worker:
         self._stage("verifying")
         try:
             difference = _difference(session, segments)
+        except exceptions.ProbeError as e:
+            raise Failure(_probe_trouble(e, opened=True), str(e) or type(e).__name__) from e
         except exceptions.Error as e:
             raise Failure("verify", str(e) or type(e).__name__) from e
         if difference is not None:
-            raise Failure("verify", difference)
+            raise Failure("erase" if difference.not_erased else "verify", str(difference))
         total = sum(len(data) for _address, data in segments)
         self._stage("resetting")
         try:
             target.reset_and_halt()
+        except exceptions.ProbeError as e:
+            raise Failure(_probe_trouble(e, opened=True), str(e) or type(e).__name__) from e
         except exceptions.Error as e:
             raise Failure("run", str(e) or type(e).__name__) from e
         return Flashed(
@@ -211,6 +262,8 @@ class Worker:
         self._stage("resetting")
         try:
             session.target.reset()
+        except exceptions.ProbeError as e:
+            raise Failure(_probe_trouble(e, opened=True), str(e) or type(e).__name__) from e
         except exceptions.Error as e:
             raise Failure("run", str(e) or type(e).__name__) from e
         self._close(resume=True)
@@ -253,14 +306,54 @@ def _device_id(session: Session, address: int) -> int | None:
         return None
 
 
-def _difference(session: Session, segments: list[tuple[int, bytes]]) -> str | None:
-    """Reads the image back through the debug port; the first byte that differs, in words."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A byte of flash that is not the image's."""
+
+    address: int
+    there: int
+    wanted: int
+
+    @property
+    def not_erased(self) -> bool:
+        """A bit that should be 1 is 0: programming only clears bits, so it was not set before."""
+        return bool(self.wanted & ~self.there)
+
+    def __str__(self) -> str:
+        return f"flash at {self.address:#010x} reads {self.there:#04x}, the image has {self.wanted:#04x}"
+
+
+def _difference(session: Session, segments: list[tuple[int, bytes]]) -> Difference | None:
+    """Reads the image back through the debug port: the first byte that was not erased, else the first wrong."""
+    found: Difference | None = None
     for address, data in segments:
         there = bytes(session.target.read_memory_block8(address, len(data)))
-        if there != data:
-            at = next(i for i, (a, b) in enumerate(zip(there, data, strict=True)) if a != b)
-            return f"flash at {address + at:#010x} reads {there[at]:#04x}, the image has {data[at]:#04x}"
-    return None
+        if there == data:
+            continue
+        for at, (got, wanted) in enumerate(zip(there, data, strict=True)):
+            if got != wanted:
+                different = Difference(address=address + at, there=got, wanted=wanted)
+                if different.not_erased:
+                    return different
+                found = found or different
+    return found
+
+
+def _probe_trouble(error: Exception, *, opened: bool = False) -> FailureKind:
+    """What became of the probe, by what pyOCD's back end says of it."""
+    if any(word in str(error).lower() for word in _BUSY_WORDS):
+        return "busy"
+    return "lost" if opened else "absent"
+
+
+def _any_core(board: Target) -> dict[str, str | int | bool]:
+    """Options to connect to whatever Cortex-M is there."""
+    return {
+        "target_override": "cortex_m",
+        "connect_mode": "under-reset",
+        "frequency": board.frequency_hz,
+        "resume_on_disconnect": False,
+    }
 
 
 def _segments(elf: Path) -> list[tuple[int, bytes]]:
@@ -282,6 +375,23 @@ def _read_requests(lines: TextIO, requests: queue.SimpleQueue[str]) -> None:
     os._exit(0)
 
 
+def _watch(worker: Worker, main_thread: int) -> None:
+    """Tells whether pyOCD gets on: a call that hangs stays where it is, a slow probe's caller moves."""
+    before: tuple[tuple[int, int], ...] = ()
+    while True:
+        time.sleep(_WATCH_S)
+        frame, now = sys._current_frames().get(main_thread), []
+        while frame is not None:
+            now.append((id(frame.f_code), frame.f_lasti))
+            frame = frame.f_back
+        if (place := tuple(now)) != before:
+            worker.tell_alive()
+        before = place
+
+
+_WATCH_S = 0.5
+
+
 def main() -> int:
     """Serves requests until stdin closes."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
@@ -291,6 +401,7 @@ def main() -> int:
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read_requests, args=(sys.stdin, requests), daemon=True).start()
     worker = Worker(answers)
+    threading.Thread(target=_watch, args=(worker, threading.get_ident()), daemon=True).start()
     while True:
         request = json.loads(requests.get())
         if request["do"] == "hang":

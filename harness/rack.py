@@ -23,7 +23,8 @@ from filelock import FileLock, Timeout
 
 from harness import paths
 from harness.boards import Board
-from harness.errors import BoardTimeout, Interrupted, Outcome
+from harness.diagnosis import ADVICE
+from harness.errors import BoardTimeout, FaultClass, Interrupted, Outcome
 
 _POLL_S = 0.2
 FAILURES_TO_QUARANTINE = 3
@@ -142,7 +143,9 @@ def lease(
                 told = True
             if clock() >= deadline:
                 stage = f"the probe, which is in use by {by},"
-                raise BoardTimeout(board.name, stage, timeout_s, "wait until it has ended") from None
+                raise BoardTimeout(
+                    board.name, stage, timeout_s, ADVICE[FaultClass.PROBE_BUSY], fault_class=FaultClass.PROBE_BUSY
+                ) from None
             if stop.wait(_POLL_S):
                 raise Interrupted(f"stopped while {board.name} was in use by {by}") from None
     # A note without a lock is what a killed owner leaves.

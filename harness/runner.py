@@ -12,20 +12,22 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from harness import __version__, paths, stats
 from harness.boards import Board
 from harness.build import BuildPlan, Image, build
 from harness.chips import Chip, load_chip
-from harness.device import Device
+from harness.device import Device, Timing
+from harness.diagnosis import ADVICE, line_trouble
 from harness.errors import (
     ArenaOverflow,
     BoardCrash,
     BoardTimeout,
     BuildFailed,
     ConfigError,
+    FaultClass,
     FlashFailed,
     FlashOverflow,
     HarnessError,
@@ -37,32 +39,60 @@ from harness.evidence import Evidence
 from harness.interfaces import Link, Probe
 from harness.job import Job, JobOptions, PreparedModel, sha256
 from harness.models import ModelSource
-from harness.row import BufferRow, Flashing, LayerRow, LinkStats, MemoryMap, Readback, Row, StageTime
+from harness.row import (
+    BufferRow,
+    Flashing,
+    LayerRow,
+    LinkStats,
+    MemoryMap,
+    Readback,
+    Row,
+    StageTime,
+)
 from harness.station import Hardware, Modelled
 from harness.store import utc
 from harness.toolchain import Toolchain, find_toolchain
-from harness.wire import Hello, MemoryReport
+from harness.wire import ClockStatus, Hello, MemoryReport
 from tinyengine.errors import ModelFormatError, TinyEngineError, UnsupportedOp
 from tinyengine.memory.plan import MemoryPlan
 
 LAYER_TOLERANCE = 0.02
 STACK_LIMIT_BYTES = 1024
 """What a bit of generated C may use of the stack; more would hide arena there."""
-FLASH_TIMEOUT_S = 120.0
-RESET_TIMEOUT_S = 20.0
-LEAST_RUN_TIMEOUT_S = 60.0
-SILICON_S_PER_MEGAMAC = 0.5
-"""Many times what the slowest chip needs with plain C."""
-SIMULATED_S_PER_MEGAMAC = 4.0
-"""Plain C takes about 4 instructions a MAC; a busy host executes them at some 5 million a second and board."""
+SILICON_CYCLES_PER_MAC = 40
+"""Many times what plain C needs."""
+SIMULATED_S_PER_MEGAMAC = 2.0
+"""Plain C takes about 4 instructions a MAC; a busy host executes 2 million a second and board."""
+LEAST_INFERENCE_S = 0.25
+"""For what is not multiplication: a model of pools and adds has no MACs."""
+FLASH_BYTES_PER_S = 10_000
+"""A slow probe on a chip with slow sectors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """When something that has not ended is taken for dead. What depends on the model is added by the runner.
+
+    Args:
+        flash_s: connecting, without what the image's size takes.
+        reset_s: starting the firmware.
+        run_s: a RUN, without what the inferences take.
+        talk: everything else that is said to the board.
+    """
+
+    flash_s: float = 30.0
+    reset_s: float = 20.0
+    run_s: float = 10.0
+    talk: Timing = field(default_factory=Timing)
 
 
 class Verdict(NamedTuple):
-    """Whose fault a failure is, and what to do about it."""
+    """Whose fault a failure is, what kind of fault it is, and what to do about it."""
 
     outcome: Outcome
     fault: str
     advice: str | None
+    fault_class: FaultClass | None = None
 
 
 def judge(error: HarnessError | TinyEngineError) -> Verdict:
@@ -83,17 +113,11 @@ def judge(error: HarnessError | TinyEngineError) -> Verdict:
         case BuildFailed():
             return Verdict(Outcome.BUILD_FAILED, "toolchain", "`tinyrack doctor` checks the compiler")
         case FlashFailed():
-            return Verdict(Outcome.FLASH_FAILED, "board", error.advice)
+            return Verdict(Outcome.FLASH_FAILED, "board", error.advice, error.fault_class)
         case BoardTimeout():
-            return Verdict(Outcome.TIMEOUT, "link", error.advice)
-        case WrongImage():
-            return Verdict(
-                Outcome.CRASH, "board", "power-cycle the board and check its clock source in boards.yaml"
-            )
-        case BoardCrash():
-            return Verdict(
-                Outcome.CRASH, "board", "look at the address in the saved ELF: arm-none-eabi-addr2line -e"
-            )
+            return Verdict(Outcome.TIMEOUT, "link", error.advice, error.fault_class)
+        case WrongImage() | BoardCrash():
+            return Verdict(Outcome.CRASH, "board", ADVICE[error.fault_class], error.fault_class)
         case Interrupted():
             return Verdict(Outcome.INTERRUPTED, "user", "the same command measures the missing rows")
         case TinyEngineError():
@@ -131,7 +155,14 @@ def failed_row(row: Row, error: HarnessError | TinyEngineError) -> Row:
     if verdict.advice is not None:
         # The message of an error ends with its advice; a row has a key for it.
         text = text.removesuffix(f"; {verdict.advice}")
-    return replace(row, outcome=verdict.outcome, error=text, fault=verdict.fault, advice=verdict.advice)
+    return replace(
+        row,
+        outcome=verdict.outcome,
+        error=text,
+        fault=verdict.fault,
+        fault_class=verdict.fault_class,
+        advice=verdict.advice,
+    )
 
 
 def broken_row(row: Row, bug: Exception) -> Row:
@@ -205,6 +236,7 @@ class Runner:
         rng: random.Random,
         make: Callable[[BuildPlan], Image] | None = None,
         converse: Callable[[Link, Board], Device] | None = None,
+        deadlines: Deadlines | None = None,
     ) -> None:
         """Args:
         clock: monotonic seconds; `now`: seconds since the epoch.
@@ -218,7 +250,10 @@ class Runner:
         self._now = now
         self._rng = rng
         self._make = make or (lambda plan: build(plan, cache_dir=paths.cache_dir()))
-        self._converse = converse or (lambda link, board: Device(link, board=board.name, clock=clock))
+        self._deadlines = limits = deadlines or Deadlines()
+        self._converse = converse or (
+            lambda link, board: Device(link, board=board.name, clock=clock, timing=limits.talk)
+        )
         self._toolchain: Toolchain | None = None
 
     def run(self, job: Job, *, stage: Callable[[str], None]) -> tuple[Row, Evidence]:
@@ -246,7 +281,8 @@ class Runner:
         attempt.row = _image_facts(attempt.row, image)
         with self._opened(job.board) as (probe, link):
             with self._timed("flash", attempt, stage):
-                report = probe.flash(image.elf, timeout_s=FLASH_TIMEOUT_S)
+                limit_s = self._deadlines.flash_s + image.flash_bytes / FLASH_BYTES_PER_S
+                report = probe.flash(image.elf, timeout_s=limit_s)
             attempt.row = replace(
                 attempt.row,
                 flash=Flashing(
@@ -257,10 +293,15 @@ class Runner:
                 ),
             )
             if not report.verified:
-                raise FlashFailed(job.board.name, "verify", "the image was not read back", "flash again")
+                raise FlashFailed(
+                    job.board.name, "verify", "the image was not read back", "flash again",
+                    fault_class=FaultClass.FLASH_WRITE,
+                )  # fmt: skip
+            if report.seconds > limit_s / 2:
+                attempt.row = _troubled(attempt.row, FaultClass.PROBE_SLOW)
             with self._timed("start", attempt, stage):
                 link.discard_input()
-                probe.reset_and_run(timeout_s=RESET_TIMEOUT_S)
+                probe.reset_and_run(timeout_s=self._deadlines.reset_s)
             device = self._converse(link, job.board)
             try:
                 self._talk(job, image, device, attempt, stage=stage)
@@ -274,8 +315,16 @@ class Runner:
                         garbage_bytes=counted.garbage_bytes,
                         stale_frames=counted.stale_frames,
                         discarded_repetitions=counted.discarded_repetitions,
+                        frames_shortened=counted.frames_shortened,
+                        frames_flipped=counted.frames_flipped,
+                        frames_lengthened=counted.frames_lengthened,
+                        foreign_frames=counted.foreign_frames,
+                        early_garbage_bytes=counted.early_garbage_bytes,
                     ),
                 )
+        link_stats = attempt.row.link
+        if attempt.row.fault_class is None and link_stats is not None and (found := line_trouble(link_stats)):
+            attempt.row = _troubled(attempt.row, found)
 
     @contextmanager
     def _opened(self, board: Board) -> Iterator[tuple[Probe, Link]]:
@@ -303,11 +352,14 @@ class Runner:
         with self._timed("load", attempt, stage):
             device.load_input(job.model.input_blob)
         with self._timed("run", attempt, stage):
+            begun = self._clock()
             whole = device.run_whole(
                 warmups=options.warmups,
                 repetitions=options.repetitions,
-                deadline_s=run_timeout_s(job, options.warmups + options.repetitions),
+                deadline_s=self._run_s(job, options.warmups + options.repetitions),
             )
+            if not job.board.simulated:
+                check_clock(sum(whole.cycles), hello.clock_hz, self._clock() - begun, board=job.board)
             modelled = self._hardware.modelled(job.board, stats.median_cycles(whole.cycles))
         with self._timed("read", attempt, stage):
             output = device.output()
@@ -315,12 +367,17 @@ class Runner:
         attempt.row = _cycle_facts(attempt.row, whole.cycles, hello.clock_hz, modelled)
         attempt.row = check_output(attempt.row, output, whole.output_crcs, expected=job.model.expected_blob)
         with self._timed("memory", attempt, stage):
-            memory = device.memory(deadline_s=run_timeout_s(job, 2))
+            memory = device.memory(deadline_s=self._run_s(job, 2))
         attempt.row = _memory_facts(attempt.row, memory, image)
         if options.layers:
             with self._timed("layers", attempt, stage):
-                cycles = device.run_layers(deadline_s=run_timeout_s(job, 1))
+                cycles = device.run_layers(deadline_s=self._run_s(job, 1))
             attempt.row = check_layers(attempt.row, cycles)
+        with self._timed("check", attempt, stage):
+            check_unchanged(hello, device.hello_again(), board=job.board)
+
+    def _run_s(self, job: Job, inferences: int) -> float:
+        return self._deadlines.run_s + inferences * inference_limit_s(job)
 
     def _plan(self, job: Job) -> BuildPlan:
         if self._toolchain is None:
@@ -347,10 +404,62 @@ class Runner:
             attempt.row = replace(attempt.row, stages=(*attempt.row.stages, took))
 
 
-def run_timeout_s(job: Job, inferences: int) -> float:
-    """When a run that has not ended is taken for dead."""
-    each_s = SIMULATED_S_PER_MEGAMAC if job.board.simulated else SILICON_S_PER_MEGAMAC
-    return LEAST_RUN_TIMEOUT_S + inferences * job.model.compiled.macs / 1e6 * each_s
+def inference_limit_s(job: Job) -> float:
+    """What one inference may take at most, from the model's size and the board's speed."""
+    macs = job.model.compiled.macs_executed
+    if job.board.simulated:
+        return LEAST_INFERENCE_S + macs / 1e6 * SIMULATED_S_PER_MEGAMAC
+    return LEAST_INFERENCE_S + macs * SILICON_CYCLES_PER_MAC / load_chip(job.board.chip).clock.rated_hz
+
+
+def check_clock(cycles: int, clock_hz: int, seconds: float, *, board: Board) -> None:
+    """Whether a real board's clock is what its registers say, by the host's clock: a crystal is only believed.
+
+    The cycles cannot take longer than the dialogue around them; much shorter they may only be when they are few.
+
+    Raises:
+        WrongImage: the two disagree.
+    """
+    believed_s = cycles / clock_hz
+    fast = believed_s > CLOCK_SLACK_S and seconds < believed_s * (1 - CLOCK_TOLERANCE)
+    slow = believed_s > CLOCK_SLACK_S and seconds > 2 * believed_s + 2 * CLOCK_SLACK_S
+    if fast or slow:
+        raise WrongImage(
+            board.name,
+            f"clock ({cycles:,} cycles took {seconds:.2f} s here)",
+            f"{clock_hz / 1e6:g} MHz",
+            f"about {cycles / seconds / 1e6:.3g} MHz",
+            fault_class=FaultClass.WRONG_CLOCK,
+        )
+
+
+CLOCK_TOLERANCE = 0.03
+CLOCK_SLACK_S = 0.5
+
+
+def check_unchanged(before: Hello, after: Hello, *, board: Board) -> None:
+    """Whether the chip is still as it was when the measurement began.
+
+    Raises:
+        WrongImage: a clock, cache or counter changed on the way.
+    """
+    for what, fault, get in _LASTING:
+        if get(before) != get(after):
+            raise WrongImage(
+                board.name, f"{what} after the run", str(get(before)), str(get(after)), fault_class=fault
+            )
+
+
+_LASTING: tuple[tuple[str, FaultClass, Callable[[Hello], object]], ...] = (
+    ("build digest", FaultClass.WRONG_IMAGE, lambda h: h.build_digest),
+    ("clock", FaultClass.WRONG_CLOCK, lambda h: (h.clock_hz, h.clock_status)),
+    ("flash wait states", FaultClass.CHIP_STATE, lambda h: h.wait_states),
+    ("instruction cache", FaultClass.CACHES_OFF, lambda h: h.icache),
+    ("data cache", FaultClass.CACHES_OFF, lambda h: h.dcache),
+    ("prefetch", FaultClass.CACHES_OFF, lambda h: h.prefetch),
+    ("flash accelerator", FaultClass.CACHES_OFF, lambda h: h.art),
+    ("cycle counter", FaultClass.CHIP_STATE, lambda h: h.dwt),
+)
 
 
 def check_hello(hello: Hello, *, chip: Chip, image: Image, board: Board) -> str | None:
@@ -362,22 +471,35 @@ def check_hello(hello: Hello, *, chip: Chip, image: Image, board: Board) -> str 
     Raises:
         WrongImage: what was expected and what the board says.
     """
-    expected: tuple[tuple[str, object, object], ...] = (
-        ("build digest", image.build_digest, hello.build_digest),
-        ("chip", chip.name, hello.chip),
-        ("device id", f"{chip.idcode.device_id:#05x}", f"{hello.device_id:#05x}"),
-        ("cycle counter", "advancing", "advancing" if hello.dwt else "stopped"),
-        ("FPU", "on", "on" if hello.fpu else "off"),
-        ("instruction cache", bool(chip.caches.icache_bytes), hello.icache),
-        ("data cache", bool(chip.caches.dcache_bytes), hello.dcache),
+    kind = FaultClass
+    expected: tuple[tuple[str, object, object, FaultClass], ...] = (
+        ("build digest", image.build_digest, hello.build_digest, kind.WRONG_IMAGE),
+        ("chip", chip.name, hello.chip, kind.WRONG_BOARD),
+        ("device id", f"{chip.idcode.device_id:#05x}", f"{hello.device_id:#05x}", kind.WRONG_BOARD),
+        ("cycle counter", "advancing", "advancing" if hello.dwt else "stopped", kind.CHIP_STATE),
+        ("FPU", "on", "on" if hello.fpu else "off", kind.CHIP_STATE),
+        ("instruction cache", bool(chip.caches.icache_bytes), hello.icache, kind.CACHES_OFF),
+        ("data cache", bool(chip.caches.dcache_bytes), hello.dcache, kind.CACHES_OFF),
+        ("flash accelerator", chip.caches.art, hello.art, kind.CACHES_OFF),
+        ("prefetch", chip.caches.art, hello.prefetch, kind.CACHES_OFF),
     )
-    for what, wanted, got in expected:
+    for what, wanted, got, fault in expected:
         if wanted != got:
-            raise WrongImage(board.name, what, str(wanted), str(got))
+            raise WrongImage(board.name, what, str(wanted), str(got), fault_class=fault)
     if hello.clock_hz == chip.clock.rated_hz:
         if hello.wait_states != chip.clock.wait_states:
-            raise WrongImage(board.name, "flash wait states", str(chip.clock.wait_states), str(hello.wait_states))
+            raise WrongImage(
+                board.name, "flash wait states", str(chip.clock.wait_states), str(hello.wait_states),
+                fault_class=kind.CHIP_STATE,
+            )  # fmt: skip
         return None
+    # An older revision of the chip is slower by design and says so; any other speed is nobody's wish.
+    if hello.clock_status is not ClockStatus.REDUCED_REVISION or hello.clock_hz != chip.clock.reduced_hz:
+        raise WrongImage(
+            board.name, f"clock (status {ClockStatus(hello.clock_status).name.lower()})",
+            f"{chip.clock.rated_hz / 1e6:g} MHz", f"{hello.clock_hz / 1e6:g} MHz",
+            fault_class=kind.WRONG_CLOCK,
+        )  # fmt: skip
     revision = chip.idcode.revisions.get(hello.revision_id, f"{hello.revision_id:#06x}")
     return (
         f"runs at {hello.clock_hz / 1e6:g} MHz instead of {chip.clock.rated_hz / 1e6:g} (revision {revision}, "
@@ -405,7 +527,8 @@ def check_output(row: Row, output: bytes, crcs: tuple[int, ...], *, expected: by
         outcome=Outcome.MISMATCH,
         error=words,
         fault="result",
-        advice="our bug: please report it with the files of --save",
+        fault_class=FaultClass.WRONG_OUTPUT,
+        advice=ADVICE[FaultClass.WRONG_OUTPUT],
     )
 
 
@@ -500,13 +623,22 @@ def _memory_facts(row: Row, memory: MemoryReport, image: Image) -> Row:
             bit_exact=False,
             error="inference wrote past the end of its arena",
             fault="result",
-            advice="our bug: please report it with the files of --save",
+            fault_class=FaultClass.WRONG_OUTPUT,
+            advice=ADVICE[FaultClass.WRONG_OUTPUT],
         )
     if memory.stack_bytes >= STACK_LIMIT_BYTES:
         row = _warned(
             row, f"the stack reached {memory.stack_bytes:,} B; under {STACK_LIMIT_BYTES:,} B is promised"
         )
     return row
+
+
+def _troubled(row: Row, fault: FaultClass) -> Row:
+    """A row that is good all the same, with what somebody should look at."""
+    if row.outcome not in (Outcome.OK, Outcome.INTERRUPTED):
+        return row
+    words = f"{fault.value.replace('_', ' ')}; {ADVICE[fault]}"
+    return replace(_warned(row, words), fault_class=fault, advice=ADVICE[fault])
 
 
 def _warned(row: Row, words: str) -> Row:

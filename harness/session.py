@@ -22,7 +22,8 @@ import sqlalchemy.exc
 from harness import __version__, rack
 from harness.boards import Board
 from harness.chips import load_chip
-from harness.errors import HarnessError, Interrupted, Outcome
+from harness.diagnosis import ADVICE
+from harness.errors import FaultClass, HarnessError, Interrupted, Outcome
 from harness.job import Job, JobOptions, PreparedModel, Values, prepare, sha256, to_blob
 from harness.models import ModelSource
 from harness.rack import Health, State
@@ -252,7 +253,8 @@ class Session:
                 error=f"{board.name} is quarantined after {health.failures_in_a_row} failures in a row, "
                 f"the last: {health.last_error}",
                 fault="board",
-                advice="look at the board, its cable and its power, then run the same command again with --fresh",
+                fault_class=FaultClass.QUARANTINED,
+                advice=ADVICE[FaultClass.QUARANTINED],
             )
             self._keep(row)
             return health
@@ -375,6 +377,7 @@ def _plain(board: Board) -> dict[str, Any]:
         "uart": [board.uart.instance, board.uart.tx, board.uart.rx],
         "clock_source": asdict(board.clock_source),
         "baud": board.baud,
+        "faults": [str(fault) for fault in board.faults],
     }
 
 

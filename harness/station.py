@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from harness.boards import Board
 from harness.chips import load_chip
 from harness.errors import Interrupted
+from harness.faults import Fault
 from harness.interfaces import FlashReport, Link, Probe
 from harness.job import Memory
 
@@ -89,8 +90,9 @@ class Station:
 
             if board.simulated:
                 self._switch_on(board)
+                self._order(board, board.faults)
             probe = PyocdProbe(board)
-        held = _Held(probe, self._forget)
+        held = _Held(probe, self._forget, lambda: self._order(board, ()) if board.faults else None)
         with self._lock:
             self._probes.add(held)
         return held
@@ -163,6 +165,12 @@ class Station:
 
         return str(simulated.ensure_running(simulated_board(board, self._memory), owner_pid=os.getpid()).uart)
 
+    def _order(self, board: Board, faults: tuple[Fault, ...]) -> None:
+        """Faults for one attempt; the board must not keep them for its next user."""
+        from harness.sim import boards as simulated
+
+        simulated.arm(board.name, faults)
+
     def _forget(self, held: _Held) -> None:
         with self._lock:
             self._probes.discard(held)
@@ -171,9 +179,10 @@ class Station:
 class _Held:
     """A probe that is known to the station until it is closed; closing twice does nothing."""
 
-    def __init__(self, probe: Probe, forget: Callable[[_Held], None]) -> None:
+    def __init__(self, probe: Probe, forget: Callable[[_Held], None], tidy: Callable[[], None]) -> None:
         self._probe = probe
         self._forget = forget
+        self._tidy = tidy
         self._lock = threading.Lock()
         self._closed = False
 
@@ -192,6 +201,7 @@ class _Held:
             self._closed = True
         self._forget(self)
         self._probe.close()
+        self._tidy()
 
     @contextmanager
     def _ended_by_close(self) -> Iterator[None]:

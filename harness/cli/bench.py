@@ -18,12 +18,13 @@ import typer
 from rich.console import Console
 
 from harness import evidence, host, row
-from harness.boards import load_boards
+from harness.boards import load_boards, with_faults
 from harness.cli import view
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError, Interrupted, Outcome
 from harness.evidence import Evidence
+from harness.faults import FaultKind, parse
 from harness.job import MAX_REPETITIONS, Job, JobOptions, Kernels, Memory, read_input
 from harness.models import resolve_all
 from harness.row import Row
@@ -75,6 +76,14 @@ def command(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure everything, even after an unfinished call.")
     ] = False,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fault",
+            metavar="KIND[:NAME=N,...]",
+            help=f"Order a fault on simulated boards, to see it handled: {', '.join(FaultKind)}.",
+        ),
+    ] = None,
     boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
     json: JsonOption = None,
 ) -> None:
@@ -88,7 +97,7 @@ def command(
         # The probe's process reads the same file.
         os.environ["TINYRACK_BOARDS"] = str(boards_file.absolute())
     names = None if boards is None else [n.strip() for part in boards for n in part.split(",") if n.strip()]
-    chosen = load_boards(boards_file).select(names)
+    chosen = with_faults(load_boards(boards_file).select(names), [parse(text) for text in fault or ()])
     if not chosen:
         raise ConfigError("names no board", file="--boards")
     host.require(chosen)

@@ -164,9 +164,9 @@ class SimulatedBoard:
             )  # fmt: skip
         rcc = self._rcc
         add(rcc)
-        self._timer = Tim2(now=self._cycles, clocks=lambda: rcc.clocks)
+        self.timer = Tim2(now=self._cycles, clocks=lambda: rcc.clocks)
         apb1, apb2, ahb = (0xE8, 0xF0, 0xE0) if h7 else (0x40, 0x44, 0x30)
-        add(self._timer, gate=lambda: rcc.enabled(apb1, 0))
+        add(self.timer, gate=lambda: rcc.enabled(apb1, 0))
         self._pwr: PwrF4F7 | PwrH7
         self._syscfg: SyscfgF4F7 | SyscfgH7
         self._controller: FlashController
@@ -239,7 +239,7 @@ class SimulatedBoard:
     def _clocks_changed(self) -> None:
         if not self._ready:
             return
-        self._timer.clocks_changed()
+        self.timer.clocks_changed()
         self._check_limits()
 
     def _memory_settings_changed(self) -> None:
@@ -347,7 +347,7 @@ class SimulatedBoard:
         self._rcc.set_reset_cause(software=software, power_on=power_on)
         self._ready = True
         self._memory_settings_changed()
-        self._timer.clocks_changed()
+        self.timer.clocks_changed()
         self.timing.reset()
         self.core.reset(vector_base=self._vector_base)
         self.resets += 1

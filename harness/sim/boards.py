@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import BoardTimeout, FlashFailed, MissingTool
+from harness.faults import Fault
 from harness.sim import runtime
 from harness.sim.client import BoardServerError, Client
 from harness.sim.protocol import BoardStatus, Window
@@ -46,12 +47,14 @@ class SimBoard:
         chip: chip folder.
         wiring: USART, its pins and the external clock.
         memory_model: ``ideal`` or ``chip``; None: as it happens to run, ``chip`` when it is switched on.
+        faults: ordered on it; the board is the same one without them.
     """
 
     name: str
     chip: str
     wiring: Wiring = NUCLEO_144
     memory_model: MemoryModelName | None = "chip"
+    faults: tuple[Fault, ...] = field(default=(), compare=False)
 
 
 def known_boards() -> tuple[SimBoard, ...]:
@@ -70,6 +73,7 @@ def known_boards() -> tuple[SimBoard, ...]:
                 uart=int(b.uart.instance.removeprefix("USART")), tx=b.uart.tx, rx=b.uart.rx,
                 hse_hz=b.clock_source.hse_hz,
             ),
+            faults=b.faults,
         )
         for b in listed
         if b.simulated and b.probe.kind == "pyocd"
@@ -219,6 +223,17 @@ def stop(board_name: str, *, timeout_s: float = 10.0) -> bool:
         time.sleep(0.01)
     os.close(fd)
     return True
+
+
+def arm(board_name: str, faults: Sequence[Fault]) -> None:
+    """Orders the faults of the next attempt on a board that is on; none: it is sound again. Off: nothing.
+
+    Raises:
+        BoardTimeout: its process gives no answer.
+    """
+    with connection(board_name) as client:
+        if client is not None:
+            client.arm(faults)
 
 
 def status(board_name: str) -> BoardStatus | None:

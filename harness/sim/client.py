@@ -11,8 +11,10 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from harness.faults import Fault, to_fields
 from harness.sim import protocol, runtime
 from harness.sim.bus import TransferFault
 from harness.sim.protocol import BoardStatus, Op, Operation, Status, Window
@@ -75,7 +77,11 @@ class Client:
             raise TransferFault(struct.unpack("<I", answer)[0])
         raise BoardServerError(f"{self.board}: {answer.decode(errors='replace')}")
 
-    def request(self, op: str, **arguments: int | str) -> bytes:
+    def arm(self, faults: Sequence[Fault]) -> None:
+        """Orders the faults of the next attempt; none: a sound board."""
+        self.request("arm", faults=[to_fields(fault) for fault in faults])
+
+    def request(self, op: str, **arguments: int | str | list[dict[str, int | str]]) -> bytes:
         """A request by name. Raises BoardServerError."""
         return self._exchange(protocol.KIND_JSON, json.dumps({"op": op, **arguments}).encode())
 

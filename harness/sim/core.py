@@ -401,6 +401,12 @@ class Core:
             return self._fault(Exc.USAGE_FAULT, Cfsr.UNDEFINSTR, "undefined instruction")
         raise uc.UcError(error)
 
+    def bus_fault(self, address: int) -> Stop:
+        """A precise bus error at the next instruction."""
+        return self._fault(
+            Exc.BUS_FAULT, Cfsr.PRECISERR | Cfsr.BFARVALID, "no memory answers", address=address
+        )
+
     def debug_event_fault(self) -> Stop:
         """BKPT with no debugger attached."""
         return self._fault(Exc.HARD_FAULT, Cfsr(0), "BKPT without a debugger", hfsr=HFSR_DEBUGEVT)

@@ -32,12 +32,19 @@ class DebugPort:
     def __init__(self, bus: DebugBus, core: str) -> None:
         self._bus = bus
         self._idr, self._wrap = AP_IDR[core], _INCREMENT_WRAP[core]
+        self._without_power = False
         self.connect()
 
     def connect(self) -> None:
         """A new connection: port registers as after power-on."""
+        self._without_power = False
         self._control = self._select = 0
         self._csw, self._tar = 0x2300_0002, 0
+
+    def power_lost(self) -> None:
+        """The chip was without power: nothing answers until somebody connects anew."""
+        self._without_power = True
+        self._control = 0
 
     # -- DP; addresses carry the bank in bits 7:4
 
@@ -134,6 +141,7 @@ class DebugPort:
 
     def read_memory(self, address: int, size: int, count: int) -> bytes:
         """Items through the bus. Raises TransferFault, which stays in CTRL/STAT."""
+        self._check_power(address)
         try:
             return self._bus.debug_read(address & 0xFFFF_FFFF, size, count)
         except TransferFault:
@@ -142,8 +150,13 @@ class DebugPort:
 
     def write_memory(self, address: int, size: int, data: bytes) -> None:
         """Items through the bus. Raises TransferFault, which stays in CTRL/STAT."""
+        self._check_power(address)
         try:
             self._bus.debug_write(address & 0xFFFF_FFFF, size, data)
         except TransferFault:
             self._control |= STICKY_ERROR
             raise
+
+    def _check_power(self, address: int) -> None:
+        if self._without_power:
+            raise TransferFault(address & 0xFFFF_FFFF)

@@ -14,6 +14,7 @@ import json
 import logging
 import mmap
 import os
+import random
 import select
 import selectors
 import signal
@@ -22,14 +23,17 @@ import struct
 import sys
 import time
 import tty
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import chips
+from harness import chips, faults
+from harness.faults import Fault, FaultKind
 from harness.sim import protocol, runtime
 from harness.sim.board import SimulatedBoard
 from harness.sim.bus import TransferFault
 from harness.sim.debug_port import DebugPort
+from harness.sim.faults import Injector
 from harness.sim.protocol import Op, Status
 from harness.sim.wiring import MemoryModelName, Wiring
 
@@ -175,19 +179,17 @@ class Server:
 
     def __init__(self, options: ServerOptions, folder: Path, lock_fd: int) -> None:
         self._options, self._folder, self._lock_fd = options, folder, lock_fd
-        chip = chips.load_chip(options.chip)
-        self._flash = _open_flash(folder / "flash.bin", chip.flash_bytes)
         self._port = SerialPort(folder / "uart")
         self._tx = bytearray()
-        self.board = SimulatedBoard(
-            chip, wiring=options.wiring, flash=self._flash, transmit=self._tx.extend,
-            memory_model=options.memory_model,
-        )  # fmt: skip
-        self._debug_port = DebugPort(self.board, chip.emulated_core)
+        self._flashes: list[mmap.mmap] = []
+        self._made: dict[str, tuple[SimulatedBoard, DebugPort]] = {}
+        self._injector: Injector | None = None
+        self._put_on_desk(options.chip)
         self._debugger: _Client | None = None
         self._clients: set[_Client] = set()
         self._owners: dict[int, int] = {}
         self._had_owner = False
+        self._lost = False
         self._stopping = False
         self._sleep_until = 0.0
         self._last_used = time.monotonic()
@@ -201,6 +203,45 @@ class Server:
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._signalled)
         for pid in options.owners:
             self._add_owner(pid)
+
+    def _put_on_desk(self, chip_name: str) -> None:
+        """Connects port and probe to a board with that chip: ours, but for the fault `wrong_board`."""
+        if chip_name not in self._made:
+            chip = chips.load_chip(chip_name)
+            name = "flash.bin" if chip_name == self._options.chip else f"flash-{chip_name}.bin"
+            flash = _open_flash(self._folder / name, chip.flash_bytes)
+            self._flashes.append(flash)
+            wiring = self._options.wiring
+            board = SimulatedBoard(
+                chip, wiring=wiring, flash=flash, transmit=self._tx.extend,
+                memory_model=self._options.memory_model,
+            )  # fmt: skip
+            self._made[chip_name] = (board, DebugPort(board, chip.emulated_core))
+        self.board, self._debug_port = self._made[chip_name]
+
+    # -- faults
+
+    def _arm(self, orders: Sequence[Fault]) -> None:
+        """The faults of the next attempt; none: the board is sound again."""
+        if self._injector is not None:
+            self._injector.disarm()
+            self._injector = None
+            # What broke rules did so on order.
+            self.board.findings.unmodelled.clear()
+            self.board.findings.violations.clear()
+        chip = next((_other_chip(f, self._options.chip) for f in orders if f.kind is FaultKind.WRONG_BOARD), None)
+        before = self.board
+        self._put_on_desk(chip or self._options.chip)
+        if self.board is not before:
+            self._tx.clear()
+            self.board.power_on()
+        if orders:
+            self._injector = Injector(
+                orders, self.board, debug_lost=self._lose_debugger, power_lost=self._debug_port.power_lost
+            )
+
+    def _lose_debugger(self) -> None:
+        self._lost = True
 
     # -- the loop
 
@@ -234,8 +275,11 @@ class Server:
         size = self._options.slice_instructions
         board.run(min(size, DEBUG_SLICE_INSTRUCTIONS) if self._debugger else size)
         if self._tx:
-            self._port.write(self._port.garble(bytes(self._tx), board.uart.baud))
+            sent = bytes(self._tx)
             self._tx.clear()
+            if self._injector is not None:
+                sent = self._injector.to_host(sent)
+            self._port.write(self._port.garble(sent, board.uart.baud))
 
     def _look_at_port(self) -> None:
         opened = self._port.opened()
@@ -252,6 +296,8 @@ class Server:
 
     def _receive(self) -> None:
         data = self._port.read()
+        if data and self._injector is not None:
+            data = self._injector.to_board(data)
         if data:
             self.board.receive(self._port.garble(data, self.board.uart.baud))
 
@@ -271,7 +317,8 @@ class Server:
         self._port.close()
         self._listener.close()
         (self._folder / "socket").unlink(missing_ok=True)
-        self._flash.flush()
+        for flash in self._flashes:
+            flash.flush()
 
     # -- owners
 
@@ -328,7 +375,12 @@ class Server:
             return
         try:
             for kind, body in client.framer.feed(data):
-                self._answer(client, self._handle(client, kind, body))
+                answer = self._handle(client, kind, body)
+                if self._lost and client is self._debugger:
+                    self._lost = False
+                    self._drop(client)
+                    return
+                self._answer(client, answer)
         except (protocol.ProtocolError, OSError) as e:
             log.warning("client %s: %s", client.name, e)
             if client in self._clients:
@@ -355,10 +407,16 @@ class Server:
 
     def _control(self, client: _Client, request: dict[str, object]) -> bytes:
         match request:
+            case {"op": "claim"} if self._injector is not None and self._injector.probe_gone:
+                raise ValueError("no such probe")
+            case {"op": "claim"} if self._injector is not None and self._injector.port_holder is not None:
+                raise ValueError(_in_use(self._injector.port_holder))
+            case {"op": "arm", "faults": list(orders)}:
+                self._arm([faults.make(order) for order in orders])
             case {"op": "claim", "client": str(name)}:
                 if self._debugger not in (None, client):
                     holder = self._debugger.name if self._debugger else None
-                    raise ValueError(f"the debug port is in use by {holder}; one user at a time")
+                    raise ValueError(_in_use(holder))
                 self._debugger, client.name = client, name
                 self._debug_port.connect()
             case {"op": "release"}:
@@ -398,7 +456,7 @@ class Server:
             state = "idle" if board.idle else "sleeping" if board.sleeping else "running"
         fault = board.core.last_fault
         return protocol.BoardStatus(
-            board=self._options.board, chip=board.chip.name, pid=os.getpid(), state=state,  # type: ignore[arg-type]
+            board=self._options.board, chip=self._options.chip, pid=os.getpid(), state=state,  # type: ignore[arg-type]
             cycles=board.core.cycles, instructions=board.core.instructions, clock_hz=board.clock_hz,
             resets=board.resets, pc=board.core.pc, timing_model=board.timing_model,
             memory_model=board.memory_model, wiring=board.wiring,
@@ -418,8 +476,12 @@ class Server:
 
     def _debug(self, body: bytes) -> bytes:
         out = bytearray()
+        if self._injector is not None and self._injector.delay_s:
+            time.sleep(self._injector.delay_s)
         try:
             for operation in protocol.unpack_operations(body):
+                if self._injector is not None:
+                    self._injector.moved(max(operation.size * operation.count, len(operation.data)))
                 out += self._operate(operation)
         except TransferFault as e:
             return protocol.frame(Status.TRANSFER_FAULT, struct.pack("<I", e.address))
@@ -460,6 +522,16 @@ class Server:
 
 
 _DHCSR = 0xE000_EDF0
+
+
+def _in_use(holder: str | None) -> str:
+    return f"the debug port is in use by {holder}; one user at a time"
+
+
+def _other_chip(order: Fault, own: str) -> str:
+    """The chip that is on the desk instead of ours."""
+    others = [name for name in chips.chip_names() if name != own and chips.load_chip(name).pyocd_target]
+    return order.chip or random.Random(order.seed).choice(others)
 
 
 def _open_flash(file: Path, size: int) -> mmap.mmap:

@@ -6,7 +6,7 @@ and with the access size PSIZE asks for. RM0402, RM0385, RM0410 (F4, F7), RM0433
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from mmap import mmap
 from typing import ClassVar
 
@@ -26,6 +26,8 @@ class FlashArray:
         self.repairs: list[tuple[int, bytes]] = []
         self.erased_sectors = self.programmed_bytes = 0
         self.stuck: dict[int, int] = {}
+        self.unerasable: set[int] = set()
+        self._last_store: tuple[int, int] | None = None
         self.changed: Callable[[], None] = lambda: None
 
     @property
@@ -39,7 +41,8 @@ class FlashArray:
             self._findings.violation("FLASH: erase of a sector that does not exist")
             return False
         start, size = self._sectors[sector]
-        self.cells[start : start + size] = b"\xff" * size
+        if sector not in self.unerasable:
+            self.cells[start : start + size] = b"\xff" * size
         self.erased_sectors += 1
         self._repair_stuck()
         self.changed()
@@ -58,8 +61,24 @@ class FlashArray:
         if self.stuck:
             self.repairs += [(at, bytes((byte,))) for at, byte in self.stuck.items() if 0 <= at - offset < size]
         self.programmed_bytes += size
+        self._last_store = (offset, size)
         self.changed()
         return True
+
+    def wear_out(self, sector: int, cells: Sequence[tuple[int, int]]) -> None:
+        """From now on erasing this sector does nothing. `cells`: (offset in it, bits) that read 0 already."""
+        start, size = self._sectors[min(sector, len(self._sectors) - 1)]
+        self.unerasable.add(min(sector, len(self._sectors) - 1))
+        for offset, bits in cells:
+            self.cells[start + offset % size] &= ~bits & 0xFF
+        self.changed()
+
+    def interrupt(self) -> None:
+        """Power is lost: the last store is only half there."""
+        if self._last_store is not None:
+            offset, size = self._last_store
+            self.cells[offset : offset + size] = bytes(b | 0xAA for b in self.cells[offset : offset + size])
+            self.changed()
 
     def settle(self) -> None:
         """Applies the repairs of earlier stores."""
@@ -114,6 +133,7 @@ class FlashF4F7(Peripheral):
         super().__init__("FLASH", 0x4002_3C00)
         self._array, self._f7, self._optcr, self._findings = array, f7, optcr, findings
         self._acr_changed = acr_changed
+        self.accelerator_disabled = False
         self._lock = _Lock(findings)
         self.reset()
 
@@ -168,6 +188,8 @@ class FlashF4F7(Peripheral):
                 self._control(value)
             case self._ACR:
                 self._acr = value & (0x30F | 1 << 11 if self._f7 else 0x1F0F)
+                if self.accelerator_disabled:
+                    self._acr &= ~0x700
                 self._acr_changed()
             case self._KEYR:
                 self._lock.key(value)

@@ -65,7 +65,21 @@ class _Switches(RegisterFile):
         self._findings, self._now, self._changed, self._pairs = findings, now, changed, pairs
         self._since: dict[tuple[int, int], int] = {}
         self.absent: set[tuple[int, int]] = set()
+        self._pll_slow_percent: int | None = None
+        self._cause = 0
         self._clocks: Clocks | None = None
+
+    def spoil_pll(self, slow_percent: int) -> None:
+        """From now on the main PLL multiplies by so much less; 0: it never locks."""
+        self._pll_slow_percent = slow_percent
+
+    def repair(self) -> None:
+        """Undoes `spoil_pll`."""
+        self._pll_slow_percent = None
+
+    def _slowed(self, factor: int) -> int:
+        """The PLL's factor as it takes effect, and as it then reads."""
+        return factor if self._pll_slow_percent is None else factor * (100 - self._pll_slow_percent) // 100
 
     def reset(self) -> None:
         super().reset()
@@ -76,6 +90,8 @@ class _Switches(RegisterFile):
     def ready(self, offset: int, enable: int) -> bool:
         """Whether the oscillator or PLL enabled by that bit runs."""
         if not self.values[offset] >> enable & 1 or (offset, enable) in self.absent:
+            return False
+        if (offset, enable) == (0x00, 24) and self._pll_slow_percent == 0:
             return False
         return self._now() - self._since.get((offset, enable), -_STARTUP_CYCLES) >= _STARTUP_CYCLES
 
@@ -144,7 +160,10 @@ class RccF4F7(_Switches):
 
     def set_reset_cause(self, *, software: bool, power_on: bool) -> None:
         # PINRSTF is set by every reset: the chip drives its own NRST.
-        self.values[self._CSR] = (1 << 26) | software << 28 | (power_on * (1 << 27 | 1 << 25))
+        now = (1 << 26) | software << 28 | (power_on * (1 << 27 | 1 << 25))
+        # The flags stay until they are cleared, or the power goes.
+        self._cause = now if power_on else self._cause | now
+        self.values[self._CSR] = self._cause
 
     def read(self, offset: int) -> int:
         value = super().read(offset)
@@ -158,8 +177,11 @@ class RccF4F7(_Switches):
             return
         if offset == self._CSR:
             if value >> 24 & 1:
+                self._cause = 0
                 self.values[self._CSR] &= 0x00FF_FFFF
             value = self.values[self._CSR] & ~1 | value & 1
+        if offset == self._PLLCFGR:
+            value = value & ~(0x1FF << 6) | self._slowed(value >> 6 & 0x1FF) << 6
         if offset == self._CR and not value >> 24 & 1 and self._switch == 2:
             self._findings.violation("RCC: the PLL is switched off while it drives SYSCLK: ignored")
             value |= 1 << 24
@@ -250,8 +272,9 @@ class RccH7(_Switches):
         super().reset()
 
     def set_reset_cause(self, *, software: bool, power_on: bool) -> None:
-        flags = 1 << 22 | 1 << 17 | software << 24
-        self.values[self._RSR] = flags | (power_on * (1 << 23 | 1 << 21 | 1 << 19 | 1 << 20))
+        now = 1 << 22 | 1 << 17 | software << 24 | (power_on * (1 << 23 | 1 << 21 | 1 << 19 | 1 << 20))
+        self._cause = now if power_on else self._cause | now
+        self.values[self._RSR] = self._cause
 
     # RCC_C1_* at 0x130 up are core 1's views of 0xD0 up: one register, two addresses.
     def _alias(self, offset: int) -> int:
@@ -274,8 +297,10 @@ class RccH7(_Switches):
             return
         if offset == self._RSR:
             if value >> 16 & 1:
-                self.values[self._RSR] = 0
+                self.values[self._RSR] = self._cause = 0
             return
+        if offset == self._PLL1DIVR:
+            value = value & ~0x1FF | self._slowed((value & 0x1FF) + 1) - 1
         if offset == self._CR and not value >> 24 & 1 and self._switch == 3:
             self._findings.violation("RCC: PLL1 is switched off while it drives SYSCLK: ignored")
             value |= 1 << 24

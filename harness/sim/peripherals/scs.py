@@ -225,6 +225,7 @@ class SystemControl(Peripheral):
         self._chip, self._dwt, self._findings, self._control = chip, dwt, findings, control
         self._debugger, self._exception, self._caches_changed = debugger, exception, caches_changed
         self._vector_base = vector_base
+        self.caches_disabled = False
         self.demcr = 0
         self._dcrdr = 0
         self.dfsr = 0
@@ -360,6 +361,8 @@ class SystemControl(Peripheral):
                     if value & 4:
                         self._control.system_reset()
             case 0xD14:
+                if self.caches_disabled:
+                    value &= ~0x3_0000
                 self._ccr = value & 0x7_031B | 0x200 if self._m7 else value & 0x31B
                 self._caches_changed()
             case 0xD24:

@@ -17,6 +17,7 @@ class Tim2(RegisterFile):
         resets = dict.fromkeys((*range(0x00, 0x2C, 4), *range(0x34, 0x54, 4)), 0) | {self._ARR: 0xFFFF_FFFF}
         super().__init__("TIM2", 0x4000_0000, resets)
         self._now, self._clocks = now, clocks
+        self.count_read: Callable[[], None] | None = None
         self._restart(0)
         self._prescaler = 1
 
@@ -51,6 +52,8 @@ class Tim2(RegisterFile):
         if offset in (self._CNT, self._SR):
             count = self._counted()
             if offset == self._CNT:
+                if self.count_read is not None:
+                    self.count_read()
                 return count
         return 0 if offset == self._EGR else super().read(offset)
 
