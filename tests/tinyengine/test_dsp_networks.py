@@ -210,12 +210,9 @@ def test_layers_around_every_tile_equal_the_reference(core: Core) -> None:
     picked = list(hand_picked())
     graphs = [g for _, g in picked]
     models = assert_equal_to_reference(graphs, core, [Requant.EXACT], optimize=Optimize.LATENCY)
-    for (family, graph), model in zip(picked, models, strict=True):
-        wanted = f"dsp/{family}.c.j2"
-        assert not family or model.schedule.steps[0].spec.template == wanted, f"{graph.name} is not taken"
     used = Counter(m.schedule.steps[0].spec.template for m in models)
-    assert len([u for u in used if u.startswith("dsp/")]) >= 6, used
-    assert used["dsp/winograd.c.j2"] >= 6
+    for family, least in (("pointwise", 3), ("convolution", 10), ("winograd", 6), ("depthwise", 12), ("dense", 2)):
+        assert used[f"dsp/{family}.c.j2"] >= least, used
 
 
 @pytest.mark.parametrize("core", Core)
