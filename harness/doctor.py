@@ -281,5 +281,5 @@ def _renode(machine: Machine) -> Check:
         ok=ok,
         needed=False,
         detail="found" if ok else "not found",
-        install=None if ok else "see https://renode.io; no package manager carries it",
+        install=None if ok else "unpack a portable release of https://github.com/renode/renode/releases onto PATH",
     )
