@@ -36,24 +36,33 @@ class Dense:
         depth: input channels, a multiple of 2 * `unroll`.
         unroll: activation words (two channels) a pass of the loop.
         epilogue: requantization.
+        uniform: all channels have the same constants, which stand once before the blocks.
     """
 
     depth: int
     unroll: int
     epilogue: Epilogue
+    uniform: bool = False
 
     def refusal(self) -> str | None:
         """Why this layer does not fit, or None."""
         if self.depth % (2 * self.unroll):
             return f"{self.depth} inputs do not divide by {2 * self.unroll}"
+        if self.uniform and self.epilogue.right_shift is None:
+            return "channels of different shifts are not uniform"
         if self.unroll > 32:
             return f"{self.unroll} words a pass are too many"
         return None
 
     @property
     def block_words(self) -> int:
-        """Words of eight channels in the table: biases, weights, three constants a channel."""
-        return CHANNELS + _PAIRS * self.depth // 2 + 3 * CHANNELS
+        """Words of eight channels in the table: biases, weights, three constants a channel unless `uniform`."""
+        return CHANNELS + _PAIRS * self.depth // 2 + (0 if self.uniform else 3 * CHANNELS)
+
+    @property
+    def head_words(self) -> int:
+        """Words before the blocks: multiplier and addend of all channels."""
+        return 2 if self.uniform else 0
 
 
 def weights_refusal(weights: NDArray[np.int64], bias: NDArray[np.int64]) -> str | None:
@@ -71,27 +80,29 @@ def weights_refusal(weights: NDArray[np.int64], bias: NDArray[np.int64]) -> str 
 
 
 def pack(
-    weights: NDArray[np.int64], bias: NDArray[np.int64], channels: Sequence[ChannelConstants]
+    dense: Dense, weights: NDArray[np.int64], bias: NDArray[np.int64], channels: Sequence[ChannelConstants]
 ) -> NDArray[np.uint32]:
     """The table, `Dense.block_words` for each eight channels.
 
     Args:
+        dense: the kernel.
         weights: (channels, depth) in the order activations are read; channels is a multiple of 8.
         bias: (channels,) with the zero point folded in.
         channels: requantization, one a channel.
     """
-    blocks = []
+    blocks: list[NDArray[np.uint32]] = []
+    if dense.uniform:
+        head = np.array([channels[0].multiplier, channels[0].addend], dtype=np.int64)
+        blocks.append(head.astype(np.int32).view(np.uint32))
     for c in range(0, len(weights), CHANNELS):
         low, high = slice(c, c + _PAIRS), slice(c + _PAIRS, c + CHANNELS)
         halves = (256 * weights[high] + weights[low]).astype(np.int16).view(np.uint16).astype(np.uint32)
         words = halves[:, 0::2] | halves[:, 1::2] << 16  # (4, depth / 2)
         biases = np.concatenate([bias[low], 256 * bias[high] + bias[low]])
         constants = [v for ch in channels[c : c + CHANNELS] for v in (ch.multiplier, ch.addend, ch.right_shift)]
-        blocks += [
-            biases.astype(np.int32).view(np.uint32),
-            words.T.reshape(-1),
-            np.array(constants, dtype=np.int64).astype(np.int32).view(np.uint32),
-        ]
+        blocks += [biases.astype(np.int32).view(np.uint32), words.T.reshape(-1)]
+        if not dense.uniform:
+            blocks.append(np.array(constants, dtype=np.int64).astype(np.int32).view(np.uint32))
     return np.concatenate(blocks)
 
 
@@ -114,6 +125,10 @@ def _body(e: Emitter, name: str, dense: Dense) -> None:
     e.to_fp("s2", "r0", "x")
     e.add_immediate("r12", "r0", 2 * dense.depth)
     e.to_fp("s3", "r12", "end of x")
+    if dense.uniform:
+        for fp, what in (("s4", "multiplier"), ("s5", "addend")):
+            e.fixed("ldr.w r12, [r1], #4", what)
+            e.to_fp(fp, "r12")
     e.label(f".L{name}_block", align=False)
     e.fixed("ldm r1!, {r2-r9}", "biases: four low, four raw")
     e.label(f".L{name}_run")
@@ -131,9 +146,18 @@ def _body(e: Emitter, name: str, dense: Dense) -> None:
         for a, b in zip(_LOW, _RAW, strict=True):
             e.alu(f"asr {b}, {b}, #7", b, b, comment="doubled")
             e.alu(f"lsl {a}, {a}, #1", a, a)
-        for index, a in enumerate((*_LOW, *_RAW)):
-            _finish(e, dense, a, index)
-        e.add_immediate("r1", "r1", 12 * CHANNELS)
+        if dense.uniform:
+            e.from_fp("r10", "s4")
+            e.from_fp("r11", "s5")
+            rescale(e, dense.epilogue, (*_LOW, *_RAW), "r10", "r11", "lr", scale="s4")
+            for index, a in enumerate((*_LOW, *_RAW)):
+                saturate(e, dense.epilogue, a)
+                clamp(e, dense.epilogue, a)
+                e.store("strb", a, "r12", index)
+        else:
+            for index, a in enumerate((*_LOW, *_RAW)):
+                _finish(e, dense, a, index)
+            e.add_immediate("r1", "r1", 12 * CHANNELS)
         e.add_immediate("r12", "r12", CHANNELS)
         e.from_fp("r10", "s1")
         e.from_fp("r0", "s2")

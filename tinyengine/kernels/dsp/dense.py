@@ -62,12 +62,14 @@ def price(found: Layer, choice: Tile) -> Price:  # noqa: ARG001
     """A row's widening and products."""
     cycles = found.rows * (found.depth * common.WIDEN_CYCLES + found.channels * (1.18 * found.depth + 12))
     blocks = found.channels // dense.CHANNELS
-    return Price(cycles=cycles, flash_bytes=4 * blocks * _kernel(found).block_words)
+    kernel = _kernel(found)
+    return Price(cycles=cycles, flash_bytes=4 * (kernel.head_words + blocks * kernel.block_words))
 
 
 def _kernel(found: Layer) -> dense.Dense:
     unroll = next(u for u in _UNROLLS if found.depth % (2 * u) == 0)
-    return dense.Dense(depth=found.depth, unroll=unroll, epilogue=found.weighted.epilogue)
+    is_uniform = len(set(found.weighted.channels)) == 1
+    return dense.Dense(depth=found.depth, unroll=unroll, epilogue=found.weighted.epilogue, uniform=is_uniform)
 
 
 def plan(found: Layer, choice: Tile, core: Core) -> Plan[DenseParameters]:  # noqa: ARG001
@@ -91,6 +93,9 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DenseParameters]:  # no
             ),
         ),
         table=dense.pack(
-            common.reorder(found.weighted.weights, order), found.weighted.bias, found.weighted.channels
+            _kernel(found),
+            common.reorder(found.weighted.weights, order),
+            found.weighted.bias,
+            found.weighted.channels,
         ),
     )
