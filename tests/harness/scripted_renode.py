@@ -1,8 +1,8 @@
 """Stands in for Renode: a monitor on TCP that answers a script. Run as a program called `renode`; no test itself.
 
 SCRIPTED_RENODE says how it behaves: ok, dies, deaf (never listens), mute (no prompt), refuses (the platform),
-leaves (ends at the first command after the script), forgets (other bytes than were loaded), babbles (no number where
-one belongs), hangs (no answer to `pause`), nopty.
+leaves (ends at the first command after the script), forgets (other bytes than were loaded), babbles (no number
+where one belongs), hangs (no answer to `pause`), nopty.
 """
 
 from __future__ import annotations
