@@ -1,0 +1,94 @@
+"""What one board answers to many inputs: accuracy measured where the network will live.
+
+The image is built, flashed and verified as for a measurement, and the hello proves that it runs. Then inputs go in
+and outputs come out, one inference each. Cycles are the runner's business, and whether an answer is right the
+caller's.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import paths, rack
+from harness.build import BuildPlan, build
+from harness.chips import load_chip
+from harness.device import Device
+from harness.errors import FaultClass, FlashFailed
+from harness.job import Job, from_blob, to_blob
+from harness.placement import weight_uses
+from harness.runner import FLASH_BYTES_PER_S, Deadlines, check_hello, inference_limit_s
+from harness.station import Hardware
+from harness.toolchain import find_toolchain
+
+LEASE_WAIT_S = 600.0
+
+
+def answers(
+    job: Job,
+    inputs: Sequence[NDArray[np.int8]],
+    *,
+    hardware: Hardware,
+    stop: threading.Event,
+    rng: random.Random,
+    tell: Callable[[int], None] = lambda _: None,
+    deadlines: Deadlines | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> NDArray[np.int8]:
+    """(count, values): the network's output for each input, computed by the board.
+
+    Args:
+        job: a network with one int8 input and one int8 output.
+        inputs: each of the input's shape or without its leading 1.
+        tell: is told how many are done.
+
+    Raises:
+        HarnessError: the image cannot be built, or the board is at fault. Interrupted: `stop` was set.
+    """
+    board, compiled, limits = job.board, job.model.compiled, deadlines or Deadlines()
+    chip = load_chip(board.chip)
+    image = build(
+        BuildPlan(
+            sources=compiled.sources,
+            chip=chip,
+            uart=board.uart,
+            clock_source=board.clock_source,
+            baud=board.baud,
+            toolchain=find_toolchain(),
+            weight_uses=weight_uses(compiled),
+        ),
+        cache_dir=paths.cache_dir(),
+    )
+    found: list[NDArray[np.int8]] = []
+    with (
+        rack.lease(board, timeout_s=LEASE_WAIT_S, clock=clock, stop=stop),
+        closing(hardware.probe(board)) as probe,
+        closing(hardware.link(board)) as link,
+    ):
+        report = probe.flash(image.elf, timeout_s=limits.flash_s + image.flash_bytes / FLASH_BYTES_PER_S)
+        if not report.verified:
+            raise FlashFailed(
+                board.name,
+                "verify",
+                "the image was not read back",
+                "flash again",
+                fault_class=FaultClass.FLASH_WRITE,
+            )
+        link.discard_input()
+        probe.reset_and_run(timeout_s=limits.reset_s)
+        device = Device(link, board=board.name, clock=clock, timing=limits.talk)
+        check_hello(device.hello(rng.getrandbits(63)), chip=chip, image=image, board=board)
+        deadline_s = limits.run_s + inference_limit_s(job)
+        for count, values in enumerate(inputs, start=1):
+            device.load_input(to_blob([values]))
+            device.run_whole(warmups=0, repetitions=1, deadline_s=deadline_s)
+            (output,) = from_blob(device.output(), job.model.graph)
+            found.append(output.reshape(-1).astype(np.int8))
+            tell(count)
+    return np.stack(found)
