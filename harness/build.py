@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from harness import paths
 from harness.boards import ClockSource
-from harness.chips import Chip, UartPins
+from harness.chips import Chip, Span, UartPins
 from harness.errors import ArenaOverflow, BuildFailed, ConfigError, FlashOverflow
 from harness.toolchain import Toolchain
 from tinyengine.sources import Sources
@@ -35,7 +35,7 @@ from tinyengine.sources import Sources
 STACK_RESERVE_BYTES = 2048
 """What the linker script sets apart for the stack; marks stay under 1 kB."""
 
-FORMAT = "tinyrack.build/1"
+FORMAT = "tinyrack.build/2"
 _STEP_TIMEOUT_S = 300.0
 _LOCK_TIMEOUT_S = 600.0
 # Above any part's memory and far below the next region's start; see the linker script.
@@ -67,11 +67,27 @@ _FIRMWARE_SOURCES = (
 
 
 _BENCH = "app/bench.c"
+_HOT_RESERVED_BYTES = 32
+"""Left free at the bottom: nothing of a model may lie at address 0."""
+_TILE_PIXELS = 4
+"""Output pixels for which the fast kernels load a weight once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightUse:
+    """A constant of the generated code and the multiply-accumulates of the layer that reads it."""
+
+    symbol: str
+    macs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
-    """Everything that decides the bytes of an image."""
+    """Everything that decides the bytes of an image.
+
+    Args:
+        weight_uses: from which the constants for the chip's fastest memory are chosen; none, and none is moved.
+    """
 
     sources: Sources
     chip: Chip
@@ -79,6 +95,7 @@ class BuildPlan:
     clock_source: ClockSource
     baud: int
     toolchain: Toolchain
+    weight_uses: tuple[WeightUse, ...] = ()
 
     def digest(self) -> str:
         """SHA-256 over all of it, the firmware's own files included; the image carries it and HELLO repeats it."""
@@ -93,6 +110,7 @@ class BuildPlan:
             self.toolchain.description,
             " ".join((*_FLAGS, *_FIRMWARE_FLAGS, *_LINK_FLAGS)),
             firmware_digest(),
+            " ".join(f"{use.symbol}={use.macs}" for use in self.weight_uses),
         ):
             h.update(f"{len(part)}\0{part}".encode())
         return h.hexdigest()
@@ -108,6 +126,8 @@ class Image:
             (the firmware itself uses none).
         static_ram_bytes: .noinit, .data and .bss; neither arena nor stack.
         stack_reserve_bytes: what the linker script keeps for the stack.
+        arena_memory: names of the chip's memories that hold the arena, joined by +.
+        hot_bytes: of weights that start-up copies into the chip's `hot_weights` memory; they count as flash too.
     """
 
     elf: Path
@@ -121,6 +141,23 @@ class Image:
     arena_bytes: int
     stack_reserve_bytes: int
     toolchain: str
+    arena_memory: str
+    hot_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """Where things of an image go that could go elsewhere.
+
+    Args:
+        spare: RAM for the input's stash and for records, when it is not what the arena leaves of its own.
+        hot: symbols of constants, in the order in which they lie in `hot_weights`.
+    """
+
+    arena_memories: tuple[str, ...]
+    arena: Span
+    spare: Span | None
+    hot: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,22 +237,13 @@ def _build(plan: BuildPlan, digest: str, work: Path, place: Path, cache_dir: Pat
     for file in plan.sources.files:
         (generated / file.name).write_text(file.text, encoding="utf-8", newline="\n")
     arena_bytes = _arena_bytes(plan.sources)
-    arena = plan.chip.span(plan.chip.placement.arena)
     if arena_bytes > _OPEN_BYTES:
-        raise ArenaOverflow(arena_bytes, arena.bytes, "the arena alone")
+        most = max(plan.chip.span(names).bytes for names in plan.chip.placement.arena)
+        raise ArenaOverflow(arena_bytes, most, "the arena alone")
 
-    (work / "tinyrack.ld").write_text(_linker_script(plan.chip), encoding="utf-8", newline="\n")
     objects = _compile(plan, digest, work, generated, cache_dir)
     elf = work / f"{digest}.elf"
-    _step(
-        "linking",
-        [
-            str(plan.toolchain.gcc), *plan.chip.cpu_flags, *_LINK_FLAGS,
-            "-Wl,-T,tinyrack.ld", "-Wl,-Map,image.map", *objects, "-o", elf.name,
-        ],
-        work,
-    )  # fmt: skip
-    image = _measure(plan, digest, elf, arena_bytes, work / "image.map")
+    image = _link(plan, digest, work, objects, elf, arena_bytes)
 
     kept = work / "kept"
     kept.mkdir()
@@ -279,8 +307,85 @@ def _arena_bytes(sources: Sources) -> int:
     return int(found[1])
 
 
-def _linker_script(chip: Chip) -> str:
-    code, data, arena = (chip.span(getattr(chip.placement, p)) for p in ("code", "data", "arena"))
+def _link(plan: BuildPlan, digest: str, work: Path, objects: Sequence[str], elf: Path, arena_bytes: int) -> Image:
+    """Links with the arena in the first of the chip's candidates that has room for it."""
+    chip = plan.chip
+    hot = _hot_symbols(plan, [work / name for name in objects if name.startswith("model/")])
+    if hot:
+        _rename_sections(plan, [name for name in objects if name.startswith("model/")], hot, work)
+    *others, last = chip.placement.arena
+    layouts = [
+        _Layout(arena_memories=names, arena=chip.span(names), spare=chip.span(last), hot=hot) for names in others
+    ]
+    layouts.append(_Layout(arena_memories=last, arena=chip.span(last), spare=None, hot=hot))
+    for layout in layouts:
+        (work / "tinyrack.ld").write_text(_linker_script(chip, layout), encoding="utf-8", newline="\n")
+        _step(
+            "linking",
+            [
+                str(plan.toolchain.gcc), *chip.cpu_flags, *_LINK_FLAGS,
+                "-Wl,-T,tinyrack.ld", "-Wl,-Map,image.map", *objects, "-o", elf.name,
+            ],
+            work,
+        )  # fmt: skip
+        try:
+            return _measure(plan, layout, digest, elf, arena_bytes, work / "image.map")
+        except ArenaOverflow:
+            if layout is layouts[-1]:
+                raise
+    raise AssertionError("a chip has at least one place for the arena")
+
+
+def _hot_symbols(plan: BuildPlan, objects: Sequence[Path]) -> tuple[str, ...]:
+    """The constants to copy into the chip's fastest memory: those that would miss the data cache most often.
+
+    A tiled kernel walks through its weights once for a few output pixels. Weights that the cache holds miss in the
+    first of these walks, larger ones in each. Taken in the order of misses saved a byte, as long as they fit; ties
+    fall as the layers come.
+    """
+    memory = plan.chip.placement.hot_weights
+    if memory is None or not plan.weight_uses:
+        return ()
+    sizes = _constant_bytes(objects)
+    kept = plan.chip.caches.dcache_bytes * 3 // 4
+    ranked: list[tuple[float, str]] = []
+    for use in plan.weight_uses:
+        size = sizes.get(use.symbol, 0)
+        if size and use.macs:  # lookup tables are read here and there
+            walks = max(1.0, use.macs / (size * _TILE_PIXELS / 2)) if size > kept else 1.0
+            ranked.append((-walks, use.symbol))
+    room = plan.chip.span(memory).bytes - _HOT_RESERVED_BYTES
+    chosen: list[str] = []
+    for _, symbol in sorted(ranked, key=lambda one: one[0]):
+        needed = (sizes[symbol] + 15) // 16 * 16
+        if needed <= room and symbol not in chosen:
+            chosen.append(symbol)
+            room -= needed
+    return tuple(chosen)
+
+
+def _rename_sections(plan: BuildPlan, objects: Sequence[str], symbols: Sequence[str], work: Path) -> None:
+    """Gives the sections of constants a name that the linker script puts elsewhere."""
+    objcopy = str(plan.toolchain.gcc).removesuffix("gcc") + "objcopy"
+    renames = [f"--rename-section=.rodata.{symbol}=.hot.{symbol}" for symbol in symbols]
+    for name in objects:
+        _step(f"placing the constants of {name}", [objcopy, *renames, name], work)
+
+
+def _constant_bytes(objects: Sequence[Path]) -> dict[str, int]:
+    """Sizes of the read-only constants that have a section of their own."""
+    out: dict[str, int] = {}
+    for file in objects:
+        with file.open("rb") as stream:
+            for section in ELFFile(stream).iter_sections():
+                if section.name.startswith(".rodata."):
+                    out[section.name.removeprefix(".rodata.")] = int(section["sh_size"])
+    return out
+
+
+def _linker_script(chip: Chip, layout: _Layout) -> str:
+    code, data, arena = chip.span(chip.placement.code), chip.span(chip.placement.data), layout.arena
+    hot = () if chip.placement.hot_weights is None else chip.placement.hot_weights
     if chip.placement.stack != chip.placement.data or chip.placement.code != chip.placement.weights:
         raise ConfigError(
             "the linker script puts the stack beside the data and the weights beside the code",
@@ -301,6 +406,9 @@ def _linker_script(chip: Chip) -> str:
         data=data,
         arena=arena,
         arena_apart=arena != data,
+        spare=layout.spare,
+        hot=layout.hot,
+        hot_base=chip.span(hot).base + _HOT_RESERVED_BYTES if hot else 0,
         stack_bytes=STACK_RESERVE_BYTES,
         open_bytes=_OPEN_BYTES,
     )
@@ -388,12 +496,12 @@ def _step(what: str, command: Sequence[str], folder: Path) -> None:
         raise BuildFailed(what, (done.stderr + done.stdout).decode(errors="replace"))
 
 
-def _measure(plan: BuildPlan, digest: str, elf: Path, arena_bytes: int, link_map: Path) -> Image:
+def _measure(plan: BuildPlan, layout: _Layout, digest: str, elf: Path, arena_bytes: int, link_map: Path) -> Image:
     sections = _sections(elf)
     chip = plan.chip
-    code, data, arena = (chip.span(getattr(chip.placement, p)) for p in ("code", "data", "arena"))
+    code, data, arena = chip.span(chip.placement.code), chip.span(chip.placement.data), layout.arena
     empty = _Section(address=0, load_address=0, bytes=0)
-    loaded = [sections[n] for n in (".text", ".rodata", ".ARM.exidx", ".data") if n in sections]
+    loaded = [sections[n] for n in (".text", ".hot", ".rodata", ".ARM.exidx", ".data") if n in sections]
     flash_bytes = max(s.load_address + s.bytes for s in loaded if s.bytes) - code.base
     if flash_bytes > code.bytes:
         raise FlashOverflow(flash_bytes, code.bytes, f"the image for {chip.name}")
@@ -412,11 +520,13 @@ def _measure(plan: BuildPlan, digest: str, elf: Path, arena_bytes: int, link_map
         flash_bytes=flash_bytes,
         model_flash_bytes=_model_bytes(link_map.read_text(encoding="utf-8", errors="replace")),
         text_bytes=sections[".text"].bytes,
-        rodata_bytes=sections.get(".rodata", empty).bytes,
+        rodata_bytes=sections.get(".rodata", empty).bytes + sections.get(".hot", empty).bytes,
         static_ram_bytes=sections[".bss"].end - sections[".stack"].end,
         arena_bytes=arena_bytes,
         stack_reserve_bytes=STACK_RESERVE_BYTES,
         toolchain=plan.toolchain.description,
+        arena_memory="+".join(layout.arena_memories),
+        hot_bytes=sections.get(".hot", empty).bytes,
     )
 
 
@@ -443,7 +553,7 @@ def _model_bytes(link_map: str) -> int:
 
 _OUTPUT = re.compile(r"^(\.[\w.]+)(?:\s|$)")
 _INPUT = re.compile(r"^ \S+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+) (\S.*)$")
-_FLASH_SECTIONS = frozenset({".text", ".rodata", ".ARM.exidx", ".data"})
+_FLASH_SECTIONS = frozenset({".text", ".hot", ".rodata", ".ARM.exidx", ".data"})
 
 
 def _contributions(link_map: str) -> Iterable[tuple[str, int, str]]:

@@ -26,6 +26,16 @@ _ListAsTuple = BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
 Names = Annotated[tuple[str, ...], _ListAsTuple, Field(min_length=1)]
 
 
+def _candidates(value: object) -> object:
+    """One list of names is the only candidate."""
+    if not isinstance(value, list):
+        return value
+    return tuple(value) if value and all(isinstance(v, list) for v in value) else (value,)
+
+
+Candidates = Annotated[tuple[Names, ...], BeforeValidator(_candidates), Field(min_length=1)]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -57,13 +67,20 @@ class Span(_Frozen):
 
 
 class Placement(_Frozen):
-    """Which memories (adjacent ones form one range) hold what."""
+    """Which memories (adjacent ones form one range) hold what.
+
+    Args:
+        arena: in order of preference; the first in which it fits with what else lies there is taken.
+        hot_weights: memory into which start-up copies the weights that would miss the data cache most; None:
+            nothing is copied.
+    """
 
     code: Names
     weights: Names
     stack: Names
     data: Names
-    arena: Names
+    arena: Candidates
+    hot_weights: Names | None = None
 
 
 class SectorGroup(_Frozen):
@@ -185,8 +202,10 @@ class Chip(_Frozen):
         names = [m.name for m in self.memories]
         if len(set(names)) != len(names):
             raise ValueError("two memories have one name")
-        for field in ("code", "weights", "stack", "data", "arena"):
-            self.span(getattr(self.placement, field))
+        where = self.placement
+        for names_of in (where.code, where.weights, where.stack, where.data, *where.arena, where.hot_weights):
+            if names_of is not None:
+                self.span(names_of)
         flash = [m for m in self.memories if m.kind == "flash"]
         if len(flash) != 1:
             raise ValueError("exactly one memory of kind flash is needed")
@@ -266,7 +285,8 @@ class Chip(_Frozen):
     @property
     def sram_bytes(self) -> int:
         """RAM that stack, static data and arena may use together."""
-        used = {*self.placement.stack, *self.placement.data, *self.placement.arena}
+        arenas = {name for candidate in self.placement.arena for name in candidate}
+        used = {*self.placement.stack, *self.placement.data, *arenas}
         return sum(m.bytes for m in self.memories if m.name in used)
 
     @property

@@ -100,6 +100,23 @@ class Flashing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementRow:
+    """Which memories of the chip hold what; adjacent ones that form one range are joined by +.
+
+    Args:
+        hot_weights: memory into which start-up copied weights, None where it did not; `weights` has them as well.
+        hot_bytes: how many. Tightly coupled instruction memory is not SRAM and not part of `sram_bytes`.
+    """
+
+    code: str
+    weights: str
+    arena: str
+    stack: str
+    hot_weights: str | None = None
+    hot_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageTime:
     """Wall time of one stage of the job."""
 
@@ -187,6 +204,7 @@ class Row:
     flash: Flashing | None = None
     readback: Readback | None = None
     memory: MemoryMap | None = None
+    placement: PlacementRow | None = None
     tinyrack: str | None = None
 
 

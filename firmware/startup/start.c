@@ -1,8 +1,9 @@
-/* From reset to main: FPU, VTOR, .data, .bss. Nothing here may rely on an initialised variable. */
+/* From reset to main: FPU, VTOR, .data, hot weights, .bss. Nothing here may rely on an initialised variable. */
 #include "core_registers.h"
 #include "fault.h"
 
 extern uint32_t tr_ld_data_start[], tr_ld_data_end[], tr_ld_data_load[];
+extern uint32_t tr_ld_hot_start[], tr_ld_hot_end[], tr_ld_hot_load[];
 extern uint32_t tr_ld_bss_start[], tr_ld_bss_end[];
 extern const uint32_t tr_vectors[];
 
@@ -22,6 +23,12 @@ void tr_start(void)
     for (volatile uint32_t *to = tr_ld_data_start; to < tr_ld_data_end; to++) {
         *to = *from++;
     }
+    /* Into the ITCM, which is on after reset. Both words of an ECC word are written in a row, before anything reads it. */
+    from = tr_ld_hot_load;
+    for (volatile uint32_t *to = tr_ld_hot_start; to < tr_ld_hot_end; to++) {
+        *to = *from++;
+    }
+    TR_DSB();
     for (volatile uint32_t *to = tr_ld_bss_start; to < tr_ld_bss_end; to++) {
         *to = 0;
     }

@@ -263,6 +263,7 @@ def _facts(row: Row) -> tuple[Fact, ...]:
         ("toolchain", row.toolchain, False),
         ("timing model", row.timing_model, False),
         ("memory model", row.memory_model, False),
+        ("placement", _placement(row), False),
         ("chip", _identity(row), False),
         ("clock read back", f"{row.clock_hz:,} Hz" if row.clock_hz else None, False),
         ("flash wait states", str(readback.wait_states) if readback else None, False),
@@ -303,6 +304,14 @@ def _facts(row: Row) -> tuple[Fact, ...]:
         ("tinyrack", row.tinyrack, False),
     )
     return tuple(Fact(name=name, text=text, mono=mono) for name, text, mono in found if text)
+
+
+def _placement(row: Row) -> str | None:
+    where = row.placement
+    if where is None:
+        return None
+    hot = f", {where.hot_bytes:,} B of weights copied to {where.hot_weights}" if where.hot_weights else ""
+    return f"code {where.code}, weights {where.weights}, arena {where.arena}, stack {where.stack}{hot}"
 
 
 def _identity(row: Row) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from harness import paths
 from harness.boards import ClockSource
-from harness.build import STACK_RESERVE_BYTES, BuildPlan, Image, build
+from harness.build import STACK_RESERVE_BYTES, BuildPlan, Image, WeightUse, build
 from harness.chips import UartPins, chip_names, load_chip
 from harness.errors import ArenaOverflow, BuildFailed, ConfigError, FlashOverflow, MissingTool
 from harness.toolchain import Toolchain, find_toolchain
@@ -61,15 +62,21 @@ def test_an_image_is_laid_out_as_the_chip_folder_says(chip: str, toolchain: Tool
     image = build(plan(toolchain, chip), cache_dir=cache)
     part = load_chip(chip)
     at = symbols(image)
-    data, arena = part.span(part.placement.data), part.span(part.placement.arena)
+    data, arena = part.span(part.placement.data), part.span(part.placement.arena[0])
     assert at["tr_vectors"] == part.flash_memory.base
     assert at["tr_ld_stack_bottom"] == data.base
     assert at["tr_ld_stack_top"] == data.base + STACK_RESERVE_BYTES
     assert at["tr_ld_bss_end"] == at["tr_ld_stack_top"] + image.static_ram_bytes
     assert arena.base <= at["tr_arena"] < arena.base + 4096
     assert at["tr_arena"] % 32 == 0
-    assert at["tr_ld_spare_start"] == (at["tr_arena"] + ARENA_BYTES + GUARD_BYTES + 15) // 16 * 16
-    assert at["tr_ld_spare_end"] == arena.end
+    assert image.arena_memory == "+".join(part.placement.arena[0])
+    if len(part.placement.arena) == 1:
+        assert at["tr_ld_spare_start"] == (at["tr_arena"] + ARENA_BYTES + GUARD_BYTES + 15) // 16 * 16
+        assert at["tr_ld_spare_end"] == arena.end
+    else:
+        spare = part.span(part.placement.arena[-1])
+        assert (at["tr_ld_spare_start"], at["tr_ld_spare_end"]) == (spare.base, spare.end)
+    assert image.hot_bytes == 0 and at["tr_ld_hot_start"] == at["tr_ld_hot_end"]
     assert image.arena_bytes == ARENA_BYTES
     assert image.static_ram_bytes < 1_600
     assert image.text_bytes + image.rodata_bytes <= image.flash_bytes < 12_000
@@ -83,6 +90,64 @@ def with_table(size: int, *, used: bool) -> Sources:
         text = text.replace("sum += arena", "sum += te_big[arena[i]] + arena", 1)
     text = text.replace("const uint8_t te_big", f"extern const uint8_t te_big[{size}];\nconst uint8_t te_big", 1)
     return Sources(files=(SourceFile(name="model.c", text=text), tiny_sources().files[1]))
+
+
+def test_an_arena_that_the_preferred_memory_cannot_hold_goes_to_the_next(
+    toolchain: Toolchain, cache: Path
+) -> None:
+    """H743: 128 kB of DTCM with stack and static data, else AXI SRAM; the stash is never beside a full DTCM."""
+    near = build(plan(toolchain, "stm32h743", tiny_sources(arena_bytes=120_000)), cache_dir=cache)
+    far = build(plan(toolchain, "stm32h743", tiny_sources(arena_bytes=131_000)), cache_dir=cache)
+    assert (near.arena_memory, far.arena_memory) == ("dtcm", "axi_sram")
+    part = load_chip("stm32h743")
+    dtcm, axi = part.memory("dtcm"), part.memory("axi_sram")
+    at = symbols(near)
+    assert dtcm.base < at["tr_arena"] and at["tr_arena"] + 120_000 + GUARD_BYTES <= dtcm.end
+    assert (at["tr_ld_spare_start"], at["tr_ld_spare_end"]) == (axi.base, axi.end)
+    at = symbols(far)
+    assert at["tr_arena"] == axi.base
+    assert axi.base + 131_000 < at["tr_ld_spare_start"] < at["tr_ld_spare_end"] == axi.end
+
+
+@pytest.mark.parametrize("chip", ["stm32f746", "stm32f765", "stm32h743"])
+def test_hot_weights_lie_in_the_itcm_and_their_image_in_flash(
+    chip: str, toolchain: Toolchain, cache: Path
+) -> None:
+    wanted = replace(
+        plan(toolchain, chip, with_table(5_000, used=True)), weight_uses=(WeightUse(symbol="te_big", macs=10**6),)
+    )
+    image = build(wanted, cache_dir=cache)
+    cold = build(plan(toolchain, chip, with_table(5_000, used=True)), cache_dir=cache)
+    part, at = load_chip(chip), symbols(image)
+    itcm = part.memory("itcm")
+    assert itcm.base < at["te_big"] < itcm.end - 5_000, "and nothing lies at address 0"
+    assert image.hot_bytes == at["tr_ld_hot_end"] - at["tr_ld_hot_start"] == 5_000
+    assert part.flash_memory.base < at["tr_ld_hot_load"] < part.flash_memory.base + image.flash_bytes
+    assert image.model_flash_bytes == pytest.approx(cold.model_flash_bytes, abs=16)
+    assert image.flash_bytes == pytest.approx(cold.flash_bytes, abs=32)
+    assert image.rodata_bytes == pytest.approx(cold.rodata_bytes, abs=16)
+    with image.elf.open("rb") as stream:
+        parsed = ELFFile(stream)
+        hot = parsed.get_section_by_name(".hot")
+        assert hot is not None and hot.data()[:2] == b"\x01\x00"
+        loads = sorted((s["p_paddr"], s["p_filesz"]) for s in parsed.iter_segments() if s["p_filesz"])
+    assert all(low + size <= high for (low, size), (high, _) in pairwise(loads)), "no flash is written twice"
+
+
+def test_weights_that_do_not_fit_the_itcm_stay_in_flash(toolchain: Toolchain, cache: Path) -> None:
+    uses = (WeightUse(symbol="te_big", macs=10**6),)
+    image = build(
+        replace(plan(toolchain, sources=with_table(16_384, used=True)), weight_uses=uses), cache_dir=cache
+    )
+    assert image.hot_bytes == 0
+    assert symbols(image)["te_big"] > load_chip("stm32f746").flash_memory.base
+
+
+def test_a_chip_without_a_place_for_hot_weights_ignores_them(toolchain: Toolchain, cache: Path) -> None:
+    uses = (WeightUse(symbol="te_big", macs=10**6),)
+    sources = with_table(5_000, used=True)
+    image = build(replace(plan(toolchain, "stm32f412", sources), weight_uses=uses), cache_dir=cache)
+    assert image.hot_bytes == 0
 
 
 def test_the_models_flash_is_what_the_model_brought(toolchain: Toolchain, cache: Path) -> None:
