@@ -65,7 +65,7 @@ class JobOptions:
         layers: make the separate run with per-layer cycles.
         kernels: fast ones for the board's core, or portable ones.
         memory: of simulated boards; those of QEMU are always ideal, silicon is what it is.
-        optimize, flash_limit_bytes, fold_constants: as CompileOptions has them.
+        optimize, flash_limit_bytes, sram_limit_bytes, fold_constants: as CompileOptions has them.
     """
 
     repetitions: int = 5
@@ -77,6 +77,7 @@ class JobOptions:
     memory: Memory = Memory.CHIP
     optimize: Optimize = Optimize.BALANCED
     flash_limit_bytes: int | None = None
+    sram_limit_bytes: int | None = None
     fold_constants: bool = True
 
 
@@ -134,6 +135,7 @@ def prepare(
             target=target,
             optimize=options.optimize,
             flash_limit_bytes=options.flash_limit_bytes,
+            sram_limit_bytes=options.sram_limit_bytes,
             fold_constants=options.fold_constants,
         ),
     )

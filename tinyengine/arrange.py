@@ -98,6 +98,51 @@ def best(options: Options, preferences: Preferences, price: float) -> Arrangemen
     return min(found, key=lambda a: (a.plan.arena_bytes, a.cost(price)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A network compiled under an SRAM limit: no other point has both a smaller arena and fewer cycles.
+
+    Args:
+        arena_bytes: planned; given as the limit, it leads here again.
+        cycles: estimated for a Cortex-M4 (other cores are priced in proportion), not measured.
+        flash_bytes: estimated.
+        fused: steps that compute several layers.
+    """
+
+    arena_bytes: int
+    cycles: float
+    flash_bytes: int
+    fused: int
+
+
+def frontier(graph: Graph, *, requant: Requant, target: Target, points: int = 12) -> tuple[Point, ...]:
+    """Arena against cycles, smallest arena first.
+
+    Args:
+        points: limits that are tried, spread evenly over those that make a difference.
+    """
+    options = Options(graph, requant=requant, target=target)
+    price = BYTE_PRICE[Optimize.BALANCED]
+    bounds = list(_attempts(options, options.bounds(), price, most=1000))
+    spread = sorted({bounds[round(i * (len(bounds) - 1) / max(1, points - 1))] for i in range(points)})
+    found = [best(options, Preferences(optimize=mode), price) for mode in (Optimize.SRAM, Optimize.BALANCED)]
+    for bound in spread:
+        found += _arrangements(options, bound, price)
+    kept: list[Point] = []
+    for a in sorted(found, key=lambda a: (a.plan.arena_bytes, a.cycles)):
+        if not kept or a.cycles < kept[-1].cycles:
+            steps = tuple(bind(graph, way, requant) for way in a.ways)
+            kept.append(
+                Point(
+                    arena_bytes=a.plan.arena_bytes,
+                    cycles=a.cycles,
+                    flash_bytes=flash_bytes(graph, steps),
+                    fused=sum(way.length > 1 for way in a.ways),
+                )
+            )
+    return tuple(kept)
+
+
 def _within(options: Options, bounds: list[int], limit: int, price: float) -> Arrangement:
     """The cheapest arrangement whose arena is at most `limit`."""
     least = None
@@ -109,7 +154,7 @@ def _within(options: Options, bounds: list[int], limit: int, price: float) -> Ar
     raise PlanError(f"the smallest arena found takes {least:,} bytes, the limit is {limit:,}")
 
 
-def _attempts(options: Options, bounds: Sequence[int], price: float) -> Iterator[int]:
+def _attempts(options: Options, bounds: Sequence[int], price: float, most: int = _ATTEMPTS) -> Iterator[int]:
     """The first bounds that lead to different cuts."""
     seen: set[tuple[int, ...]] = set()
     for bound in bounds:
@@ -117,7 +162,7 @@ def _attempts(options: Options, bounds: Sequence[int], price: float) -> Iterator
         if cut not in seen:
             seen.add(cut)
             yield bound
-        if len(seen) == _ATTEMPTS:
+        if len(seen) == most:
             return
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from harness import evidence, host, row
 from harness.boards import load_boards, with_faults
 from harness.cli import view
-from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption
+from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, SramLimitOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError, Interrupted, Outcome
 from harness.evidence import Evidence
@@ -61,6 +61,7 @@ def command(
     ] = Kernels.AUTO,
     optimize: OptimizeOption = Optimize.BALANCED,
     flash_limit: FlashLimitOption = None,
+    sram_limit: SramLimitOption = None,
     fold_constants: FoldOption = True,
     memory: Annotated[
         Memory, typer.Option(help="Memory of simulated boards: the chip's, or one that never waits.")
@@ -113,6 +114,7 @@ def command(
             memory=memory,
             optimize=optimize,
             flash_limit_bytes=flash_limit,
+            sram_limit_bytes=sram_limit,
             fold_constants=fold_constants,
         ),
         given=None if input_file is None else read_input(input_file),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption
+from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, SramLimitOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError
 from harness.models import resolve
@@ -43,6 +43,7 @@ def command(
     ] = Core.C,
     optimize: OptimizeOption = Optimize.BALANCED,
     flash_limit: FlashLimitOption = None,
+    sram_limit: SramLimitOption = None,
     fold_constants: FoldOption = True,
     float_io: Annotated[bool, typer.Option("--float-io", help="Keep float32 inputs and outputs.")] = False,
     json: JsonOption = None,
@@ -61,6 +62,7 @@ def command(
             target=core.target,
             optimize=optimize,
             flash_limit_bytes=flash_limit,
+            sram_limit_bytes=sram_limit,
             fold_constants=fold_constants,
         ),
     )

@@ -16,6 +16,12 @@ FlashLimitOption = Annotated[
     int | None,
     typer.Option("--flash-limit", min=1, metavar="BYTES", help="What the model may take of flash, roughly."),
 ]
+SramLimitOption = Annotated[
+    int | None,
+    typer.Option(
+        "--sram-limit", min=1, metavar="BYTES", help="What the arena may take: the fastest way within it."
+    ),
+]
 FoldOption = Annotated[
     bool,
     typer.Option(
