@@ -1,0 +1,72 @@
+"""A found network as a folder of C for somebody's firmware: sources, a build file, an example, and a page to read.
+
+Only text is made here; nothing is written to a disk and nothing is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from nas.data.front_end import FrontEnd
+from tinyengine.compile import Compiled
+from tinyengine.sources import SourceFile, Sources
+
+_TEMPLATES = ("CMakeLists.txt", "example.c", "README.md")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the page says about the network; each is a sentence's content, measured elsewhere."""
+
+    name: str
+    arch: str
+    core: str
+    classes: tuple[str, ...]
+    lines: tuple[str, ...]
+
+
+def library(compiled: Compiled, facts: Facts, front_end: FrontEnd | None) -> Sources:
+    """All files of the folder, sorted by name.
+
+    Raises:
+        ValueError: the network is no classifier, or the front end does not fill its input.
+    """
+    graph = compiled.graph
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise ValueError(f"{graph.name} is no classifier")
+    shape = graph.tensors[graph.inputs[0]].shape
+    if front_end is not None and shape != (1, front_end.frames, front_end.columns, 1):
+        raise ValueError(f"a front end of {front_end.frames} x {front_end.columns} does not fill {shape}")
+    files = list(compiled.sources.files)
+    if front_end is not None:
+        files += front_end.sources().files
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "library_templates"),
+        undefined=jinja2.StrictUndefined,
+        variable_start_string="@{",
+        variable_end_string="}",
+        line_statement_prefix="//%",
+        keep_trailing_newline=True,
+        autoescape=False,  # C and plain text; class names pass `_literal`
+    )
+    values = {
+        "facts": facts,
+        "classes": [_literal(name) for name in facts.classes],
+        "input_shape": shape,
+        "compiled_files": [f.name for f in files if f.name.endswith((".c", ".S", ".s"))],
+        "has_assembly": any(f.name.endswith((".S", ".s")) for f in files),
+        "front_end": front_end,
+        "arena_bytes": compiled.plan.arena_bytes,
+    }
+    files += [
+        SourceFile(name=name, text=environment.get_template(f"{name}.j2").render(values)) for name in _TEMPLATES
+    ]
+    return Sources(files=tuple(sorted(files, key=lambda f: f.name)))
+
+
+def _literal(text: str) -> str:
+    """A C string literal of `text`; whatever is not plain becomes `_`."""
+    return '"' + "".join(c if c.isascii() and (c.isalnum() or c in " -_.") else "_" for c in text) + '"'
