@@ -14,6 +14,8 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -135,10 +137,13 @@ class Worker:
         # For real boards of these parts as well; the plug-in that also registers them may be absent.
         targets.register()
         wanted = f"{board.probe_type}:{board.unique_id}" if board.probe_type else board.unique_id
-        found = DebugProbeAggregator.get_all_connected_probes(wanted)
-        probe = next((p for p in found if p.unique_id.lower() == board.unique_id.lower()), None)
+        with _warnings_of_pyocd() as warnings:
+            there = DebugProbeAggregator.get_all_connected_probes(wanted)
+            probe = next((p for p in there if p.unique_id.lower() == board.unique_id.lower()), None)
+            if probe is None and board.probe_type is None:
+                there = DebugProbeAggregator.get_all_connected_probes()
         if probe is None:
-            raise Failure("absent", f"no probe with the serial number {board.unique_id}")
+            raise Failure("absent", _not_there(board.unique_id, [p.unique_id for p in there], warnings))
         options = {
             "target_override": board.target,
             "connect_mode": "under-reset",
@@ -279,6 +284,37 @@ class Worker:
             session.close()
         except exceptions.Error as e:
             logging.getLogger(__name__).warning("disconnecting: %s", e)
+
+
+class _Warnings(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@contextmanager
+def _warnings_of_pyocd() -> Iterator[list[str]]:
+    """What pyOCD complains of meanwhile. A probe that it may not open is not in its list, only in its log."""
+    handler = _Warnings()
+    log = logging.getLogger("pyocd")
+    log.addHandler(handler)
+    try:
+        yield handler.texts
+    finally:
+        log.removeHandler(handler)
+
+
+def _not_there(unique_id: str, there: list[str], warnings: list[str]) -> str:
+    words = f"no probe with the serial number {unique_id}"
+    if there:
+        words += f"; there are {', '.join(sorted(there))}"
+    denied = next((w for w in warnings if "Errno 13" in w or "ccess denied" in w), None)
+    if denied is not None:
+        return f"{words}; one may not be opened, `tinyrack doctor` prints the udev rule for it ({denied[:80]})"
+    return f"{words}; pyOCD says: {warnings[0]}" if warnings else words
 
 
 class _Programmed(logging.Handler):
