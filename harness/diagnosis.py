@@ -73,4 +73,8 @@ def line_trouble(link: LinkStats) -> FaultClass | None:
         return FaultClass.STALE_OUTPUT
     if link.early_garbage_bytes:
         return FaultClass.UART_GARBAGE_BEFORE_BOOT
-    return FaultClass.UART_REQUESTS_LOST if link.resends else None
+    # A board that was slow answers twice; one that did not hear the first time answers once.
+    answered_twice = link.stale_frames - link.foreign_frames
+    if link.resends > answered_twice:
+        return FaultClass.UART_GARBLED if link.garbage_bytes else FaultClass.UART_REQUESTS_LOST
+    return None

@@ -112,11 +112,12 @@ class Worker:
                 self._run(board)
                 self.tell({"result": {}})
         except Failure as e:
-            kind = e.kind
+            kind, reason = e.kind, e.reason
             if kind in ("program", "erase", "verify", "run") and self._power_failed():
                 kind = "power"
+                reason = f"the chip was without power ({reason})"
             self._close(resume=False)
-            self.tell({"error": {"kind": kind, "reason": e.reason}})
+            self.tell({"error": {"kind": kind, "reason": reason}})
         except (exceptions.Error, OSError) as e:
             self._close(resume=False)
             self.tell({"error": {"kind": _probe_trouble(e), "reason": str(e) or type(e).__name__}})

@@ -83,7 +83,7 @@ def test_a_corrupted_byte_makes_verification_fail_and_names_it(name: str, chip: 
     client.request("corrupt_flash", offset=0x4321, byte=0x00)
     client.close()
     probe = PyocdProbe(simulated(name, chip))
-    with pytest.raises(FlashFailed, match=f"{name}: verifying: flash at 0x08004321 reads 0x00"):
+    with pytest.raises(FlashFailed, match=f"{name}: erasing: flash at 0x08004321 reads 0x00"):
         probe.flash(elf, timeout_s=60)
     probe.close()
 

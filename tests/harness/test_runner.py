@@ -26,6 +26,7 @@ from harness.errors import (
     BoardTimeout,
     BuildFailed,
     ConfigError,
+    FaultClass,
     FlashFailed,
     FlashOverflow,
     MissingTool,
@@ -41,6 +42,7 @@ from harness.runner import Runner
 from harness.station import Modelled
 
 BOARD = load_boards(default_boards_file()).all[1]
+H743 = load_boards(default_boards_file()).select(["h743-sim"])[0]
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +57,16 @@ class MadeUp:
     model: PreparedModel
     trouble: dict[str, Exception] = field(default_factory=dict)
     hello_changes: dict[str, Any] = field(default_factory=dict)
+    later_changes: dict[str, Any] = field(default_factory=dict)
+    line: Statistics = field(default_factory=lambda: Statistics(frames=12))
+    seconds_a_tick: float = 0.01
     output: bytes | None = None
     crcs: tuple[int, ...] | None = None
     layer_cycles: int = 100
     guard_intact: bool = True
     stack_bytes: int = 500
     silicon: bool = False
+    cycles: int = 1000
     verified: bool = True
     calls: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
@@ -111,7 +117,7 @@ class MadeUp:
 
     @property
     def statistics(self) -> Statistics:
-        return Statistics(frames=12, resends=1, garbage_bytes=3)
+        return self.line
 
     def hello(self, nonce: int) -> object:
         self._step("hello")
@@ -121,7 +127,12 @@ class MadeUp:
             "dcache": True, "prefetch": True, "art": True, "dwt": True, "fpu": True, "nonce": nonce, "boot": 3,
             "reset_cause": 4, "clock_status": wire.ClockStatus.RATED,
         }  # fmt: skip
-        return SimpleNamespace(**{**known, **self.hello_changes})
+        self._hello = SimpleNamespace(**{**known, **self.hello_changes})
+        return self._hello
+
+    def hello_again(self) -> object:
+        self._step("hello_again")
+        return SimpleNamespace(**{**vars(self._hello), **self.later_changes})
 
     def load_input(self, data: bytes) -> None:
         self._step("load_input")
@@ -129,19 +140,19 @@ class MadeUp:
 
     def run_whole(self, *, warmups: int, repetitions: int, deadline_s: float) -> WholeRun:
         self._step("run_whole")
-        assert deadline_s == 60 + (warmups + repetitions) * self.model.compiled.macs / 1e6 * 4
+        assert 10 < deadline_s < 20
         crc = zlib.crc32(self.model.expected_blob)
-        cycles = tuple(1000 + 10 * (i % 2) for i in range(repetitions))
+        cycles = tuple(self.cycles + 10 * (i % 2) for i in range(repetitions))
         return WholeRun(cycles=cycles, output_crcs=self.crcs or (crc,) * repetitions, discarded=0)
 
     def run_layers(self, *, deadline_s: float) -> tuple[int, ...]:
         self._step("run_layers")
-        assert deadline_s > 60
+        assert deadline_s > 10
         return (self.layer_cycles,) * len(self.model.compiled.layers)
 
     def memory(self, *, deadline_s: float) -> wire.MemoryReport:
         self._step("memory")
-        assert deadline_s > 60
+        assert deadline_s > 10
         envelope = wire.Envelope(kind=wire.Kind.MEMORY, nonce=1, seq=1, boot=3)
         return wire.MemoryReport(
             envelope=envelope,
@@ -167,8 +178,8 @@ class MadeUp:
             toolchain=plan.toolchain.description,
         )  # fmt: skip
 
-    def run(self, options: JobOptions | None = None) -> tuple[Row, Evidence]:
-        ticks = iter(x / 100 for x in range(10_000))
+    def run(self, options: JobOptions | None = None, *, board: Board = BOARD) -> tuple[Row, Evidence]:
+        ticks = iter(x * self.seconds_a_tick for x in range(10_000))
         runner = Runner(
             hardware=cast(Any, self),
             stop=self.stop,
@@ -179,7 +190,7 @@ class MadeUp:
             converse=lambda _link, _board: cast(Device, _Dialogue(self)),
         )
         return runner.run(
-            Job(board=BOARD, model=self.model, options=options or JobOptions()), stage=lambda _: None
+            Job(board=board, model=self.model, options=options or JobOptions()), stage=lambda _: None
         )
 
 
@@ -213,11 +224,11 @@ def test_a_good_run_fills_every_key_of_the_contract(model: PreparedModel) -> Non
     assert row.output_sha256 == jobs.sha256(model.expected_blob)
     assert row.started == "2023-11-14T22:13:20.000Z"
     assert row.link is not None
-    assert (row.link.resends, row.link.garbage_bytes) == (1, 3)
+    assert row.link.frames == 12
     assert row.readback is not None
     assert row.readback.boot == 3
     stages = [stage.name for stage in row.stages]
-    assert stages == ["build", "flash", "start", "hello", "load", "run", "read", "memory", "layers"]
+    assert stages == ["build", "flash", "start", "hello", "load", "run", "read", "memory", "layers", "check"]
 
 
 def test_stale_bytes_are_dropped_before_the_image_starts(model: PreparedModel) -> None:
@@ -296,14 +307,70 @@ def test_nothing_is_measured_on_a_board_in_another_state(
     assert "run_whole" not in board.calls
 
 
-def test_a_slower_clock_is_measured_and_said(model: PreparedModel) -> None:
-    change = {"clock_hz": 200_000_000, "wait_states": 6, "clock_status": wire.ClockStatus.REDUCED_REVISION}
-    row = run(model, hello_changes=change)
-    assert row.outcome is Outcome.OK
-    assert row.clock_hz == 200_000_000
-    assert row.latency_ms == 1000 / 200e6 * 1e3
+def test_an_older_revision_is_measured_at_its_own_clock_and_said(model: PreparedModel) -> None:
+    change = {
+        "clock_hz": 400_000_000, "wait_states": 2, "clock_status": wire.ClockStatus.REDUCED_REVISION,
+        "chip": "stm32h743", "device_id": 0x450, "art": False, "prefetch": False,
+    }  # fmt: skip
+    row, _ = MadeUp(model=model, hello_changes=change).run(board=H743)
+    assert row.outcome is Outcome.OK, row.error
+    assert row.clock_hz == 400_000_000
+    assert row.latency_ms == 1000 / 400e6 * 1e3
     assert row.latency_ms_216mhz == 1000 / 216e6 * 1e3
-    assert "200 MHz instead of 216" in row.warnings[0]
+    assert "400 MHz instead of 480" in row.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "later", "fault"),
+    [
+        ({"clock_hz": 16_000_000, "clock_status": wire.ClockStatus.NO_PLL}, {}, FaultClass.WRONG_CLOCK),
+        ({"clock_hz": 190_000_000}, {}, FaultClass.WRONG_CLOCK),
+        ({"clock_hz": 200_000_000, "clock_status": wire.ClockStatus.REDUCED_REVISION}, {}, FaultClass.WRONG_CLOCK),
+        ({"icache": False}, {}, FaultClass.CACHES_OFF),
+        ({"art": False}, {}, FaultClass.CACHES_OFF),
+        ({"build_digest": "x"}, {}, FaultClass.WRONG_IMAGE),
+        ({}, {"clock_hz": 16_000_000}, FaultClass.WRONG_CLOCK),
+        ({}, {"dcache": False}, FaultClass.CACHES_OFF),
+        ({}, {"dwt": False}, FaultClass.CHIP_STATE),
+    ],
+)
+def test_a_chip_in_another_state_before_or_after_the_run_is_no_good_row(
+    model: PreparedModel, change: dict[str, Any], later: dict[str, Any], fault: FaultClass
+) -> None:
+    row = run(model, hello_changes=change, later_changes=later)
+    assert (row.outcome, row.fault_class) == (Outcome.CRASH, fault)
+    assert row.advice
+
+
+@pytest.mark.parametrize(("seconds", "good"), [(1e-4, False), (3.0, True), (60.0, False)])
+def test_a_crystal_of_another_frequency_is_noticed_by_the_hosts_clock(
+    model: PreparedModel, seconds: float, good: bool
+) -> None:
+    board = MadeUp(model=model, silicon=True, cycles=100_000_000, layer_cycles=10_000_000, seconds_a_tick=seconds)
+    row, _ = board.run(board=replace(BOARD, simulated=False))
+    assert (row.outcome is Outcome.OK) is good, row.error
+    assert row.fault_class is (None if good else FaultClass.WRONG_CLOCK)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (Statistics(frames=9, resends=2, garbage_bytes=90, frames_shortened=2), FaultClass.UART_BYTES_LOST),
+        (Statistics(frames=9, resends=2, garbage_bytes=90, frames_flipped=1), FaultClass.UART_BYTES_FLIPPED),
+        (Statistics(frames=9, resends=1, garbage_bytes=90, frames_lengthened=1), FaultClass.UART_BYTES_DUPLICATED),
+        (Statistics(frames=9, garbage_bytes=64, early_garbage_bytes=64), FaultClass.UART_GARBAGE_BEFORE_BOOT),
+        (Statistics(frames=9, stale_frames=3, foreign_frames=3), FaultClass.STALE_OUTPUT),
+        (Statistics(frames=9, resends=2), FaultClass.UART_REQUESTS_LOST),
+        (Statistics(frames=9, resends=2, stale_frames=2), None),
+        (Statistics(frames=9), None),
+    ],
+)
+def test_trouble_that_was_overcome_is_in_the_row_with_advice(
+    model: PreparedModel, line: Statistics, fault: FaultClass | None
+) -> None:
+    row = run(model, line=line)
+    assert (row.outcome, row.fault_class) == (Outcome.OK, fault)
+    assert (row.advice is not None) == bool(row.warnings) == (fault is not None)
 
 
 @pytest.mark.parametrize(
