@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness import paths
-from harness.chips import UartPins, chip_names, load_chip, machine_names
+from harness.chips import Chip, UartPins, chip_names, load_chip, machine_names
 from harness.errors import ConfigError
 from harness.faults import BadOrder, Fault, make
 
@@ -50,14 +50,34 @@ class ClockSource:
     bypass: bool = False
 
 
+def hse_problem(chip: Chip, source: ClockSource) -> str | None:
+    """Why the chip's clock tree cannot start from `source`; None when it can.
+
+    Limits are the data sheets' (external clock source characteristics), steps those of the firmware's clock files.
+    """
+    if source.hse_hz is None:
+        return None
+    h7 = chip.firmware.family == "h7"
+    limit_hz = 50_000_000 if source.bypass else 48_000_000 if h7 else 26_000_000
+    if not 4_000_000 <= source.hse_hz <= limit_hz:
+        kind = "clock" if source.bypass else "crystal"
+        return f"{source.hse_hz} Hz is no HSE frequency: a {kind} of {chip.name} has 4 to {limit_hz // 10**6} MHz"
+    steps_hz = (8_000_000, 5_000_000) if h7 else (1_000_000,)
+    if all(source.hse_hz % step for step in steps_hz):
+        allowed = " or ".join(f"{step // 10**6} MHz" for step in steps_hz)
+        return f"{source.hse_hz} Hz: {chip.name} needs a multiple of {allowed}"
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeConfig:
     """How the debug port is reached. For a simulated board `unique_id` is the board's name.
 
-    Kind `qemu`: the board is a QEMU process that lives as long as it is in use; its monitor stands in for a probe.
+    Kinds `qemu` and `renode`: the board is a process of that emulator, which lives as long as it is in use; its
+    monitor stands in for a probe.
     """
 
-    kind: Literal["pyocd", "qemu"]
+    kind: Literal["pyocd", "qemu", "renode"]
     unique_id: str
     frequency_hz: int = 4_000_000
 
@@ -173,11 +193,12 @@ class _Preset(_Entry):
 
 
 class _Board(_Entry):
-    """One board: either a preset or a chip, plus the probe of a real board."""
+    """One board: either a preset or a chip, plus the probe of a real board, or who simulates it if not we."""
 
     preset: str | None = None
     chip: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
     simulated: bool = False
+    engine: Literal["renode"] | None = None
     probe: _Probe | None = None
     link: _Link = _Link()
     uart: UartPins | None = None
@@ -226,8 +247,8 @@ def load_boards(file: Path | None = None) -> Boards:
     builtin = paths.default_boards_file()
     base, base_lines = _read(builtin)
     built = _resolve(base, base_lines, builtin, base.presets)
-    # QEMU may be absent: its boards are measured when they are asked for.
-    usual = tuple(board for board in built if board.probe.kind != "qemu")
+    # Other emulators may be absent: their boards are measured when they are asked for.
+    usual = tuple(board for board in built if board.probe.kind == "pyocd")
     if own is None or (own.exists() and own.samefile(builtin)):
         return Boards(all=built, own=usual, file=builtin)
     entries, lines = _read(own)
@@ -329,6 +350,8 @@ def _resolve(entries: BoardsFile, lines: _Lines, file: Path, presets: Mapping[st
             raise _at(file, lines, (*at, "chip"), f"no chip {chip!r}; there are {', '.join(known)}")
         if chip in machine_names() and not entry.simulated:
             raise _at(file, lines, (*at, "chip"), f"only QEMU has {chip}: write `simulated: true`")
+        if entry.engine is not None and (not entry.simulated or chip in machine_names()):
+            raise _at(file, lines, (*at, "engine"), "is for simulated boards of STM32 chips")
         uart = (
             entry.uart or (preset.uart if preset else None) or (load_chip(chip).uart if entry.simulated else None)
         )
@@ -343,28 +366,33 @@ def _resolve(entries: BoardsFile, lines: _Lines, file: Path, presets: Mapping[st
             other = probes[probe.unique_id]
             raise _at(file, lines, (*at, "probe", "unique_id"), f"board {other!r} has the same probe")
         probes[probe.unique_id] = name
-        if entry.faults and (not entry.simulated or chip in machine_names()):
+        if entry.faults and (not entry.simulated or entry.engine or chip in machine_names()):
             raise _at(file, lines, (*at, "faults"), NO_FAULTS)
         try:
             orders = tuple(make(fields) for fields in entry.faults)
         except BadOrder as error:
             raise _at(file, lines, (*at, "faults"), str(error)) from error
         clock = entry.clock_source or (preset.clock_source if preset else "hsi")
+        source = ClockSource() if clock == "hsi" else ClockSource(hse_hz=clock.hse_hz, bypass=clock.bypass)
+        try:
+            load_chip(chip).uart_functions(uart)
+        except ValueError as error:
+            raise _at(file, lines, (*at, "uart"), str(error)) from error
+        if (problem := hse_problem(load_chip(chip), source)) is not None:
+            raise _at(file, lines, (*at, "clock_source"), problem)
         boards.append(
             Board(
                 name=name,
                 chip=chip,
                 simulated=entry.simulated,
                 probe=ProbeConfig(
-                    kind="qemu" if chip in machine_names() else probe.kind,
+                    kind="qemu" if chip in machine_names() else entry.engine or probe.kind,
                     unique_id=probe.unique_id,
                     frequency_hz=probe.frequency_hz,
                 ),
                 link=LinkConfig(kind=entry.link.kind, port=entry.link.port),
                 uart=uart,
-                clock_source=ClockSource()
-                if clock == "hsi"
-                else ClockSource(hse_hz=clock.hse_hz, bypass=clock.bypass),
+                clock_source=source,
                 baud=entry.baud,
                 faults=orders,
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from harness.boards import Board
-from harness.chips import load_chip
+from harness.chips import Chip, load_chip
 from harness.errors import Interrupted
 from harness.faults import Fault
 from harness.interfaces import FlashReport, Link, Probe
@@ -23,6 +23,7 @@ from harness.job import Memory
 if TYPE_CHECKING:
     from harness.sim.boards import SimBoard
     from harness.sim.qemu import QemuBoard
+    from harness.sim.renode import RenodeBoard
 
 _SLICE_S = 0.2
 
@@ -70,12 +71,12 @@ class Station:
         """
         self._stop = stop
         self._memory = memory
-        self._qemu: dict[str, QemuBoard] = {}
+        self._emulated: dict[str, QemuBoard | RenodeBoard] = {}
         self._lock = threading.Lock()
         self._probes: set[_Held] = set()
 
     def probe(self, board: Board) -> Probe:
-        """Debug access: through pyOCD in a process of its own, or QEMU itself.
+        """Debug access: through pyOCD in a process of its own, or QEMU or Renode itself.
 
         Raises:
             HarnessError: the board cannot be reached.
@@ -84,7 +85,11 @@ class Station:
         if board.probe.kind == "qemu":
             from harness.sim.qemu import QemuBoard
 
-            probe = self._qemu[board.name] = QemuBoard(board.name, load_chip(board.chip))
+            probe = self._emulated[board.name] = QemuBoard(board.name, load_chip(board.chip))
+        elif board.probe.kind == "renode":
+            from harness.sim.renode import RenodeBoard
+
+            probe = self._emulated[board.name] = RenodeBoard(board.name, load_chip(board.chip), board.uart)
         else:
             from harness.pyocd_probe import PyocdProbe
 
@@ -100,15 +105,15 @@ class Station:
     def link(self, board: Board) -> Link:
         """The serial port: the board's pty, the port named in boards.yaml, or the probe's own.
 
-        A QEMU board's probe must have been opened before: it is the board.
+        The probe of a QEMU or Renode board must have been opened before: it is the board.
 
         Raises:
             HarnessError: there is none, or it cannot be opened.
         """
         from harness.serial_link import SerialLink, find_port
 
-        if board.probe.kind == "qemu":
-            port = self._qemu[board.name].uart
+        if board.name in self._emulated:
+            port = self._emulated[board.name].uart
         elif board.simulated:
             port = self._switch_on(board)
         else:
@@ -121,8 +126,8 @@ class Station:
             return None
         from harness.sim import boards as simulated
 
-        if board.probe.kind == "qemu":
-            return self._modelled_by_qemu(board, cycles)
+        if (emulated := self._emulated.get(board.name)) is not None:
+            return _modelled(emulated, load_chip(board.chip), cycles)
         status = simulated.status(board.name)
         if status is None:
             return None
@@ -137,20 +142,6 @@ class Station:
             memory_model=status.memory_model,
             instructions=found,
             remarks=tuple(remarks),
-        )
-
-    def _modelled_by_qemu(self, board: Board, cycles: int) -> Modelled:
-        from harness.sim import boards as simulated
-        from harness.sim.native import TIMING_MODEL
-
-        qemu = load_chip(board.chip).qemu
-        counts = "cycles" if qemu is None else qemu.counts
-        return Modelled(
-            timing_model=TIMING_MODEL,
-            memory_model="ideal",
-            instructions=simulated.instructions_of(self._qemu[board.name].windows(), cycles),
-            remarks=(),
-            counts=counts,
         )
 
     def abort(self) -> None:
@@ -244,6 +235,23 @@ class _Stoppable:
     def _check(self) -> None:
         if self._stop.is_set():
             raise Interrupted("stopped while talking to the board")
+
+
+def _modelled(emulated: QemuBoard | RenodeBoard, chip: Chip, cycles: int) -> Modelled:
+    """QEMU's counter is the timing model's or counts instructions; Renode's is virtual time: instructions, too."""
+    from harness.sim import boards as simulated
+    from harness.sim.native import TIMING_MODEL
+    from harness.sim.qemu import QemuBoard
+
+    counts: Literal["cycles", "instructions"] = "instructions" if chip.qemu is None else chip.qemu.counts
+    windows = emulated.windows() if isinstance(emulated, QemuBoard) else ()
+    return Modelled(
+        timing_model=TIMING_MODEL,
+        memory_model="ideal",
+        instructions=simulated.instructions_of(windows, cycles),
+        remarks=(),
+        counts=counts,
+    )
 
 
 def simulated_board(board: Board, memory: Memory | None = None) -> SimBoard:

@@ -40,7 +40,8 @@ def command(
     table.add_column("reached through")
     for board in found.all:
         chip = load_chip(board.chip)
-        through = "simulator" if board.simulated else f"{board.probe.kind} {board.probe.unique_id}"
+        emulator = {"qemu": "QEMU", "renode": "Renode"}.get(board.probe.kind, "simulator")
+        through = emulator if board.simulated else f"{board.probe.kind} {board.probe.unique_id}"
         table.add_row(
             board.name,
             board.chip,

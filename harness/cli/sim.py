@@ -80,7 +80,7 @@ def _find(name: str) -> Board:
     board = load_boards().select([name])[0]
     if not board.simulated:
         raise ConfigError("is a real board; it has its own switch", file=name)
-    if board.probe.kind == "qemu":
-        raise ConfigError("is a board of QEMU, which is on while a bench uses it", file=name)
+    if board.probe.kind != "pyocd":
+        raise ConfigError("is a process of another emulator, which is on while a bench uses it", file=name)
     host.require([board])
     return board

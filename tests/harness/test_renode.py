@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,12 +20,15 @@ import psutil
 import pytest
 
 from harness import paths
+from harness.boards import load_boards
 from harness.chips import chip_names, load_chip
 from harness.device import Device
-from harness.errors import BoardTimeout, FlashFailed, MissingTool
+from harness.errors import BoardTimeout, ConfigError, FlashFailed, MissingTool
 from harness.serial_link import SerialLink
 from harness.sim import renode
+from harness.sim.boards import known_boards
 from harness.sim.renode import PLATFORMS, Monitor, Refused, RenodeBoard, overlay, script
+from harness.station import Station
 from tests.firmware.tiny_model import expected_output
 from tests.harness import scripted_renode
 from tests.harness.sim_servers import gone, tiny_image, wait_until
@@ -258,3 +262,33 @@ def test_the_firmware_answers_right_in_the_real_renode(name: str) -> None:
             link.close()
     finally:
         board.close()
+
+
+def test_a_board_of_renode_is_asked_for_in_boards_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripted: pytest.MonkeyPatch
+) -> None:
+    scripted.setenv("SCRIPTED_RENODE", "ok")
+    file = tmp_path / "boards.yaml"
+    file.write_text("boards:\n  board: {chip: stm32f746, simulated: true, engine: renode}\n")
+    monkeypatch.setenv("TINYRACK_BOARDS", str(file))
+    (board,) = load_boards().own
+    assert board.probe.kind == "renode"
+    assert board.name not in {b.name for b in known_boards()}
+    station = Station(stop=threading.Event())
+    probe = station.probe(board)
+    try:
+        link = station.link(board)
+        link.close()
+        modelled = station.modelled(board, 1000)
+        assert modelled is not None
+        assert modelled.counts == "instructions"
+    finally:
+        probe.close()
+
+
+@pytest.mark.parametrize("entry", ["chip: stm32f746", "chip: mps2-an386, simulated: true"])
+def test_only_simulated_stm32s_can_be_renodes(entry: str, tmp_path: Path) -> None:
+    file = tmp_path / "boards.yaml"
+    file.write_text(f"boards:\n  board: {{{entry}, engine: renode}}\n")
+    with pytest.raises(ConfigError, match=r"engine: is for simulated boards of STM32"):
+        load_boards(file)
