@@ -39,27 +39,27 @@ class NotMeasured(Exception):
     """A figure that could not be had: why."""
 
 
-def row(model: str, board: str) -> BenchRow:
+def row(model: str, board: str, optimize: str = "balanced") -> BenchRow:
     """The row of one of `MODELS` on one of `BOARDS`.
 
     Raises:
         NotMeasured: the shared data is absent, or the row's outcome is not ok.
     """
-    found = _rows(board)[model]
+    found = _rows(board, optimize)[model]
     if found["outcome"] != "ok":
         raise NotMeasured(f"{model} on {board}: {found['outcome']}: {found['error']}")
     return found
 
 
 @cache
-def _rows(board: str) -> dict[str, BenchRow]:
+def _rows(board: str, optimize: str) -> dict[str, BenchRow]:
     models = CHECKOUT.parent / "shared" / "models"
     if not models.is_dir():
         raise NotMeasured("the folder 'shared' is not beside the checkout")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "harness.cli.main", "bench", *(str(models / f) for f in MODELS.values())]
-        command += ["--boards", board, "--json", str(out), "--results", folder]
+        command += ["--boards", board, "--optimize", optimize, "--json", str(out), "--results", folder]
         subprocess.run(command, cwd=CHECKOUT, check=False, capture_output=True, timeout=TIMEOUT_S)
         if not out.exists():
             raise NotMeasured(f"tinyrack bench on {board} printed no rows")
