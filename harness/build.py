@@ -26,7 +26,7 @@ from elftools.elf.elffile import ELFFile
 from filelock import FileLock, Timeout
 
 from harness import paths
-from harness.boards import ClockSource
+from harness.boards import ClockSource, hse_problem
 from harness.chips import Chip, Span, UartPins
 from harness.errors import ArenaOverflow, BuildFailed, ConfigError, FlashOverflow
 from harness.toolchain import Toolchain
@@ -35,7 +35,7 @@ from tinyengine.sources import Sources
 STACK_RESERVE_BYTES = 2048
 """What the linker script sets apart for the stack; marks stay under 1 kB."""
 
-FORMAT = "tinyrack.build/2"
+FORMAT = "tinyrack.build/3"
 _STEP_TIMEOUT_S = 300.0
 _LOCK_TIMEOUT_S = 600.0
 # Above any part's memory and far below the next region's start; see the linker script.
@@ -267,22 +267,15 @@ def _defines(plan: BuildPlan) -> tuple[str, ...]:
         tx_function, rx_function = chip.uart_functions(uart)
     except ValueError as e:
         raise ConfigError(str(e), file="boards.yaml", field="uart") from e
-    hse_hz = source.hse_hz or 0
-    if hse_hz and not (4_000_000 <= hse_hz <= (50_000_000 if source.bypass else 48_000_000)):
-        raise ConfigError(f"{hse_hz} Hz is no HSE frequency (4 to 48 MHz)", file="boards.yaml", field="hse_hz")
-    steps = (8_000_000, 5_000_000) if chip.firmware.family == "h7" else (1_000_000,)
-    if hse_hz and all(hse_hz % step for step in steps):
-        allowed = " or ".join(f"{s // 1_000_000} MHz" for s in steps)
-        raise ConfigError(
-            f"{hse_hz} Hz: {chip.name} needs a multiple of {allowed}", file="boards.yaml", field="hse_hz"
-        )
+    if (problem := hse_problem(chip, source)) is not None:
+        raise ConfigError(problem, file="boards.yaml", field="hse_hz")
     if not 9_600 <= plan.baud <= 3_000_000:
         raise ConfigError(f"{plan.baud} is not between 9,600 and 3,000,000", file="boards.yaml", field="baud")
     values = {
         "TR_CHIP_NAME": f'"{chip.name}"',
         f"TR_FAMILY_{chip.firmware.family.upper()}": "1",
         f"TR_CORE_{chip.core.removeprefix('cortex-').upper()}": "1",
-        "TR_HSE_HZ": str(hse_hz),
+        "TR_HSE_HZ": str(source.hse_hz or 0),
         "TR_HSE_BYPASS": str(int(source.bypass)),
         "TR_UART_NUMBER": uart.instance[-1],
         "TR_UART_BAUD": f"{plan.baud}u",
@@ -525,9 +518,15 @@ def _measure(plan: BuildPlan, layout: _Layout, digest: str, elf: Path, arena_byt
         arena_bytes=arena_bytes,
         stack_reserve_bytes=STACK_RESERVE_BYTES,
         toolchain=plan.toolchain.description,
-        arena_memory="+".join(layout.arena_memories),
+        arena_memory="+".join(_touched(chip, layout.arena_memories, sections[".arena"])),
         hot_bytes=sections.get(".hot", empty).bytes,
     )
+
+
+def _touched(chip: Chip, names: Sequence[str], section: _Section) -> list[str]:
+    """Those of the memories that hold a part of the section."""
+    memories = [chip.memory(name) for name in names]
+    return [m.name for m in memories if m.base < section.end and section.address < m.end]
 
 
 def _sections(elf: Path) -> dict[str, _Section]:

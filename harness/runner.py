@@ -39,12 +39,14 @@ from harness.evidence import Evidence
 from harness.interfaces import Link, Probe
 from harness.job import Job, JobOptions, PreparedModel, sha256
 from harness.models import ModelSource
+from harness.placement import weight_uses
 from harness.row import (
     BufferRow,
     Flashing,
     LayerRow,
     LinkStats,
     MemoryMap,
+    PlacementRow,
     Readback,
     Row,
     StageTime,
@@ -278,7 +280,7 @@ class Runner:
         with self._timed("build", attempt, stage):
             image = self._make(self._plan(job))
         attempt.evidence = replace(attempt.evidence, elf=image.elf)
-        attempt.row = _image_facts(attempt.row, image)
+        attempt.row = _image_facts(attempt.row, image, load_chip(job.board.chip))
         with self._opened(job.board) as (probe, link):
             with self._timed("flash", attempt, stage):
                 limit_s = self._deadlines.flash_s + image.flash_bytes / FLASH_BYTES_PER_S
@@ -389,6 +391,7 @@ class Runner:
             clock_source=job.board.clock_source,
             baud=job.board.baud,
             toolchain=self._toolchain,
+            weight_uses=weight_uses(job.model.compiled),
         )
 
     @contextmanager
@@ -550,9 +553,18 @@ def check_layers(row: Row, cycles: tuple[int, ...]) -> Row:
     )
 
 
-def _image_facts(row: Row, image: Image) -> Row:
+def _image_facts(row: Row, image: Image, chip: Chip) -> Row:
+    where = chip.placement
     return replace(
         row,
+        placement=PlacementRow(
+            code="+".join(where.code),
+            weights="+".join(where.weights),
+            arena=image.arena_memory,
+            stack="+".join(where.stack),
+            hot_weights="+".join(where.hot_weights or ()) if image.hot_bytes else None,
+            hot_bytes=image.hot_bytes,
+        ),
         elf_sha256=image.elf_sha256,
         build_digest=image.build_digest,
         flash_bytes=image.flash_bytes,

@@ -69,7 +69,7 @@ def test_an_image_is_laid_out_as_the_chip_folder_says(chip: str, toolchain: Tool
     assert at["tr_ld_bss_end"] == at["tr_ld_stack_top"] + image.static_ram_bytes
     assert arena.base <= at["tr_arena"] < arena.base + 4096
     assert at["tr_arena"] % 32 == 0
-    assert image.arena_memory == "+".join(part.placement.arena[0])
+    assert image.arena_memory == part.placement.arena[0][0], "a small one lies in the first memory alone"
     if len(part.placement.arena) == 1:
         assert at["tr_ld_spare_start"] == (at["tr_arena"] + ARENA_BYTES + GUARD_BYTES + 15) // 16 * 16
         assert at["tr_ld_spare_end"] == arena.end
@@ -90,6 +90,13 @@ def with_table(size: int, *, used: bool) -> Sources:
         text = text.replace("sum += arena", "sum += te_big[arena[i]] + arena", 1)
     text = text.replace("const uint8_t te_big", f"extern const uint8_t te_big[{size}];\nconst uint8_t te_big", 1)
     return Sources(files=(SourceFile(name="model.c", text=text), tiny_sources().files[1]))
+
+
+def test_the_memories_of_an_arena_are_those_it_lies_in(toolchain: Toolchain, cache: Path) -> None:
+    """F746: 64 kB of DTCM, then SRAM1."""
+    for size, memories in ((60_000, "dtcm"), (100_000, "dtcm+sram1")):
+        image = build(plan(toolchain, sources=tiny_sources(arena_bytes=size)), cache_dir=cache)
+        assert image.arena_memory == memories
 
 
 def test_an_arena_that_the_preferred_memory_cannot_hold_goes_to_the_next(
