@@ -112,6 +112,22 @@ def test_a_users_file_keeps_presets_and_simulated_boards(tmp_path: Path) -> None
             6,
             ["clock_source", "hse_hz"],
         ),
+        (
+            "boards:\n  a:\n    preset: nucleo-f746zg\n    probe: {unique_id: x}\n"
+            "    uart: {instance: USART3, tx: PD9, rx: PD8}\n",
+            5,
+            ["boards.a.uart", "USART3 tx cannot be PD9", "PD8"],
+        ),
+        (
+            "boards:\n  a:\n    chip: stm32f412\n    simulated: true\n    clock_source: {hse_hz: 12345678}\n",
+            5,
+            ["boards.a.clock_source", "needs a multiple of 1 MHz"],
+        ),
+        (
+            "boards:\n  a:\n    chip: stm32f746\n    simulated: true\n    clock_source: {hse_hz: 32000000}\n",
+            5,
+            ["boards.a.clock_source", "a crystal of stm32f746 has 4 to 26 MHz"],
+        ),
         ("boards:\n  'A B': {chip: stm32f746, simulated: true}\n", 2, ["lower-case"]),
         ("boards: [1\n", 2, []),
         ("- 1\n", 1, []),
