@@ -194,7 +194,13 @@ def build(plan: BuildPlan, *, cache_dir: Path) -> Image:
         ArenaOverflow, FlashOverflow: it does not fit the chip.
         ConfigError: a pin or a clock source that the chip cannot use.
     """
-    digest = plan.digest()
+    try:
+        return _build_once(plan, plan.digest(), cache_dir)
+    except OSError as e:
+        raise BuildFailed("writing the image", f"error: {e.filename or cache_dir}: {e.strerror}") from e
+
+
+def _build_once(plan: BuildPlan, digest: str, cache_dir: Path) -> Image:
     images = cache_dir / "images"
     images.mkdir(parents=True, exist_ok=True)
     place = images / digest

@@ -269,6 +269,12 @@ def test_a_compiler_error_is_one_line_and_keeps_the_log(toolchain: Toolchain, ca
     assert "broken" in caught.value.log
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(toolchain: Toolchain, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BuildFailed, match=r"writing the image: error: .*file.*: (Not a directory|File exists)"):
+        build(plan(toolchain), cache_dir=tmp_path / "file")
+
+
 @pytest.mark.parametrize("chip", chip_names())
 @pytest.mark.parametrize("source", [ClockSource(hse_hz=8_000_000, bypass=True), ClockSource(hse_hz=25_000_000)])
 def test_every_chip_builds_for_an_external_clock(
