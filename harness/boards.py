@@ -204,7 +204,7 @@ class _Board(_Entry):
     uart: UartPins | None = None
     clock_source: Literal["hsi"] | _Hse | None = None
     baud: int = Field(default=DEFAULT_BAUD, ge=9_600, le=3_000_000)
-    faults: tuple[dict[str, int | str], ...] = ()
+    faults: list[dict[str, int | str]] = Field(default_factory=list)
 
 
 class BoardsFile(_Entry):
