@@ -100,7 +100,8 @@ def pack(
         words = halves[:, 0::2] | halves[:, 1::2] << 16  # (4, depth / 2)
         biases = np.concatenate([bias[low], 256 * bias[high] + bias[low]])
         constants = [v for ch in channels[c : c + CHANNELS] for v in (ch.multiplier, ch.addend, ch.right_shift)]
-        blocks += [biases.astype(np.int32).view(np.uint32), words.T.reshape(-1)]
+        blocks.append(biases.astype(np.int32).view(np.uint32))
+        blocks.append(words.T.reshape(-1))
         if not dense.uniform:
             blocks.append(np.array(constants, dtype=np.int64).astype(np.int32).view(np.uint32))
     return np.concatenate(blocks)

@@ -16,6 +16,7 @@ from tinyengine.kernels.tiling import Tile, Weights
 
 _BAND_PIXELS = (256, 192, 144, 96, 72, 48, 36, 24, 16, 12, 8, 4)
 _MOST_UNROLLED_WORDS = 64
+_LEAST_LOOPED_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +98,18 @@ def _bands(found: Layer, choice: Tile) -> tuple[tuple[int, int], ...]:
 
 def _window(depth: int) -> tile.Window:
     words = depth // 2
-    passes = next(p for p in range(1, words + 1) if words % p == 0 and words // p <= _MOST_UNROLLED_WORDS)
+    divisors = [p for p in range(1, words + 1) if words % p == 0]
+    # A pass has some words at least: a depth without useful divisors takes longer passes, or one.
+    passes = next(
+        (
+            p
+            for most in (_MOST_UNROLLED_WORDS, 2 * _MOST_UNROLLED_WORDS)
+            for p in divisors
+            if words // p <= most and (p == 1 or words // p >= _LEAST_LOOPED_WORDS)
+        ),
+        1,
+    )
     run = words // passes
-    if run < 8 and passes > 1:  # a depth without useful divisors: one long run
-        passes, run = 1, words
     return tile.Window(offsets_bytes=tuple(range(0, 4 * run, 4)), passes=passes, step_bytes=4 * run)
 
 
