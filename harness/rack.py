@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from harness import paths
 from harness.boards import Board
 from harness.diagnosis import ADVICE
-from harness.errors import BoardTimeout, FaultClass, Interrupted, Outcome
+from harness.errors import BoardTimeout, ConfigError, FaultClass, Interrupted, Outcome
 
 _POLL_S = 0.2
 FAILURES_TO_QUARANTINE = 3
@@ -123,8 +123,25 @@ def lease(
 
     Raises:
         BoardTimeout: somebody else kept it for `timeout_s`. Interrupted: `stop` was set.
+        ConfigError: the runtime folder cannot be written.
     """
     where = (folder or paths.runtime_dir()) / "leases"
+    try:
+        return _lease(board, where, timeout_s=timeout_s, clock=clock, stop=stop, waiting=waiting)
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}; TINYRACK_RUNTIME_DIR may name another runtime folder"
+        raise ConfigError(what, file=str(where)) from error
+
+
+def _lease(
+    board: Board,
+    where: Path,
+    *,
+    timeout_s: float,
+    clock: Callable[[], float],
+    stop: threading.Event,
+    waiting: Callable[[str], None],
+) -> Lease:
     where.mkdir(parents=True, exist_ok=True, mode=0o700)
     name = re.sub(r"[^A-Za-z0-9._-]", "_", board.probe.unique_id)
     note = where / f"{name}.json"
@@ -151,7 +168,11 @@ def lease(
     # A note without a lock is what a killed owner leaves.
     left = _read(note)
     mine = {"pid": os.getpid(), "command": " ".join(Path(a).name for a in sys.argv[:2])[:120]}
-    note.write_text(json.dumps(mine), encoding="utf-8")
+    try:
+        note.write_text(json.dumps(mine), encoding="utf-8")
+    except OSError:
+        lock.release()
+        raise
     return Lease(lock, note, took_over_from=left)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.boards import load_boards
-from harness.errors import BoardTimeout, Interrupted, Outcome
+from harness.errors import BoardTimeout, ConfigError, Interrupted, Outcome
 from harness.paths import default_boards_file
 from harness.rack import FAILURES_TO_QUARANTINE, Health, Lease, State, lease
 
@@ -28,6 +28,12 @@ def test_a_second_taker_is_told_who_has_it(tmp_path: Path) -> None:
     with take(tmp_path), pytest.raises(BoardTimeout, match=r"in use by process \d+ \("):
         take(tmp_path)
     take(tmp_path).close()
+
+
+def test_a_runtime_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match="cannot be written: Not a directory; TINYRACK_RUNTIME_DIR"):
+        take(tmp_path / "file")
 
 
 def test_a_stop_ends_the_wait(tmp_path: Path) -> None:
