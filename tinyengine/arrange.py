@@ -85,10 +85,13 @@ def best(options: Options, preferences: Preferences, price: float) -> Arrangemen
     limit = preferences.sram_limit_bytes
     if limit is not None:
         return _within(options, bounds, limit, price)
-    slowest = {
-        Optimize.LATENCY: _LATENCY_SLACK * fastest,
-        Optimize.SRAM: float("inf"),
-    }.get(preferences.optimize, max(SLOWEST_BALANCED * fastest, options.cycles(options.cut(bounds[-1], price))))
+    # Where flash has a price, the cheapest kernels may be slower than any bound makes them.
+    cheapest = options.cycles(options.cut(bounds[-1], price))
+    slowest = max(cheapest, SLOWEST_BALANCED * fastest)
+    if preferences.optimize is Optimize.LATENCY:
+        slowest = max(cheapest, _LATENCY_SLACK * fastest)
+    elif preferences.optimize is Optimize.SRAM:
+        slowest = float("inf")
     found: list[Arrangement] = []
     start = options.smallest(bounds, slowest, price)
     for bound in _attempts(options, bounds[bounds.index(start) :], price):
