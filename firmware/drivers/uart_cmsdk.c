@@ -33,6 +33,9 @@ uint32_t tr_uart_init(uint32_t apb1_hz, uint32_t apb2_hz)
     REG(UART0_BASE + UART_CTRL) = 0;
     REG(UART0_BASE + UART_BAUDDIV) = divider < UART_BAUDDIV_LEAST ? UART_BAUDDIV_LEAST : divider;
     REG(UART0_BASE + UART_CTRL) = MASK(UART_CTRL_TX_EN) | MASK(UART_CTRL_RX_EN) | MASK(UART_CTRL_RX_INT);
+    /* Drops what stands there from before; and QEMU looks for input again only when this register is read: bytes that came
+     * while the receiver was off would otherwise wait, and with them all that follow. */
+    (void)REG(UART0_BASE + UART_DATA);
     /* Interrupts are masked for good (PRIMASK): this one only ends a WFI. */
     REG(NVIC_ISER + IRQ_WORD) = IRQ_BITS;
     return apb1_hz;

@@ -94,6 +94,15 @@ def test_the_firmware_runs_measures_and_answers_right(machine: str) -> None:
     assert gone(board.pid)
 
 
+@needs_qemu
+@pytest.mark.parametrize("machine", chips.machine_names())
+def test_a_board_hears_what_is_said_while_it_still_starts(machine: str) -> None:
+    with running(machine, tiny_image(machine, paths.cache_dir())) as (board, device):
+        for nonce in range(20):
+            board.reset_and_run(timeout_s=10)
+            assert device.hello(nonce).chip == machine
+
+
 def _image(model: PreparedModel, chip: chips.Chip) -> Image:
     plan = BuildPlan(
         sources=model.compiled.sources, chip=chip, uart=chip.uart, clock_source=ClockSource(), baud=921_600,
