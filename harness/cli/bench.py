@@ -118,7 +118,7 @@ def command(
             fold_constants=fold_constants,
         ),
         given=None if input_file is None else read_input(input_file),
-        save=None if save is None else save.absolute(),
+        save=None if save is None else evidence.prepare(save),
     )
     with Store.open(results, now=time.time) as store:
         result = run(request, store=store, fresh=fresh, screen=console(stderr=True))

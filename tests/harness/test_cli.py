@@ -180,6 +180,15 @@ def test_results_that_cannot_be_written_are_one_line(
     assert said == "tinyrack: the results cannot be written or read: database or disk is full\n"
 
 
+def test_a_folder_for_evidence_that_cannot_be_is_refused_before_anything_is_measured(
+    quiet_place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (quiet_place / "m.tflite").write_bytes(b"no model")
+    (quiet_place / "file").write_text("in the way")
+    assert call("bench", "m.tflite", "--boards", "f746-sim", "--save", "file/here") == 2
+    assert capsys.readouterr().err == "tinyrack: file/here: --save: cannot be created: Not a directory\n"
+
+
 def test_two_models_of_one_name_are_refused(quiet_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (quiet_place / "a").mkdir()
     (quiet_place / "m.tflite").write_bytes(b"1")
