@@ -1,7 +1,7 @@
 """Modelled cycles with memory that never waits, both cores, both roundings, with and without constant channels.
 
-The image runs on an emulated core without board or firmware; its outputs are compared with the reference. Bench rows
-with `--memory ideal` give the same cycles plus the calls of layers. Targets are issue 6's.
+The image runs on an emulated core without board or firmware; its outputs are compared with the reference. Bench
+rows with `--memory ideal` give the same cycles plus the calls of layers. Targets are issue 6's.
 """
 
 from __future__ import annotations

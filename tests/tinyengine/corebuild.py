@@ -37,6 +37,7 @@ _ARENA = _DATA + 0x1010
 _GUARD_BYTES = 512
 _GUARD = 0xE7
 _FPU = {Core.M4: "fpv4-sp-d16", Core.M7: "fpv5-sp-d16"}
+_MOST_OPTIMIZED = 4
 _LINK = f"""
 ENTRY(entry)
 SECTIONS {{
@@ -122,7 +123,9 @@ class CoreBatch:
 
 
 def _build(models: Sequence[Compiled], core: Core) -> Path:
-    flags = [f"-mcpu={core.value}", "-mthumb", f"-mfpu={_FPU[core]}", "-mfloat-abi=hard", "-O2"]
+    flags = [f"-mcpu={core.value}", "-mthumb", f"-mfpu={_FPU[core]}", "-mfloat-abi=hard"]
+    # Firmware is built with -O2; many small models are about kernels, and gcc's time is most of theirs.
+    flags += ["-O2" if len(models) <= _MOST_OPTIMIZED else "-O1"]
     flags += ["-ffunction-sections", "-fdata-sections"]
     h = hashlib.sha256(repr((WARNINGS, flags, _LINK)).encode())
     for m in models:

@@ -13,6 +13,13 @@ class Weights(Enum):
     """Doubled, a halfword each."""
     BYTES = "int8"
     """A byte each, two channels sharing a halfword: half the flash, somewhat slower."""
+    SHORT = "int8, short code"
+    """As bytes, with small tiles and short loops: a quarter slower."""
+
+    @property
+    def most_pixels(self) -> int:
+        """Pixels a tile."""
+        return 2 if self is Weights.SHORT else 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

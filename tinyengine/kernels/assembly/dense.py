@@ -97,7 +97,7 @@ def pack(
     for c in range(0, len(weights), CHANNELS):
         low, high = slice(c, c + _PAIRS), slice(c + _PAIRS, c + CHANNELS)
         halves = (256 * weights[high] + weights[low]).astype(np.int16).view(np.uint16).astype(np.uint32)
-        words = halves[:, 0::2] | halves[:, 1::2] << 16  # (4, depth / 2)
+        words = (halves[:, 0::2] | halves[:, 1::2] << 16).astype(np.uint32)  # (4, depth / 2)
         biases = np.concatenate([bias[low], 256 * bias[high] + bias[low]])
         constants = [v for ch in channels[c : c + CHANNELS] for v in (ch.multiplier, ch.addend, ch.right_shift)]
         blocks.append(biases.astype(np.int32).view(np.uint32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Generic, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -98,8 +99,9 @@ class Weighted:
     most_accumulator: int
 
 
+@lru_cache(maxsize=1024)
 def weighted(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Weighted | str:
-    """The layer's constants, or why the kernels' requantization does not fit them."""
+    """The layer's constants, or why the kernels' requantization does not fit them. Several families ask."""
     op = cast(Conv2D | DepthwiseConv2D | FullyConnected, node.op)
     tensor, bias_tensor = graph.tensors[node.inputs[1]], graph.tensors[node.inputs[2]]
     if tensor.data is None or bias_tensor.data is None:
@@ -233,10 +235,15 @@ def weight_forms(layer: Weighted) -> tuple[Weights, ...]:
     """How a matrix kernel's table may hold this layer's weights."""
     flat = layer.weights.reshape(len(layer.bias), -1)
     shared = dense.weights_refusal(flat, layer.bias) is None
-    return (Weights.HALVES, Weights.BYTES) if shared else (Weights.HALVES,)
+    return tuple(Weights) if shared else (Weights.HALVES,)
 
 
-VARIANTS = {Weights.HALVES: "", Weights.BYTES: "w8"}
+def code_bytes(kernel: Tile) -> int:
+    """Estimate of a matrix kernel's code."""
+    return 4 * (3 * len(kernel.pixel_offsets_bytes) + 2) * len(kernel.window.offsets_bytes) + 250
+
+
+VARIANTS = {Weights.HALVES: "", Weights.BYTES: "w8", Weights.SHORT: "w8s"}
 """In kernel names."""
 
 

@@ -17,6 +17,7 @@ from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Price, Row, Weig
 from tinyengine.kernels.tiling import Tile, Weights
 
 _MOST_UNROLLED_WORDS = 72
+_MOST_UNROLLED_SHORT_WORDS = 16
 _BAND_ROWS = (32, 16, 12, 8, 6, 4, 3, 2, 1)
 
 
@@ -150,11 +151,12 @@ def price(found: Layer, choice: Tile) -> Price:
     """Widening, rows that two bands share twice, and tiles."""
     band = min(choice.band, found.out[0])
     widened = -(-found.out[0] // band) * _band_rows(found, band) * (found.row_halves * common.WIDEN_CYCLES + 100)
-    walk = _walk(found, band)
+    walk = _walk(found, band, choice.weights)
     kernel = _kernel(found, walk.row.pixels, vertical=walk.vertical, weights=choice.weights)
     rows = found.out[1] if walk.vertical else found.out[0]
     cycles = found.batch * (widened + rows * common.row_cycles(walk.row, kernel, found.channels))
-    return Price(cycles=cycles, flash_bytes=4 * kernel.block_words * ((found.channels + 1) // 2))
+    flash = 4 * kernel.block_words * ((found.channels + 1) // 2) + common.code_bytes(kernel)
+    return Price(cycles=cycles, flash_bytes=flash)
 
 
 def _offsets(found: Layer) -> tuple[tuple[int, ...], ...]:
@@ -172,10 +174,11 @@ def _offsets(found: Layer) -> tuple[tuple[int, ...], ...]:
     return tuple(rows)
 
 
-def _window(found: Layer) -> tile.Window:
+def _window(found: Layer, weights: Weights) -> tile.Window:
     """All rows in one pass where they fit, else a pass a row."""
     rows = _offsets(found)
-    if sum(len(r) for r in rows) <= _MOST_UNROLLED_WORDS or len(rows) == 1:
+    most = _MOST_UNROLLED_SHORT_WORDS if weights is Weights.SHORT else _MOST_UNROLLED_WORDS
+    if sum(len(r) for r in rows) <= most or len(rows) == 1:
         return tile.Window(offsets_bytes=tuple(o for r in rows for o in r))
     step = 2 * found.dilation[0] * found.row_halves
     return tile.Window(offsets_bytes=rows[0], passes=len(rows), step_bytes=step)
@@ -187,13 +190,13 @@ def _kernel(found: Layer, pixels: int, *, vertical: bool, weights: Weights = Wei
     else:
         x_step, out_step = 2 * found.stride[1] * found.wide_depth, found.channels
     return tile.Tile(
-        window=_window(found),
+        window=_window(found, weights),
         pixel_offsets_bytes=tuple(x_step * p for p in range(pixels)),
         out_offsets_bytes=tuple(out_step * p for p in range(pixels)),
         tile_step_bytes=x_step * pixels,
         out_step_bytes=out_step * pixels,
         epilogue=found.weighted.epilogue,
-        byte_weights=weights is Weights.BYTES,
+        byte_weights=weights is not Weights.HALVES,
     )
 
 
@@ -205,13 +208,15 @@ class _Walk:
     vertical: bool
 
 
-def _walk(found: Layer, band: int) -> _Walk:
+def _walk(found: Layer, band: int, weights: Weights) -> _Walk:
     """The cheapest cut the instruction set can encode."""
     options = []
     for vertical in (False, True) if band == found.out[0] else (False,):
         length, times = (found.out[0], found.out[1]) if vertical else (found.out[1], found.out[0])
         for pixels in (4, 3, 2, 1):
-            if pixels > length or _kernel(found, pixels, vertical=vertical).refusal():
+            if pixels > min(length, weights.most_pixels):
+                continue
+            if _kernel(found, pixels, vertical=vertical, weights=weights).refusal():
                 continue
             tiles, rest = divmod(length, pixels)
             row = Row(pixels=pixels, tiles=tiles, overlap=0, rest=rest)
@@ -222,7 +227,7 @@ def _walk(found: Layer, band: int) -> _Walk:
 def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
     """Everything for a choice."""
     band = min(choice.band, found.out[0])
-    walk = _walk(found, band)
+    walk = _walk(found, band, choice.weights)
     kernel = _kernel(found, walk.row.pixels, vertical=walk.vertical, weights=choice.weights)
     assembly = []
     # A companion channel is woven in by the driver: the kernel cannot.

@@ -83,10 +83,11 @@ def price(found: Layer, choice: Tile) -> Price:
     """Widening and tiles of every band."""
     cycles = found.pixels * found.depth * common.WIDEN_CYCLES
     for count, pixels in _bands(found, choice):
-        row = _row(found, pixels)
+        row = _row(found, pixels, choice.weights)
         cycles += count * common.row_cycles(row, _kernel(found, row.pixels, choice.weights), found.channels)
     kernel = _kernel(found, 1, choice.weights)
-    return Price(cycles=cycles, flash_bytes=4 * kernel.block_words * ((found.channels + 1) // 2))
+    code = common.code_bytes(_kernel(found, min(choice.weights.most_pixels, found.pixels), choice.weights))
+    return Price(cycles=cycles, flash_bytes=4 * kernel.block_words * ((found.channels + 1) // 2) + code)
 
 
 def _bands(found: Layer, choice: Tile) -> tuple[tuple[int, int], ...]:
@@ -96,14 +97,18 @@ def _bands(found: Layer, choice: Tile) -> tuple[tuple[int, int], ...]:
     return ((whole, band), (1, rest)) if rest else ((whole, band),)
 
 
-def _window(depth: int) -> tile.Window:
+def _window(depth: int, weights: Weights) -> tile.Window:
     words = depth // 2
     divisors = [p for p in range(1, words + 1) if words % p == 0]
     # A pass has some words at least: a depth without useful divisors takes longer passes, or one.
     passes = next(
         (
             p
-            for most in (_MOST_UNROLLED_WORDS, 2 * _MOST_UNROLLED_WORDS)
+            for most in (
+                *((16,) if weights is Weights.SHORT else ()),
+                _MOST_UNROLLED_WORDS,
+                2 * _MOST_UNROLLED_WORDS,
+            )
             for p in divisors
             if words // p <= most and (p == 1 or words // p >= _LEAST_LOOPED_WORDS)
         ),
@@ -115,20 +120,20 @@ def _window(depth: int) -> tile.Window:
 
 def _kernel(found: Layer, pixels: int, weights: Weights = Weights.HALVES) -> tile.Tile:
     return tile.Tile(
-        window=_window(found.depth),
+        window=_window(found.depth, weights),
         pixel_offsets_bytes=tuple(2 * found.depth * p for p in range(pixels)),
         out_offsets_bytes=tuple(found.channels * p for p in range(pixels)),
         tile_step_bytes=2 * found.depth * pixels,
         out_step_bytes=found.channels * pixels,
         epilogue=found.weighted.epilogue,
-        byte_weights=weights is Weights.BYTES,
+        byte_weights=weights is not Weights.HALVES,
     )
 
 
-def _row(found: Layer, length: int) -> common.Row:
+def _row(found: Layer, length: int, weights: Weights) -> common.Row:
     """The row of tiles; wide pixels may reach too far for four of them in one tile."""
     best = common.row_of_tiles(length)
-    for pixels in (best.pixels, 3, 2, 1):
+    for pixels in (p for p in (best.pixels, 3, 2, 1) if p <= weights.most_pixels):
         if pixels <= length and _kernel(found, pixels).refusal() is None:
             tiles, rest = divmod(length, pixels)
             return common.Row(pixels=pixels, tiles=tiles, overlap=length - pixels if rest else 0)
@@ -141,7 +146,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
     assembly = {"widen": common.widen_assembly(order, core)}
     parts = []
     for count, pixels in _bands(found, choice):
-        row = _row(found, pixels)
+        row = _row(found, pixels, choice.weights)
         kernel = _kernel(found, row.pixels, choice.weights)
         role = f"tile{row.pixels}"
         assembly[role] = Assembly(

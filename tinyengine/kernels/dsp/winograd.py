@@ -20,6 +20,8 @@ from tinyengine.kernels.tiling import Tile
 _COLUMNS = 2 * winograd.GROUP_TILES
 _ROWS = 2
 _BAND_ROWS = (32, 16, 8, 4, 2)
+_CODE_BYTES = 3500
+"""Of both kernels, about."""
 _MOST_ACCUMULATOR = 1 << 29
 """Four times an accumulator must fit 32 bits."""
 
@@ -102,7 +104,7 @@ def price(found: Layer, choice: Tile) -> Price:
     groups = -(-found.out[0] // _ROWS) * -(-found.out[1] // _COLUMNS)
     pair = 16 * (8 * found.depth + 14) + 1000
     cycles = found.batch * (widened + groups * (150 * found.depth + found.channels // 2 * pair + 200))
-    return Price(cycles=cycles, flash_bytes=2 * found.channels * kernel.block_words)
+    return Price(cycles=cycles, flash_bytes=2 * found.channels * kernel.block_words + _CODE_BYTES)
 
 
 def _kernel(found: Layer) -> winograd.Winograd:
