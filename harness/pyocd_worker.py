@@ -144,7 +144,9 @@ class Worker:
             if probe is None and board.probe_type is None:
                 there = DebugProbeAggregator.get_all_connected_probes()
         if probe is None:
-            raise Failure("absent", _not_there(board.unique_id, [p.unique_id for p in there], warnings))
+            # Simulated boards are always there, and no answer to a cable that is not.
+            real = [p.unique_id for p in there if not type(p).__module__.startswith("harness.sim")]
+            raise Failure("absent", _not_there(board.unique_id, real, warnings))
         options = {
             "target_override": board.target,
             "connect_mode": "under-reset",

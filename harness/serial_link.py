@@ -110,8 +110,8 @@ def find_port(probe_serial: str) -> str:
         return str(ports[0])
     if not ports:
         raise ConfigError(
-            f"no serial port belongs to the USB device {probe_serial}; name it in boards.yaml: "
-            "link: {port: /dev/serial/by-id/...}",
+            f"no serial port belongs to the USB device {probe_serial}: is it plugged in? A port that is not the "
+            "probe's own is named in boards.yaml: link: {port: /dev/serial/by-id/...}",
             file="boards.yaml", field="link.port",
         )  # fmt: skip
     raise ConfigError(

@@ -186,6 +186,6 @@ def test_what_pyocd_complains_of_is_passed_on(
 def test_a_serial_number_that_is_not_there_is_answered_with_those_that_are(
     elf: tuple[Path, dict[int, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DebugProbeAggregator, "get_all_connected_probes", probes("0670FF49", "f746-sim"))
+    monkeypatch.setattr(DebugProbeAggregator, "get_all_connected_probes", probes("0670FF49", "E6614"))
     (flashed,) = answers(["flash"], "stm32f746", elf[0])
-    assert flashed["error"]["reason"] == f"no probe with the serial number {ID}; there are 0670FF49, f746-sim"
+    assert flashed["error"]["reason"] == f"no probe with the serial number {ID}; there are 0670FF49, E6614"
