@@ -174,8 +174,8 @@ class MadeUp:
         return Image(
             elf=Path("image.elf"), elf_sha256="e" * 64, build_digest="b" * 64, flash_bytes=300_000,
             model_flash_bytes=270_000, text_bytes=20_000, rodata_bytes=250_000, static_ram_bytes=1_000,
-            arena_bytes=self.model.compiled.plan.arena_bytes, stack_reserve_bytes=2048,
-            toolchain=plan.toolchain.description,
+            arena_bytes=self.model.compiled.plan.arena_bytes, arena_memory="dtcm+sram1", hot_bytes=0,
+            stack_reserve_bytes=2048, toolchain=plan.toolchain.description,
         )  # fmt: skip
 
     def run(self, options: JobOptions | None = None, *, board: Board = BOARD) -> tuple[Row, Evidence]:
