@@ -43,3 +43,11 @@ class CheckpointError(NasError):
     def __init__(self, what: str, where: str) -> None:
         super().__init__(f"{where}: {what}")
         self.what, self.where = what, where
+
+
+class LogError(NasError):
+    """A search's log that cannot be used."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{where}: {what}")
+        self.what, self.where = what, where

@@ -6,7 +6,7 @@ import hashlib
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.arch import Arch, Block, cross, mutate
@@ -17,6 +17,7 @@ SPACE = Space(skeleton=IMAGENET, resolution=144, width_percent=50)
 SEEDS = st.integers(0, 2**32)
 
 
+@settings(deadline=None, max_examples=40)
 @given(SEEDS)
 def test_text_and_architecture_are_one(seed: int) -> None:
     arch = SPACE.sample(random.Random(seed))
@@ -38,6 +39,7 @@ def test_other_text_is_refused(text: str) -> None:
         Arch.decode(text)
 
 
+@settings(deadline=None, max_examples=40)
 @given(SEEDS)
 def test_mutants_and_children_are_of_the_space(seed: int) -> None:
     rng = random.Random(seed)

@@ -1,0 +1,201 @@
+"""The search ends at networks that were measured and meet every limit, whatever predictions say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from math import log
+from pathlib import Path
+
+import pytest
+
+from nas.arch import Arch
+from nas.errors import Infeasible, LogError
+from nas.evolve import Cost, Costs, Limit, Member, Mode, Result, Search, Settings, Value
+from nas.pareto import dominates
+from nas.space import Skeleton, Space, layout
+
+SKELETON = Skeleton(name="tiny", classes=10)
+SPACE = Space(skeleton=SKELETON, resolution=48, width_percent=20)
+SMALL = Settings(
+    population=20, parents=6, crossed=10, mutated=10, generations=6, measured_a_generation=4, attempts=4, seed=3
+)
+
+
+def accuracy(archs: Sequence[Arch]) -> list[float]:
+    """More computation and larger kernels are better, with diminishing returns."""
+    return [log(macs(a)) + 0.02 * sum(b.kernel for blocks in a.stages for b in blocks) for a in archs]
+
+
+@cache
+def macs(arch: Arch) -> int:
+    return layout(SKELETON, arch).macs
+
+
+def truth_ms(arch: Arch) -> float:
+    return macs(arch) / 1e5 + 0.1 * sum(len(blocks) for blocks in arch.stages)
+
+
+def costs(arch: Arch, *, board: str, factor: float = 1.0, spread: float = 0.0, id: str | None = None) -> Costs:
+    ms, sram = factor * truth_ms(arch), 1000.0 * max(b.expand for blocks in arch.stages for b in blocks)
+    known = Value(value=sram, low=sram, high=sram, id=id)
+    return Costs(
+        board=board,
+        latency_ms=Value(value=ms, low=ms * (1 - spread), high=ms * (1 + spread), id=id),
+        sram_bytes=known,
+        flash_bytes=Value(value=ms * 900, low=ms * 900, high=ms * 900, id=id),
+    )
+
+
+class Guess:
+    """Predicts a latency that is off by a factor, until it has learnt; only `biased` boards are off."""
+
+    def __init__(self, factor: float = 0.8, boards: Sequence[str] = ("a",)) -> None:
+        self.factor, self.boards = factor, boards
+        self.learnt: list[Arch] = []
+
+    def __call__(self, candidates: Sequence[Arch]) -> list[tuple[Costs, ...]]:
+        factor = self.factor if len(self.learnt) < 10 else 0.5 + self.factor / 2
+        return [tuple(costs(a, board=b, factor=factor, spread=0.3) for b in self.boards) for a in candidates]
+
+    def learn(self, measured: Sequence[Arch]) -> None:
+        self.learnt += measured
+
+
+class Boards:
+    """Counts what it is asked; dies after `most` networks, as if killed."""
+
+    def __init__(self, most: int = 10**9, boards: Sequence[str] = ("a",)) -> None:
+        self.most, self.boards = most, boards
+        self.asked: list[Arch] = []
+
+    def __call__(self, archs: Sequence[Arch]) -> list[tuple[Costs, ...]]:
+        if len(self.asked) + len(archs) > self.most:
+            raise KeyboardInterrupt
+        self.asked += archs
+        return [tuple(costs(a, board=b, id=f"{b}/{a.digest()[:8]}") for b in self.boards) for a in archs]
+
+
+def search(
+    limits: Sequence[Limit],
+    settings: Settings = SMALL,
+    *,
+    boards: Boards | None = None,
+    guess: Guess | None = None,
+    log: Path | None = None,
+) -> Result:
+    return Search(
+        SPACE, limits, settings, accuracy=accuracy, predict=guess or Guess(), measure=boards or Boards(), log=log
+    ).run()
+
+
+def latency(most: float, board: str = "a") -> Limit:
+    return Limit(board=board, cost=Cost.LATENCY_MS, most=most)
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("factor", [0.6, 1.5])
+def test_what_is_found_was_measured_and_meets_every_limit(mode: Mode, factor: float) -> None:
+    settings = replace(SMALL, mode=mode)
+    limits = (latency(22.0), Limit(board="a", cost=Cost.SRAM_BYTES, most=5000))
+    found = search(limits, settings, guess=Guess(factor))
+    assert found.front
+    for member in found.front:
+        own = member.costs[0]
+        assert own.latency_ms.id and own.sram_bytes.id and own.flash_bytes.id
+        assert own.latency_ms.value == pytest.approx(truth_ms(member.arch))
+        assert own.latency_ms.value <= 22.0 and own.sram_bytes.value <= 5000
+
+
+def test_evolution_beats_its_first_generation() -> None:
+    first = search((latency(25.0),), replace(SMALL, generations=0))
+    later = search((latency(25.0),), replace(SMALL, generations=12))
+    assert later.front[0].accuracy > first.front[0].accuracy
+
+
+def test_no_member_of_a_front_dominates_another() -> None:
+    found = search((latency(30.0),), replace(SMALL, mode=Mode.PARETO))
+    points = [_point(m) for m in found.front]
+    assert len(points) > 1
+    assert not any(dominates(a, b) for a in points for b in points)
+
+
+def test_every_board_has_its_own_limits() -> None:
+    limits = (latency(25.0, "a"), latency(18.0, "b"))
+    found = search(limits, boards=Boards(boards=("a", "b")), guess=Guess(boards=("a", "b")))
+    assert [c.board for c in found.front[0].costs] == ["a", "b"]
+    assert found.front[0].costs[1].latency_ms.value <= 18.0
+
+
+def test_an_impossible_limit_ends_with_the_nearest_miss() -> None:
+    with pytest.raises(Infeasible, match=r"latency_ms <= 0.001 on a; r48-w20:.* comes nearest") as caught:
+        search((latency(0.001),))
+    least = min(truth_ms(Arch.decode(caught.value.nearest)), 1e9)
+    assert least < 1.5 * truth_ms(SPACE.extreme(largest=False))
+
+
+def test_a_network_the_board_refuses_is_never_returned() -> None:
+    class Refusing(Boards):
+        def __call__(self, archs: Sequence[Arch]) -> list[tuple[Costs, ...]]:
+            found = super().__call__(archs)
+            return [
+                tuple(
+                    Costs(
+                        board=c.board,
+                        latency_ms=c.latency_ms,
+                        sram_bytes=c.sram_bytes,
+                        flash_bytes=c.flash_bytes,
+                        failure="not bit-exact" if len(a.stages[0]) == 2 else None,
+                    )
+                    for c in each
+                )
+                for a, each in zip(archs, found, strict=True)
+            ]
+
+    found = search((latency(25.0),), boards=Refusing())
+    assert all(len(m.arch.stages[0]) > 2 for m in found.front)
+
+
+@pytest.mark.parametrize("killed_after", [5, 17])
+def test_a_killed_search_ends_at_the_same_front(tmp_path: Path, killed_after: int) -> None:
+    limits = (latency(22.0),)
+    whole = search(limits, log=tmp_path / "whole.jsonl")
+    log = tmp_path / "killed.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        search(limits, boards=Boards(most=killed_after), log=log)
+    with log.open("a") as stream:
+        stream.write('{"arch": "r48-')  # killed within a write
+    boards = Boards()
+    resumed = search(limits, boards=boards, log=log)
+    assert resumed == whole
+    assert len(boards.asked) < whole.measurements
+    assert log.read_text().splitlines()[0] == (tmp_path / "whole.jsonl").read_text().splitlines()[0]
+
+
+def test_a_finished_search_asks_nobody_again(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    first = search((latency(22.0),), log=log)
+    assert search((latency(22.0),), boards=Boards(most=0), log=log) == first
+
+
+def test_the_log_of_another_search_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    search((latency(22.0),), log=log)
+    with pytest.raises(LogError, match="another search"):
+        search((latency(23.0),), log=log)
+    log.write_text(json.dumps([1]) + "\n")
+    with pytest.raises(LogError, match="no log"):
+        search((latency(23.0),), log=log)
+
+
+def test_guided_search_asks_for_few_measurements() -> None:
+    guided = search((latency(22.0),))
+    everything = search((latency(22.0),), replace(SMALL, measured_a_generation=1000, uncertain_a_generation=1000))
+    assert guided.measurements * 2 < everything.measurements
+
+
+def _point(member: Member) -> tuple[float, ...]:
+    c = member.costs[0]
+    return (-member.accuracy, c.latency_ms.value, c.sram_bytes.value, c.flash_bytes.value)
