@@ -1,0 +1,110 @@
+"""`tinyrack search`: data in, a network for a board out. Arguments to a search, its document to a table and JSON.
+
+torch is imported when a search begins and not before: other commands do without it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from harness import host
+from harness.boards import load_boards
+from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.errors import ConfigError
+from harness.store import Store
+from nas.evolve import Mode
+
+TASKS = ("digits", "fsdd", "speech-commands", "vww", "imagenet", "cifar", "voc")
+_KIB = 1024
+
+
+def command(
+    *,
+    task: Annotated[str, typer.Option("--task", help=f"One of {', '.join(TASKS)}.")],
+    boards: Annotated[list[str], typer.Option("--board", metavar="B", help="May be given several times.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")],
+    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="The data; digits need none.")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Most a network may take on each board.")] = None,
+    sram_kb: Annotated[float | None, typer.Option(help="In units of 1024 bytes, the firmware included.")] = None,
+    flash_kb: Annotated[float | None, typer.Option(help="The same of flash.")] = None,
+    mode: Annotated[Mode, typer.Option(help="One best network, or the front over all costs.")] = Mode.PAPER,
+    population: Annotated[int, typer.Option(min=4, max=1000)] = 20,
+    generations: Annotated[int, typer.Option(min=1, max=1000)] = 6,
+    measured: Annotated[int, typer.Option(min=1, max=64, help="Networks measured a generation, at most.")] = 4,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Train for two epochs a phase: shows that all of it works.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of training and search.")] = 0,
+    results: Annotated[str, typer.Option("--results", help="Results folder or PostgreSQL URL.")] = "results",
+    boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Search a network for a task and a board.
+
+    It is trained, quantized, compiled and measured; accuracy on the test split is the board's own.
+    """
+    if json is not None:
+        check_json_target(json)
+    chosen = load_boards(boards_file).select(boards)
+    host.require(chosen)
+    try:
+        from harness import searching
+    except ModuleNotFoundError as error:
+        if error.name not in {"torch", "scipy"}:
+            raise
+        raise ConfigError(f"needs {error.name}; pip install 'tinyrack[nas]'", file="search") from error
+    request = searching.Request(
+        task=task,
+        boards=chosen,
+        out=out,
+        data=data,
+        latency_ms=latency_ms,
+        sram_kb=sram_kb,
+        flash_kb=flash_kb,
+        mode=mode,
+        population=population,
+        generations=generations,
+        measured=measured,
+        quick=quick,
+        seed=seed,
+    )
+    screen = console(stderr=True)
+    with Store.open(results, now=time.time) as store:
+        document = searching.run(
+            request, store=store, tell=lambda text: screen.print(text, soft_wrap=True, highlight=False)
+        )
+    write_json(document, str(out / "search.json"))
+    if json is not None:
+        write_json(document, json)
+    if json != "-":
+        _show(document)
+
+
+def _show(document: dict[str, Any]) -> None:
+    final = document["final"]
+    table = Table(title=f"{document['task']}: {final['arch']}")
+    for name in ("board", "ms", "SRAM kB", "flash kB", "test top-1 on board", "measurement"):
+        table.add_column(name, justify="left" if name in {"board", "measurement"} else "right")
+    for b in final["boards"]:
+        table.add_row(
+            b["board"],
+            f"{b['latency_ms']:.2f}",
+            f"{b['sram_bytes'] / _KIB:.1f}",
+            f"{b['flash_bytes'] / _KIB:.1f}",
+            f"{b['test_top1_on_board']:.2%}",
+            b["measurement"],
+        )
+    screen = console()
+    screen.print(table)
+    screen.print(
+        f"validation: {final['validation_float_top1']:.1%} float, {final['validation_int8_top1']:.1%} int8; "
+        f"{'bit-exact on every board' if final['bit_exact'] else 'NOT bit-exact'}; {document['seconds']:.0f} s",
+        soft_wrap=True,
+    )
+    sys.stdout.flush()

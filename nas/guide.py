@@ -1,0 +1,179 @@
+"""What evolution asks, answered: costs of networks nobody has run, and of those that boards have.
+
+A candidate is compiled with noise for weights, for its memory plan and its steps; each board has a latency model,
+fitted to the layers measured so far. Before anything was measured the compiler's own estimate stands in, with an
+interval wide enough to send the boards what is near a limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nas import network, steps
+from nas.arch import Arch
+from nas.evolve import Costs, Value
+from nas.latency_model import LatencyModel, Observation, fit
+from nas.measure import Candidate, LayerCycles, Measure, Measured, Unmeasured
+from nas.network import Weights
+from nas.space import Space, layout
+from nas.steps import StepShape
+from tinyengine.compile import CompileOptions, compile_graph
+from tinyengine.kernels.catalogue import Target
+
+_BLIND = 2.0
+"""The compiler's estimate is right within this factor."""
+_LOST = Value(value=float("1e12"), low=float("1e12"), high=float("1e12"))
+"""Of a network that a board cannot run: beyond every limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardFacts:
+    """What a prediction needs to know of a board.
+
+    Args:
+        firmware_sram_bytes, firmware_flash_bytes: what the firmware takes beside the network, roughly; measured
+            networks correct it.
+    """
+
+    name: str
+    target: Target
+    clock_hz: int
+    firmware_sram_bytes: int = 2048
+    firmware_flash_bytes: int = 12288
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """A compiled candidate: its steps, and what the network itself takes."""
+
+    steps: tuple[StepShape, ...]
+    arena_bytes: int
+    flash_bytes: int
+
+
+class Guide:
+    """`nas.evolve.Predict`, and the measuring function that it learns from."""
+
+    def __init__(
+        self,
+        space: Space,
+        boards: Sequence[BoardFacts],
+        candidate: Callable[[Arch], Candidate],
+        measure: Measure,
+    ) -> None:
+        """Args:
+        candidate: the trained network of an architecture, as it would be deployed.
+        measure: asks the boards of `boards`, in that order.
+        """
+        self._space, self._boards = space, tuple(boards)
+        self._candidate, self._measure = candidate, measure
+        self._plans: dict[tuple[Arch, Target], _Plan] = {}
+        self._seen: dict[str, list[Observation]] = {b.name: [] for b in boards}
+        self._beside: dict[str, list[tuple[int, int]]] = {b.name: [] for b in boards}
+        self._models: dict[str, LatencyModel] = {}
+        self._answers: dict[Arch, tuple[Measured | Unmeasured, ...]] = {}
+
+    def __call__(self, candidates: Sequence[Arch]) -> list[tuple[Costs, ...]]:
+        """For each candidate its predicted costs, one entry a board."""
+        return [tuple(self._predicted(a, b) for b in self._boards) for a in candidates]
+
+    def learn(self, measured: Sequence[Arch]) -> None:
+        """Fits each board's model to these too. What was measured before a restart is asked for again: `measure`
+        remembers it, layers included."""
+        self._have_asked(measured)
+        for arch in measured:
+            for board, answer in zip(self._boards, self._answers[arch], strict=True):
+                self._note(arch, board, answer)
+        self._models = {name: fit(seen) for name, seen in self._seen.items() if seen}
+
+    def ask(self, candidates: Sequence[Arch]) -> list[tuple[Costs, ...]]:
+        """For each candidate its measured costs, one entry a board."""
+        self._have_asked(candidates)
+        return [
+            tuple(_costs(b, m) for b, m in zip(self._boards, self._answers[a], strict=True)) for a in candidates
+        ]
+
+    def _have_asked(self, archs: Sequence[Arch]) -> None:
+        missing = [a for a in dict.fromkeys(archs) if a not in self._answers]
+        if missing:
+            asked = self._measure([self._candidate(a) for a in missing])
+            self._answers.update(zip(missing, asked, strict=True))
+
+    def _predicted(self, arch: Arch, board: BoardFacts) -> Costs:
+        plan, model = self._plan(arch, board.target), self._models.get(board.name)
+        if model is None:
+            middle = sum(s.causes[0] for s in plan.steps)
+            low, high = middle / _BLIND, middle * _BLIND
+        else:
+            found = model.predict(plan.steps)
+            middle, low, high = found.cycles, found.low, found.high
+        to_ms = 1e3 / board.clock_hz
+        sram, flash = self._firmware(board)
+        return Costs(
+            board=board.name,
+            latency_ms=Value(value=middle * to_ms, low=low * to_ms, high=high * to_ms),
+            sram_bytes=_near(plan.arena_bytes + sram),
+            flash_bytes=_near(plan.flash_bytes + flash),
+        )
+
+    def _firmware(self, board: BoardFacts) -> tuple[int, int]:
+        beside = self._beside[board.name]
+        if not beside:
+            return board.firmware_sram_bytes, board.firmware_flash_bytes
+        middle = len(beside) // 2
+        return sorted(s for s, _ in beside)[middle], sorted(f for _, f in beside)[middle]
+
+    def _note(self, arch: Arch, board: BoardFacts, answer: Measured | Unmeasured) -> None:
+        if isinstance(answer, Unmeasured):
+            return
+        plan = self._plan(arch, board.target)
+        self._beside[board.name].append(
+            (answer.sram_bytes - plan.arena_bytes, answer.flash_bytes - plan.flash_bytes)
+        )
+        # A trained network may be compiled to other steps than noise is (constant channels are folded).
+        if _alike(plan.steps, answer.layers):
+            self._seen[board.name].append(
+                Observation(
+                    steps=plan.steps,
+                    step_cycles=tuple(layer.cycles for layer in answer.layers),
+                    cycles=answer.cycles,
+                )
+            )
+
+    def _plan(self, arch: Arch, target: Target) -> _Plan:
+        if (arch, target) not in self._plans:
+            graph = network.graph(layout(self._space.skeleton, arch), Weights.SEEDED)
+            compiled = compile_graph(graph, CompileOptions(target=target))
+            self._plans[arch, target] = _Plan(
+                steps=steps.of(compiled), arena_bytes=compiled.plan.arena_bytes, flash_bytes=compiled.weights_bytes
+            )
+        return self._plans[arch, target]
+
+
+def _costs(board: BoardFacts, answer: Measured | Unmeasured) -> Costs:
+    if isinstance(answer, Unmeasured) or not answer.bit_exact:
+        words = answer.reason if isinstance(answer, Unmeasured) else "its output is not the reference's"
+        return Costs(board=board.name, latency_ms=_LOST, sram_bytes=_LOST, flash_bytes=_LOST, failure=words)
+
+    def value(number: float) -> Value:
+        return Value(value=number, low=number, high=number, id=answer.id)
+
+    return Costs(
+        board=board.name,
+        latency_ms=value(answer.latency_ms),
+        sram_bytes=value(answer.sram_bytes),
+        flash_bytes=value(answer.flash_bytes),
+        energy_joules=None if answer.energy_joules is None else value(answer.energy_joules),
+    )
+
+
+def _near(number: float) -> Value:
+    return Value(value=number, low=0.97 * number, high=1.03 * number)
+
+
+def _alike(planned: Sequence[StepShape], layers: Sequence[LayerCycles]) -> bool:
+    """Whether the board ran the steps that were planned."""
+    return len(planned) == len(layers) and all(
+        s.kind in {"chain", layer.kernel} for s, layer in zip(planned, layers, strict=True)
+    )
