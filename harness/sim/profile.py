@@ -22,13 +22,14 @@ from typing import IO, Any
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
+from elftools.elf.sections import ARMAttributesSection, SymbolTableSection
 
 from harness.chips import Chip, Memory, load_chip
 from harness.errors import ConfigError
 from harness.sim import native
 from harness.sim.board import SimulatedBoard
 from harness.sim.bus import TransferFault
+from harness.sim.core import FaultInfo
 from harness.sim.wiring import MemoryModelName, Wiring
 
 SLICE_INSTRUCTIONS = 2_000_000
@@ -90,7 +91,7 @@ class FunctionCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """The last fault the program ran into."""
+    """The first fault the program ran into."""
 
     what: str
     address: int
@@ -136,6 +137,7 @@ class _Program:
     pieces: tuple[tuple[int, bytes], ...]
     starts: tuple[int, ...]
     names: tuple[str, ...]
+    double_precision: bool
 
     def function(self, address: int) -> str:
         return self.names[max(0, bisect_right(self.starts, address & ~1) - 1)]
@@ -261,13 +263,12 @@ def run_elf(
     profiler = _Profiler(machine.timing, program, events_most=EVENTS_MOST if trace is not None else 0)
     try:
         begun, first = clock(), machine.core.instructions
-        end, code = _run(machine, limits, count_and_pass, clock)
+        end, code, fault = _run(machine, limits, count_and_pass, clock)
         wall_s = clock() - begun
         functions, classes = profiler.sums()
         if trace is not None:
             _write_trace(trace, *profiler.events(), program, machine, last_cycles=machine.core.cycles)
         low = profiler.lowest_sp
-        fault = machine.core.last_fault
         return Profile(
             elf=str(elf), board=board, chip=chip.name, end=end, exit_code=code, end_address=machine.core.pc,
             end_function=program.function(machine.core.pc), cycles=sum(f.cycles for f in functions),
@@ -278,7 +279,7 @@ def run_elf(
             fault=None
             if fault is None
             else Trouble(what=fault.what, address=fault.pc, function=program.function(fault.pc)),
-            remarks=_remarks(machine),
+            remarks=_remarks(machine, program, fault),
         )  # fmt: skip
     finally:
         profiler.close()
@@ -302,6 +303,7 @@ def read_elf(elf: Path, chip: Chip) -> _Program:
             )
             table = image.get_section_by_name(".symtab")
             symbols = _functions(table) if isinstance(table, SymbolTableSection) else []
+            double_precision = _may_use_doubles(image)
     except OSError as e:
         raise ConfigError(f"cannot be read: {e.strerror}", file=str(elf)) from e
     except ELFError as e:
@@ -327,7 +329,17 @@ def read_elf(elf: Path, chip: Chip) -> _Program:
         if size:
             starts.append(start + size)
             names.append(NO_FUNCTION)
-    return _Program(pieces=pieces, starts=tuple(starts), names=tuple(names))
+    return _Program(pieces=pieces, starts=tuple(starts), names=tuple(names), double_precision=double_precision)
+
+
+def _may_use_doubles(image: ELFFile) -> bool:
+    """Whether the build attributes allow double-precision instructions: an FPU, and not "SP only" (Arm's ABI)."""
+    section = image.get_section_by_name(".ARM.attributes")
+    if not isinstance(section, ARMAttributesSection):
+        return False
+    tags = {a.tag: a.value for part in section.iter_subsections() for each in part.iter_subsubsections()
+            for a in each.iter_attributes()}  # fmt: skip
+    return bool(tags.get("TAG_FP_ARCH")) and tags.get("TAG_ABI_HARDFP_USE") != 1
 
 
 def _functions(table: SymbolTableSection) -> list[tuple[int, int, str]]:
@@ -392,39 +404,42 @@ def _same_memory(chip: Chip, one: int, other: int) -> bool:
 
 def _run(
     machine: SimulatedBoard, limits: Limits, write: Callable[[bytes], None], clock: Callable[[], float]
-) -> tuple[End, int | None]:
+) -> tuple[End, int | None, FaultInfo | None]:
     core = machine.core
     begun, first = clock(), core.instructions
     semihosting = _Semihosting(machine, write)
+    fault: FaultInfo | None = None
     while True:
         budget = SLICE_INSTRUCTIONS
         if limits.instructions is not None:
             left = limits.instructions - (core.instructions - first)
             if left <= 0:
-                return End.INSTRUCTIONS, None
+                return End.INSTRUCTIONS, None, fault
             budget = min(budget, left)
         if limits.wall_s is not None and clock() - begun >= limits.wall_s:
-            return End.TIME, None
+            return End.TIME, None, fault
         before = core.instructions
         machine.run(budget)
+        # A later one is mostly what the first one leads to.
+        fault = fault or core.last_fault
         if core.locked_up:
-            return End.LOCKUP, None
+            return End.LOCKUP, None, fault
         if machine.halted:
             if _half(machine, core.pc) != _SEMIHOSTING:
-                return End.BKPT, None
+                return End.BKPT, None, fault
             if semihosting.call():
-                return End.EXIT, semihosting.exit_code
+                return End.EXIT, semihosting.exit_code, fault
             core.pc = core.pc + 2
             machine.write_dhcsr(_DEBUG_ENABLE)
         elif machine.sleeping:
-            return End.WFI, None
+            return End.WFI, None, fault
         elif machine.idle:
-            return End.INPUT, None
+            return End.INPUT, None, fault
         elif _half(machine, core.pc) == _BRANCH_TO_SELF:
             # Interrupts are not modelled: nothing will ever end this.
-            return End.SPIN, None
+            return End.SPIN, None, fault
         elif core.instructions == before and limits.instructions is not None:
-            return End.INSTRUCTIONS, None  # the next block is longer than what is left
+            return End.INSTRUCTIONS, None, fault  # the next block is longer than what is left
 
 
 def _half(machine: SimulatedBoard, address: int) -> int | None:
@@ -515,9 +530,11 @@ class _Semihosting:
         return bytes(out)
 
 
-def _remarks(machine: SimulatedBoard) -> tuple[str, ...]:
+def _remarks(machine: SimulatedBoard, program: _Program, fault: FaultInfo | None) -> tuple[str, ...]:
     findings = machine.findings
+    doubles = "built for a double-precision FPU, which no simulated board has: build with -mfpu=fpv5-sp-d16"
     return (
+        *((doubles,) if program.double_precision and fault is not None else ()),
         *(
             f"{kind} of {address:#010x} is not modelled (code at {code:#010x}, {count} times)"
             for (kind, address), (count, code) in findings.unmodelled.items()

@@ -39,6 +39,7 @@ SECTIONS
     .bss : { __bss_start__ = .; *(.bss*) *(COMMON) __bss_end__ = .; end = .; __end__ = .; } > RAM
 }
 """
+_FPU_ON = "*(volatile unsigned *)0xE000ED88 |= 0xF00000u;\n"
 _FAULT = "\nvoid fault(void); void fault(void) { for (;;) {} }\n"
 _WORK = """
 static __attribute__((noinline)) unsigned twice(unsigned n)
@@ -250,3 +251,14 @@ def test_only_virtual_stm32s_run_programs(tmp_path: Path, capsys: pytest.Capture
         main(["sim", "run", str(program(tmp_path, "for (;;) {}")), "--board", "qemu-m4"])
     assert ended.value.code == 2
     assert "no virtual STM32" in capsys.readouterr().err
+
+
+def test_a_program_that_needs_double_precision_is_told_how_to_be_built(tmp_path: Path) -> None:
+    elf = tmp_path / "program.elf"
+    source = "volatile double a = 1.5, b = 2.5, c;\nvoid _start(void);\nvoid _start(void)\n{\n" + _FPU_ON
+    flags = ("-nostdlib", "-mcpu=cortex-m7", "-mfloat-abi=hard", "-mfpu=fpv5-d16")
+    elf.write_bytes(_compiled(source + "c = a * b; for (;;) {}\n}", flags=flags))
+    found = run(elf, chip="stm32f746")
+    assert found.fault is not None
+    assert "undefined" in found.fault.what
+    assert any("-mfpu=fpv5-sp-d16" in remark for remark in found.remarks)
