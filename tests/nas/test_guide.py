@@ -1,0 +1,103 @@
+"""The guide: predictions come from compiled plans, learn from measured layers, and repeat after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+pytest.importorskip("scipy", reason="SCIPY ABSENT: the latency model was not tested; pip install '.[nas]'")
+
+from nas import network, steps
+from nas.arch import Arch
+from nas.guide import BoardFacts, Guide
+from nas.measure import Candidate, LayerCycles, Measured, Unmeasured
+from nas.network import Weights
+from nas.space import layout
+from tests.nas.tiny import SPACE
+from tinyengine.compile import CompileOptions, compile_graph
+from tinyengine.kernels.catalogue import Target
+
+BOARD = BoardFacts(name="bench", target=Target.C, clock_hz=100_000_000)
+ARCHS = [Arch.decode(f"r16-w100:{text}") for text in ("3e2/3e2", "5e3.3e2/3e3.5e3", "3e3/5e2.5e2")]
+
+
+def _candidate(arch: Arch) -> Candidate:
+    return Candidate(name=arch.encode(), graph=network.graph(layout(SPACE.skeleton, arch), Weights.SEEDED))
+
+
+class Bench:
+    """Three cycles for each that the compiler estimates, and 5,000 bytes beside the arena; refuses `refused`."""
+
+    boards = ("bench",)
+
+    def __init__(self, refused: Arch | None = None) -> None:
+        self.asked: list[str] = []
+        self._refused = refused
+
+    def __call__(self, candidates: Sequence[Candidate]) -> tuple[tuple[Measured | Unmeasured, ...], ...]:
+        self.asked += [c.name for c in candidates]
+        return tuple((self._one(c),) for c in candidates)
+
+    def _one(self, candidate: Candidate) -> Measured | Unmeasured:
+        if self._refused is not None and candidate.name == self._refused.encode():
+            return Unmeasured(id="s/0", board="bench", digest="d", outcome="flash_overflow", reason="no room")
+        compiled = compile_graph(candidate.graph, CompileOptions(target=Target.C))
+        cycles = [max(1, round(3 * s.causes[0])) for s in steps.of(compiled)]
+        return Measured(
+            id=f"s/{len(self.asked)}",
+            board="bench",
+            digest="d",
+            cycles=sum(cycles),
+            clock_hz=BOARD.clock_hz,
+            layers=tuple(
+                LayerCycles(name=each.name, op=each.op, kernel=each.kernel, macs=each.macs, cycles=c)
+                for each, c in zip(compiled.layers, cycles, strict=True)
+            ),
+            sram_bytes=compiled.plan.arena_bytes + 5000,
+            flash_bytes=compiled.weights_bytes + 9000,
+            bit_exact=True,
+            simulated=True,
+        )
+
+
+def test_what_was_measured_teaches_what_was_not() -> None:
+    guide, truth = Guide(SPACE, [BOARD], _candidate, Bench()), Bench()
+    first, second, held_out = ARCHS
+    before = guide([held_out])[0][0]
+    (actual,) = truth([_candidate(held_out)])[0]
+    assert isinstance(actual, Measured)
+    asked = guide.ask([first, second])
+    assert all(c.measured and c.latency_ms.id for costs in asked for c in costs)
+    guide.learn([first, second])
+    after = guide([held_out])[0][0]
+    assert not after.measured
+    errors = [abs(c.latency_ms.value / actual.latency_ms - 1) for c in (before, after)]
+    assert errors[1] < 0.1 < errors[0]
+    assert after.sram_bytes.value == actual.sram_bytes and after.flash_bytes.value == actual.flash_bytes
+
+
+def test_a_restarted_guide_that_is_told_again_predicts_the_same() -> None:
+    one = Guide(SPACE, [BOARD], _candidate, Bench())
+    one.ask(ARCHS[:2])
+    one.learn(ARCHS[:2])
+    other = Guide(SPACE, [BOARD], _candidate, Bench())
+    other.learn(ARCHS[:2])
+    assert one(ARCHS) == other(ARCHS)
+
+
+def test_each_network_is_asked_for_once() -> None:
+    bench = Bench()
+    guide = Guide(SPACE, [BOARD], _candidate, bench)
+    guide.ask(ARCHS[:1])
+    guide.ask(ARCHS[:2])
+    guide.learn(ARCHS[:2])
+    assert bench.asked == [a.encode() for a in ARCHS[:2]]
+
+
+def test_what_a_board_cannot_run_is_beyond_every_limit() -> None:
+    guide = Guide(SPACE, [BOARD], _candidate, Bench(refused=ARCHS[0]))
+    (costs,) = guide.ask(ARCHS[:1])[0]
+    assert costs.failure == "no room" and costs.measured
+    guide.learn(ARCHS[:1])
+    assert guide(ARCHS[1:2])[0][0].latency_ms.value > 0
