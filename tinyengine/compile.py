@@ -12,7 +12,7 @@ from tinyengine.arrange import arrange
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
-from tinyengine.memory import checker
+from tinyengine.memory import checker, order
 from tinyengine.memory.plan import MemoryPlan
 from tinyengine.schedule import Optimize, Preferences, Schedule
 from tinyengine.sources import Sources
@@ -94,7 +94,11 @@ def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
         flash_limit_bytes=options.flash_limit_bytes,
         sram_limit_bytes=options.sram_limit_bytes,
     )
-    scheduled, plan = arrange(lowered, requant=options.requant, target=options.target, preferences=preferences)
+    arranged = []
+    for ordered in dict.fromkeys((lowered, order.reorder(lowered))):
+        found = arrange(ordered, requant=options.requant, target=options.target, preferences=preferences)
+        arranged.append((ordered, *found))
+    lowered, scheduled, plan = min(arranged, key=lambda a: a[2].arena_bytes)
     checker.check(plan, lowered, tuple(s.binding for s in scheduled.steps))
     words = f"requant {options.requant.value}, target {options.target.value}"
     return Compiled(
