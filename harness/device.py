@@ -109,7 +109,7 @@ class Device:
         self._banners = self._early_garbage = 0
         self._damaged: deque[bytes] = deque(maxlen=_DAMAGED_LIMIT)
         self._damage: Counter[FaultClass] = Counter()
-        self._damage_seen = False
+        self._repeat_at: float | None = None
 
     @property
     def statistics(self) -> Statistics:
@@ -350,7 +350,7 @@ class Device:
             if accepted:
                 wait_s = max(wait_s, total_s / _LONG_REPEATS)
             until = min(begun + total_s, now + wait_s)
-            self._started = self._damage_seen = False
+            self._started, self._repeat_at = False, None
             while (reply := self._next_reply(stage, until)) is not None:
                 if isinstance(reply, expected):
                     return reply
@@ -388,7 +388,7 @@ class Device:
                     return message
             if self._started:
                 return None  # it did not hear what was sent before its banner: say it again
-            left = until - self._clock()
+            left = min(until, self._repeat_at or until) - self._clock()
             if left <= 0:
                 return None
             for piece in self._decoder.feed(self._link.read(timeout_s=min(left, _READ_SLICE_S))):
@@ -404,9 +404,9 @@ class Device:
                 if self._hello is not None:
                     accepted = wire.encode_accepted(self._nonce, self._seq, self._hello.boot)
                     self._compare_damaged(accepted[1:-1])
-                if self._frames and not self._damage_seen:
-                    self._damage_seen = True
-                    until = min(until, self._clock() + self._timing.quiet_s)
+                if self._frames and self._repeat_at is None:
+                    # Probably the reply: nothing else is on its way.
+                    self._repeat_at = self._clock() + self._timing.quiet_s
 
     def _compare_damaged(self, sound: bytes) -> None:
         """Damaged pieces that were this frame. A flipped byte may have become a delimiter and cut it in two."""

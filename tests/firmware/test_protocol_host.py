@@ -5,16 +5,17 @@ from __future__ import annotations
 import random
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cbor2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness import wire
-from harness.device import Device, Timing
-from harness.errors import BoardCrash, BoardTimeout, WrongImage
+from harness.device import Device, Statistics, Timing
+from harness.errors import BoardCrash, BoardTimeout, FaultClass, WrongImage
 from harness.interfaces import Link
 from tests.firmware.host_build import BUILD_DIGEST, PipeLink, build_host_board
 from tests.firmware.tiny_model import ARENA_BYTES, INPUT_BYTES, expected_output
@@ -73,6 +74,52 @@ class BadLine:
             if kind == 3:
                 out += self._random.randbytes(self._random.randrange(1, 20))
         return bytes(out)
+
+
+class Tampered:
+    """A link on which whole frames of chosen kinds are changed, the first time each."""
+
+    def __init__(self, link: PipeLink, **changes: Callable[[bytes], bytes]) -> None:
+        self._link, self._changes = link, changes
+        self._decoder = wire.Decoder()
+
+    def _change(self, direction: str, frame: bytes, payload: bytes) -> bytes:
+        kind = wire.Kind(cbor2.loads(payload)[1]).name.lower()
+        return self._changes.pop(f"{direction}_{kind}", bytes)(frame)
+
+    def write(self, data: bytes, *, timeout_s: float) -> None:
+        (piece,) = wire.Decoder().feed(data)
+        assert isinstance(piece, wire.Frame)
+        self._link.write(self._change("to_board", data, piece.payload), timeout_s=timeout_s)
+
+    def read(self, *, timeout_s: float) -> bytes:
+        out = b""
+        for piece in self._decoder.feed(self._link.read(timeout_s=timeout_s)):
+            assert isinstance(piece, wire.Frame)
+            out += self._change("to_host", wire.encode_frame(piece.payload), piece.payload)
+        return out
+
+    def discard_input(self) -> None:
+        self._link.discard_input()
+
+    def close(self) -> None:
+        self._link.close()
+
+
+def lost(_frame: bytes) -> bytes:
+    return b""
+
+
+def flipped(frame: bytes) -> bytes:
+    return frame[:5] + bytes((frame[5] ^ 0x40,)) + frame[6:]
+
+
+def shortened(frame: bytes) -> bytes:
+    return frame[:9] + frame[10:]
+
+
+def lengthened(frame: bytes) -> bytes:
+    return frame[:9] + frame[8:]
 
 
 def opened(link: Link) -> Device:
@@ -151,6 +198,56 @@ def test_a_bad_line_changes_no_result_and_is_counted(link: PipeLink, seed: int) 
     assert board.output() == expected_output(INPUT)
     assert board.run_layers() == (1000, 1000)
     assert board.statistics.resends > 0
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "counted"),
+    [
+        ("to_board_run", lost, Statistics(resends=1)),
+        ("to_board_memory", shortened, Statistics(resends=1)),
+        ("to_host_run", flipped, Statistics(resends=1, frames_flipped=1)),
+        ("to_host_run", shortened, Statistics(resends=1, frames_shortened=1)),
+        ("to_host_memory", lengthened, Statistics(resends=1, frames_lengthened=1)),
+        ("to_host_accepted", flipped, Statistics(frames_flipped=1)),
+        ("to_host_accepted", lost, Statistics()),
+        ("to_host_output", shortened, Statistics(resends=1, frames_shortened=1)),
+    ],
+)
+def test_a_long_request_or_its_reply_that_is_lost_is_repeated_soon(
+    link: PipeLink, where: str, change: Callable[[bytes], bytes], counted: Statistics
+) -> None:
+    board = device(Tampered(link, **{where: change}), Timing(reply_s=0.5, run_s=60.0))
+    board.hello(5)
+    board.load_input(INPUT)
+    begun = time.monotonic()
+    assert board.run_whole(warmups=0, repetitions=2).cycles == (1000, 1000)
+    assert board.memory().arena_bytes == ARENA_BYTES
+    assert board.output() == expected_output(INPUT)
+    assert time.monotonic() - begun < 10
+    found = board.statistics
+    for name in ("frames_flipped", "frames_shortened", "frames_lengthened"):
+        assert getattr(found, name) == getattr(counted, name), name
+    assert found.resends in (counted.resends, counted.resends + 1)
+
+
+def test_a_board_that_does_not_hear_a_run_is_found_long_before_the_runs_deadline(link: PipeLink) -> None:
+    class Deaf(Tampered):
+        silent = False
+
+        def read(self, *, timeout_s: float) -> bytes:
+            data = super().read(timeout_s=timeout_s)
+            return b"" if self.silent else data
+
+    line = Deaf(link)
+    board = device(line, Timing(reply_s=0.2, attempts=3, run_s=60.0))
+    board.hello(5)
+    board.load_input(INPUT)
+    line.silent = True
+    begun = time.monotonic()
+    with pytest.raises(BoardTimeout, match=r"run gave no answer within 0\.6 s \(sent 3 times") as e:
+        board.run_whole(warmups=0, repetitions=1)
+    assert e.value.fault_class is FaultClass.BOARD_HUNG
+    assert time.monotonic() - begun < 5
 
 
 def test_garbage_before_a_frame_is_cut_off(link: PipeLink) -> None:
@@ -307,8 +404,9 @@ def test_a_silent_board_is_a_timeout_that_names_the_stage() -> None:
         def close(self) -> None: ...
 
     board = device(Silence(), Timing(start_s=0.3, reply_s=0.1, attempts=2))
-    with pytest.raises(BoardTimeout, match=r"host: hello gave no answer within 0\.3 s"):
+    with pytest.raises(BoardTimeout, match=r"host: hello gave no answer within 0\.3 s") as e:
         board.hello(1)
+    assert e.value.fault_class is FaultClass.BOARD_SILENT
     assert board.statistics.frames == 0
 
 
