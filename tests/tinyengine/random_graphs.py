@@ -239,7 +239,7 @@ class Builder:
         axes = tuple(d for d in range(1, len(shape)) if self.rng.integers(0, 2)) or (len(shape) - 1,)
         if self.rng.integers(0, 2) and len(shape) == 4:
             axes = (1, 2)
-        keep = bool(self.rng.integers(0, 2))
+        keep = bool(self.rng.integers(0, 2)) or len(shape) == 1
         out = tuple(1 if d in axes else n for d, n in enumerate(shape) if keep or d not in axes)
         same = bool(self.rng.integers(0, 2))
         quant = (

@@ -1,8 +1,8 @@
 """The order of operators: another one that is as right, where whole tensors then need less memory at once.
 
 A set of nodes that are done says what is alive; the search walks such sets in order of the peak on the way to
-them, so the first complete one is the best. A chain has as many sets as nodes; networks with many parallel branches
-have too many, and keep their order.
+them, so the first complete one is the best. A chain has as many sets as nodes; networks with many parallel
+branches have too many, and keep their order.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import heapq
 from tinyengine.ir import Graph, TensorId
 from tinyengine.memory.lifetimes import is_alias
 
-MOST_SETS = 5_000
+MOST_SETS = 1_500
 
 
 def reorder(graph: Graph) -> Graph:
