@@ -21,6 +21,7 @@ from harness.models import ModelSource
 from harness.row import Row
 from harness.runner import Runner
 from harness.session import Event, Request, Session, code_digest
+from harness.session import Measure as Attempt
 from harness.station import Station
 from harness.store import Store
 from nas.measure import Candidate, LayerCycles, Measured, Unmeasured
@@ -66,13 +67,16 @@ class BoardMeasure:
         stop: threading.Event,
         observe: Callable[[Event], None] = lambda _: None,
         rng: random.Random | None = None,
+        attempt: Attempt | None = None,
     ) -> None:
+        """`attempt` measures one job; on hardware unless a test says otherwise."""
         self._boards = tuple(boards)
         self._store = store
         self._options = options
         self._stop = stop
         self._observe = observe
         self._rng = rng or random.SystemRandom()
+        self._attempt = attempt
         self._known: dict[tuple[str, str], Row] | None = None
 
     @property
@@ -122,7 +126,7 @@ class BoardMeasure:
         session = Session(
             Request(models=sources, boards=self._boards, options=self._options),
             store=self._store,
-            measure=measure,
+            measure=self._attempt or measure,
             observe=self._observe,
             stop=self._stop,
             clock=time.monotonic,
