@@ -39,14 +39,25 @@ def write_json(document: Mapping[str, Any], target: str) -> None:
         sys.stdout.flush()
         return
     check_json_target(target)
-    path = Path(target)
+    try:
+        _write_whole(Path(target), text)
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", file=target, field="--json") from error
+
+
+def _write_whole(target: Path, text: str) -> None:
+    if target.exists() and not target.is_file():
+        # A device or a pipe (/dev/null, /dev/stdout): root would put a file in its place.
+        target.write_text(text, encoding="utf-8")
+        return
+    path = target.resolve()  # what a symbolic link points to is replaced, not the link
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
-    except OSError as error:
+    except OSError:
         part.unlink(missing_ok=True)
-        raise ConfigError(f"cannot be written: {error.strerror}", file=target, field="--json") from error
+        raise
 
 
 def check_json_target(target: str) -> None:

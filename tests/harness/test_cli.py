@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,22 @@ def test_json_goes_to_a_file_whole(quiet_place: Path, capsys: pytest.CaptureFixt
     assert len(json.loads((quiet_place / "out.json").read_text())["boards"]) >= 4
     assert "f412-sim" in capsys.readouterr().out
     assert [p.name for p in quiet_place.iterdir()] == ["out.json"]
+
+
+def test_json_to_a_pipe_or_through_a_link_leaves_them_what_they_are(quiet_place: Path) -> None:
+    os.mkfifo(quiet_place / "pipe")
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append((quiet_place / "pipe").read_text()))
+    reader.start()
+    assert call("boards", "--json", "pipe") == 0
+    reader.join(10)
+    assert json.loads(got[0])["boards"]
+    assert (quiet_place / "pipe").is_fifo()
+    (quiet_place / "real.json").write_text("old")
+    (quiet_place / "link.json").symlink_to("real.json")
+    assert call("boards", "--json", "link.json") == 0
+    assert (quiet_place / "link.json").is_symlink()
+    assert json.loads((quiet_place / "real.json").read_text())["boards"]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
