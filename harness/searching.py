@@ -110,6 +110,7 @@ class _Final:
     validation_int8: float
     measured: tuple[Measured, ...]
     test_on_board: tuple[float, ...]
+    test_samples: int
     bit_exact: bool
 
 
@@ -175,7 +176,7 @@ class _Run:
         finally:
             self._stop.set()
         self._library(final, model, task)
-        return self._document(final, found, inherited, task)
+        return self._document(final, found, inherited)
 
     def _counter(self, board: str, wanted: int) -> Callable[[int], None]:
         def tell(count: int) -> None:
@@ -273,6 +274,7 @@ class _Run:
                 validation_int8=int8,
                 measured=whole,
                 test_on_board=tuple(shares),
+                test_samples=len(inputs),
                 bit_exact=exact,
             ),
             models,
@@ -311,9 +313,7 @@ class _Run:
             for file in library(model.compiled, facts, self._setup.front_end).files:
                 (folder / file.name).write_text(file.text, encoding="utf-8", newline="\n")
 
-    def _document(
-        self, final: _Final, found: Sequence[Member], inherited: InheritedAccuracy, task: Task
-    ) -> dict[str, Any]:
+    def _document(self, final: _Final, found: Sequence[Member], inherited: InheritedAccuracy) -> dict[str, Any]:
         space = self._setup.space
         return {
             "schema": SCHEMA,
@@ -333,7 +333,7 @@ class _Run:
                 "validation_float_top1": final.validation_float,
                 "validation_int8_top1": final.validation_int8,
                 "bit_exact": final.bit_exact,
-                "test_samples": len(task.test().labels),
+                "test_samples": final.test_samples,
                 "boards": [
                     {
                         "board": m.board,

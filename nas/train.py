@@ -259,7 +259,7 @@ def batches(
         chosen = order[start : start + size]
         inputs = augmentation.apply(samples.read(chosen), rng)[rank::workers]
         labels = torch.from_numpy(samples.labels[chosen][rank::workers]).to(device)
-        if len(inputs) > 1:  # batch normalization needs two
+        if len(chosen) // workers > 1:  # batch normalization needs two, and all processes the same steps
             yield tensor_of(inputs, device), labels
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,3 +113,14 @@ def test_inputs_become_real_numbers_in_channels_last() -> None:
     assert x.shape == (1, 2, 1, 1) and x.flatten().tolist() == [-1.0, 127 / 128]
     wide = tensor_of(np.zeros((2, 4, 5, 3), dtype=np.int8), CPU)
     assert wide.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+def test_processes_that_train_together_end_with_the_same_weights(tmp_path: Path, checkout: Path) -> None:
+    command = [sys.executable, "-m", "tests.nas.distributed_training", str(tmp_path / "meeting")]
+    started = [
+        subprocess.Popen([*command, str(rank)], cwd=checkout, stdout=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    ended = [process.communicate(timeout=300)[0] for process in started]
+    assert [p.returncode for p in started] == [0, 0]
+    assert ended[0] == ended[1] and len(ended[0].strip()) == 64
