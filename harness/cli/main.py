@@ -91,13 +91,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"tinyrack: the results cannot be written or read: {error.orig}", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:
-        # Files are named in their own errors; what is left without a name is the output itself.
-        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+        if error.errno not in _MACHINE_ERRORS:
             raise
         _drop_output()
         if error.errno != errno.EPIPE:
-            print(f"tinyrack: standard output: {error.strerror}", file=sys.stderr)
+            # Files say their names; what is left without one is mostly the output itself.
+            print(f"tinyrack: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+_MACHINE_ERRORS = frozenset(
+    (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
+)
+"""A full or closed output, a full disk, a right that is missing: no bugs of ours, wherever they show."""
 
 
 def _drop_output() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -317,3 +318,15 @@ def test_a_full_or_closed_output_is_no_traceback(tmp_path: Path) -> None:
         )  # fmt: skip
     assert b"Traceback" not in done.stderr
     assert done.returncode != 0
+
+
+def test_a_right_that_is_missing_is_one_line_wherever_it_shows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/secret")
+
+    monkeypatch.setattr("harness.cli.boards.boards.load_boards", refuse)
+    monkeypatch.setattr("harness.cli.main._drop_output", lambda: None)
+    assert call("boards") == 1
+    assert capsys.readouterr().err == "tinyrack: /somewhere/secret: Permission denied\n"
