@@ -7,10 +7,11 @@ WORKERS = 2
 BOARDS = f412-sim,f746-sim,f765-sim,h743-sim
 ZOO = zoo:mobilenetv2-w0.35-r64 zoo:mcunet-vww1 zoo:ds-cnn zoo:resnet-8 zoo:ad-autoencoder
 
-.PHONY: help demo test test-all lint format figures clean
+.PHONY: help demo search test test-all lint format figures clean
 
 help:
 	@echo 'make demo      benchmark the zoo on the four simulated boards, and leave a report in results/'
+	@echo 'make search    find, train and deploy a network for handwritten digits on a simulated board'
 	@echo 'make test      lint, types, import rules and all tests that are not slow'
 	@echo 'make test-all  the slow tests as well, and those that need renode or a real board where they exist'
 	@echo "make figures   measure the committed figures into results/figures.json (ONLY='sim_*', ALL=1)"
@@ -20,6 +21,11 @@ demo:
 	@.ci/bootstrap demo
 	@status=0; .venv/bin/tinyrack bench $(ZOO) --boards $(BOARDS) --json results/demo.json || status=$$?; \
 	test $$status -gt 1 || .venv/bin/tinyrack report || status=$$?; exit $$status
+
+search:
+	@.ci/bootstrap test
+	.venv/bin/tinyrack search --task digits --board f746-sim --latency-ms 4 --sram-kb 32 --population 12 \
+	  --generations 4 --out results/search-digits
 
 lint:
 	@.ci/bootstrap test
