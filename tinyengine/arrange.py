@@ -62,7 +62,7 @@ def arrange(
         UnsupportedOp: a node no kernel can compute.
         PlanError: the smallest arena found exceeds the limit.
     """
-    options = Options(graph, requant=requant, target=target)
+    options = Options(graph, requant=requant, target=target, sharing=preferences.sharing)
     price = BYTE_PRICE[preferences.optimize]
     limit = preferences.flash_limit_bytes
     while True:
@@ -205,7 +205,7 @@ def _buffers(
 ) -> tuple[tuple[Buffer, ...], tuple[Overlap, ...], tuple[str, ...]]:
     flow = Dataflow(steps=tuple(way.step for way in cut), storage=options.flow.storage)
     buffers = lifetimes.buffers(options.graph, flow, [way.scratch_bytes for way in cut])
-    leave = lifetimes.overlaps(options.graph, flow, buffers, [way.rolling(options.graph) for way in cut])
+    leave = lifetimes.overlaps(options.graph, flow, buffers, [options.rolling(way) for way in cut])
     return buffers, leave, tuple(way.step.name for way in cut)
 
 
@@ -227,7 +227,7 @@ def _filled(options: Options, small: Arrangement, room: int, price: float) -> Ar
         gaps = _gaps(taken, room)
         fitting = [way]
         for other in _variants(options, index, way):
-            rolling = lifetimes.permitted(other.step, options.flow, other.rolling(options.graph))
+            rolling = lifetimes.permitted(other.step, options.flow, options.rolling(other))
             target = f"t{other.step.writes[0]}" if len(other.step.writes) == 1 else ""
             harmless = all(
                 _disjoint(offsets, sizes, f"t{source}", target)

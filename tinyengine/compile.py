@@ -14,7 +14,7 @@ from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
 from tinyengine.memory import checker, order
 from tinyengine.memory.plan import MemoryPlan
-from tinyengine.schedule import Optimize, Preferences, Schedule
+from tinyengine.schedule import Optimize, Preferences, Schedule, Sharing
 from tinyengine.sources import Sources
 
 
@@ -28,7 +28,8 @@ class CompileOptions:
         optimize: what matters most where ways to compute a layer differ.
         fold_constants: remove channels that are proven to be constant; outputs stay what they are.
         flash_limit_bytes: what the model may take of flash, roughly; None is no limit.
-        sram_limit_bytes: what the arena may take, roughly; the smallest is taken where none fits.
+        sram_limit_bytes: what the arena may take; None is no limit.
+        sharing: how far buffers may share bytes; less than everything is for comparisons.
     """
 
     requant: Requant = Requant.EXACT
@@ -36,6 +37,7 @@ class CompileOptions:
     optimize: Optimize = Optimize.BALANCED
     flash_limit_bytes: int | None = None
     sram_limit_bytes: int | None = None
+    sharing: Sharing = Sharing.FUSED
     fold_constants: bool = True
 
 
@@ -93,6 +95,7 @@ def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
         optimize=options.optimize,
         flash_limit_bytes=options.flash_limit_bytes,
         sram_limit_bytes=options.sram_limit_bytes,
+        sharing=options.sharing,
     )
     arranged = []
     for ordered in dict.fromkeys((lowered, order.reorder(lowered))):

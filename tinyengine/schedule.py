@@ -75,6 +75,19 @@ class Optimize(StrEnum):
     """The smallest tables, in the smallest arena that balanced would take."""
 
 
+class Sharing(StrEnum):
+    """How far buffers may share bytes: the rungs of the memory ladder, each with all before it."""
+
+    WHOLE = "whole"
+    """Tensors that live at the same step are apart."""
+    IN_PLACE = "in-place"
+    """An output may lie exactly where its input is."""
+    ROLLING = "rolling"
+    """An output may run into its input as far as the kernel permits."""
+    FUSED = "fused"
+    """Several layers may be one step, so that maps between them never exist whole."""
+
+
 BYTE_PRICE: dict[Optimize, float] = {
     Optimize.LATENCY: 0.0,
     Optimize.BALANCED: 1.0,
@@ -95,25 +108,32 @@ class Preferences:
             the smallest forms exceed it, they are taken: the linker has the last word.
         sram_limit_bytes: what live values and working memory may take at any step; None is no limit. As with
             flash, the smallest is taken where nothing fits.
+        sharing: less than everything is for pictures and comparisons.
     """
 
     optimize: Optimize = Optimize.BALANCED
     flash_limit_bytes: int | None = None
     sram_limit_bytes: int | None = None
+    sharing: Sharing = Sharing.FUSED
 
 
 class Options:
     """All ways to compute a network: for each step those that start with it, and what each needs of the arena."""
 
-    def __init__(self, graph: Graph, *, requant: Requant, target: Target) -> None:
+    def __init__(
+        self, graph: Graph, *, requant: Requant, target: Target, sharing: Sharing = Sharing.FUSED
+    ) -> None:
         self.graph = graph
+        self._sharing = sharing
         self.flow = dataflow(graph)
         self._buffers = lifetimes.buffers(graph, self.flow)
         self._kept = {self.flow.storage[t] for t in graph.outputs}
         self.ways: list[list[Way]] = []
         self.needs: list[list[int]] = []
         for index, step in enumerate(self.flow.steps):
-            found = [*ways(graph, step, requant, target), *_chains(graph, self.flow, index, requant, target)]
+            found = list(ways(graph, step, requant, target))
+            if sharing is Sharing.FUSED:
+                found += _chains(graph, self.flow, index, requant, target)
             self.ways.append(found)
             self.needs.append([self._need(index, way) for way in found])
 
@@ -130,12 +150,22 @@ class Options:
             return total
         target = f"t{step.writes[0]}"
         saved = 0
-        rolling = lifetimes.permitted(step, self.flow, way.rolling(self.graph))
+        rolling = lifetimes.permitted(step, self.flow, self.rolling(way))
         for b in live:
             one = rolling.get(b.key)
             if one is not None and b.last <= last and int(b.key[1:]) not in self._kept:
                 saved += sizes[b.key] + sizes[target] - planner.union_bytes(sizes[b.key], sizes[target], one)
         return total - min(saved, sizes[target])
+
+    def rolling(self, way: Way) -> tuple[Rolling, ...]:
+        """How a way's output may share bytes with each operand, as far as all buffers may."""
+        if self._sharing is Sharing.WHOLE:
+            return ()
+        found = way.rolling(self.graph)
+        if self._sharing is not Sharing.IN_PLACE:
+            return found
+        in_place = (0 in r.exact or (r.least is not None and r.least <= 0) for r in found)
+        return tuple(Rolling(exact=(0,)) if yes else Rolling() for yes in in_place)
 
     def bounds(self) -> list[int]:
         """Bounds that make a difference, from the smallest under which the network can be computed."""
