@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from harness.chips import EmulatedCore
-from harness.sim.native import IDEAL, MemoryModel, NativeCore
+from harness.sim.native import IDEAL, MemoryModel, timing_core
 
 _PAGE = 0x1000
 _STACK_TOP, _STACK_BYTES = 0x3800_0000, 1 << 16
@@ -51,7 +51,7 @@ class BareMachine:
             self.uc.mem_write(base, data)
         self.uc.mem_write(_CPACR, (0xF << 20).to_bytes(4, "little"))
         self.uc.reg_write(arm_const.UC_ARM_REG_FPEXC, 1 << 30)
-        self.timing = NativeCore(self.uc, core=core, memory=memory)
+        self.timing = timing_core(self.uc, core=core, memory=memory)
 
     def __enter__(self) -> Self:
         return self

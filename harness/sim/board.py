@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from mmap import mmap
+from typing import TYPE_CHECKING
 
 from harness.chips import Chip
 from harness.sim import native
@@ -34,6 +35,9 @@ from harness.sim.peripherals.simple import Gpio, Iwdg, ReadOnly
 from harness.sim.peripherals.timer import Tim2
 from harness.sim.peripherals.usart import Usart
 from harness.sim.wiring import MemoryModelName, Wiring
+
+if TYPE_CHECKING:
+    from harness.sim.timing_python import PythonCore
 
 __all__ = ["SimulatedBoard", "Wiring"]
 
@@ -108,9 +112,9 @@ class SimulatedBoard:
 
     # -- construction
 
-    def _make_timing(self, engine: Engine, memory_model: MemoryModelName) -> native.NativeCore:
+    def _make_timing(self, engine: Engine, memory_model: MemoryModelName) -> native.NativeCore | PythonCore:
         memory = native.chip_memory(self.chip, memory_model)
-        self.timing = native.NativeCore(engine, core=self._core_name, memory=memory)
+        self.timing = native.timing_core(engine, core=self._core_name, memory=memory)
         return self.timing
 
     def _regions(self) -> tuple[Region, ...]:

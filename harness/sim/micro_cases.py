@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from harness.errors import MissingTool
-from harness.sim.native import NativeCore
+from harness.sim.native import timing_core
 
 _TABLE = Path(__file__).resolve().parent / "timing" / "micro_cases.yaml"
 _CODE_BASE, _CODE_BYTES = 0x0800_0000, 1 << 21
@@ -148,7 +148,7 @@ class _Bench:
         self._uc.mem_write(_CODE_BASE, code)
         self._uc.mem_write(0xE000_ED88, (0xF << 20).to_bytes(4, "little"))
         self._uc.reg_write(arm_const.UC_ARM_REG_FPEXC, 1 << 30)
-        self.native = NativeCore(self._uc, core=core)
+        self.native = timing_core(self._uc, core=core)
 
     def cycles(self, begin: int, end: int) -> int:
         """Modelled cycles of one run from a cold core."""
@@ -169,7 +169,7 @@ def run_cases(cases: Sequence[MicroCase]) -> tuple[MicroResult, ...]:
     """Runs the cases and says what the model makes of them, in the same order.
 
     Raises:
-        MissingTool: no arm-none-eabi binutils, or no C compiler for the library.
+        MissingTool: no arm-none-eabi binutils.
     """
     results: dict[int, MicroResult] = {}
     for core in ("cortex-m4", "cortex-m7"):

@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import filelock
 
 from harness import paths
 from harness.chips import Chip
 from harness.errors import MissingTool
+
+if TYPE_CHECKING:
+    from harness.sim.timing_python import PythonCore
 
 TIMING_MODEL = "tr-cortexm/1"
 """Name and version, stored with each row. The version rises with every change that can move a cycle count of any
@@ -477,3 +480,13 @@ class NativeCore:
             slot.ways, slot.line_bytes = shape.ways, shape.line_bytes
         if self._library.tr_core_set_memory(self._core, ctypes.byref(raw)) != 0:
             raise MemoryError("no memory for the caches' tags")
+
+
+def timing_core(uc: Any, *, core: CoreName, memory: MemoryModel = IDEAL) -> NativeCore | PythonCore:
+    """The timing model for an engine: in C, or in Python with the same numbers where there is no C compiler."""
+    try:
+        return NativeCore(uc, core=core, memory=memory)
+    except MissingTool:
+        from harness.sim.timing_python import PythonCore
+
+        return PythonCore(uc, core=core, memory=memory)

@@ -260,14 +260,19 @@ def run_elf(
         chip, wiring=wiring, flash=flash, transmit=count_and_pass, memory_model=memory_model
     )  # fmt: skip
     initial_sp = _prepare(machine, chip, program)
+    if not isinstance(machine.timing, native.NativeCore):
+        native.library_path()  # says what to install
+        raise RuntimeError("the timing library was built only now: run it again")
     profiler = _Profiler(machine.timing, program, events_most=EVENTS_MOST if trace is not None else 0)
     try:
         begun, first = clock(), machine.core.instructions
         end, code, fault = _run(machine, limits, count_and_pass, clock)
         wall_s = clock() - begun
         functions, classes = profiler.sums()
+        dropped = 0
         if trace is not None:
-            _write_trace(trace, *profiler.events(), program, machine, last_cycles=machine.core.cycles)
+            events, dropped = profiler.events()
+            _write_trace(trace, events, dropped, program, machine, last_cycles=machine.core.cycles)
         low = profiler.lowest_sp
         return Profile(
             elf=str(elf), board=board, chip=chip.name, end=end, exit_code=code, end_address=machine.core.pc,
@@ -279,7 +284,7 @@ def run_elf(
             fault=None
             if fault is None
             else Trouble(what=fault.what, address=fault.pc, function=program.function(fault.pc)),
-            remarks=_remarks(machine, program, fault),
+            remarks=_remarks(machine, program, fault, dropped),
         )  # fmt: skip
     finally:
         profiler.close()
@@ -530,11 +535,12 @@ class _Semihosting:
         return bytes(out)
 
 
-def _remarks(machine: SimulatedBoard, program: _Program, fault: FaultInfo | None) -> tuple[str, ...]:
+def _remarks(machine: SimulatedBoard, program: _Program, fault: FaultInfo | None, dropped: int) -> tuple[str, ...]:
     findings = machine.findings
     doubles = "built for a double-precision FPU, which no simulated board has: build with -mfpu=fpv5-sp-d16"
     return (
         *((doubles,) if program.double_precision and fault is not None else ()),
+        *((f"the trace lacks the last {dropped:,} changes of function",) if dropped else ()),
         *(
             f"{kind} of {address:#010x} is not modelled (code at {code:#010x}, {count} times)"
             for (kind, address), (count, code) in findings.unmodelled.items()

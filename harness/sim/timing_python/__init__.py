@@ -1,0 +1,355 @@
+"""The timing model without a C compiler: the same rules and the same numbers as `timing/`, a hundred times slower.
+
+For machines on which the library cannot be built. Every constant and every rule is the C model's, whose comments
+and sources count here too, and a test holds the two equal. A change of one is a change of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from harness.sim.native import IDEAL, CoreName, Counters, MemoryModel
+from harness.sim.timing_python import cortex_m4, cortex_m7
+from harness.sim.timing_python.addresses import FIRST_FP_TERM, FIRST_SLOT, Trace, slot_value, trace_block
+from harness.sim.timing_python.decode import decode, is_wide
+from harness.sim.timing_python.instruction import Insn, Op, Trait, bits
+from harness.sim.timing_python.memory import Fetch, MemorySystem
+
+_UNLIMITED = 1 << 62
+_PREDICTORS = 1 << 12
+_NODES_MAX = 1 << 17
+_M7_UNALIGNED_LOAD_CYCLES, _M7_UNALIGNED_STORE_CYCLES, _M4_UNALIGNED_ACCESS_CYCLES = 3, 0, 1
+
+
+class _Rules(Protocol):
+    """What a core's module offers; `Any` is its own Pipe."""
+
+    PREDICTS: bool
+    DIVIDE_MEAN_CYCLES: int
+    RESET: Any
+    run: Callable[[Any, Any], tuple[int, Any]]
+    jump: Callable[[Insn, Any, Insn, bool], tuple[int, Any]]
+    fall: Callable[[Insn, Any, bool], tuple[int, Any]]
+    divide_cycles: Callable[[bool, int, int], int]
+
+
+@dataclass(slots=True, eq=False)
+class _Block:
+    pc: int
+    insns: list[Insn]
+    trace: Trace
+    divides: list[Insn]
+
+
+@dataclass(slots=True, eq=False)
+class _Predictor:
+    counter: int = 0
+    target: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """A block entered in one pipeline state; `last` is its last instruction."""
+
+    last: Insn
+    after: Any
+    fallthrough: int
+    cycles: int = 0
+    count: int = 0
+    block: _Block | None = None
+    always: bool = False
+    conditional: bool = False
+    indirect: bool = False
+    predictor: _Predictor | None = None
+    edges: dict[int, tuple[int, int, int, _Node]] = field(default_factory=dict)
+
+
+class PythonCore:
+    """Counts the modelled cycles of one emulated core; takes the place of `native.NativeCore`, word for word.
+
+    Args:
+        uc: a `unicorn.Uc`; its memory may be mapped later.
+        core: which pipeline.
+        memory: see `set_memory`.
+    """
+
+    def __init__(self, uc: Any, *, core: CoreName, memory: MemoryModel = IDEAL) -> None:
+        from unicorn import arm_const, unicorn_const
+
+        self._uc = uc
+        numbers = [getattr(arm_const, f"UC_ARM_REG_R{n}") for n in range(13)]
+        numbers += [arm_const.UC_ARM_REG_SP, arm_const.UC_ARM_REG_LR, arm_const.UC_ARM_REG_PC]
+        self._numbers = numbers + [getattr(arm_const, f"UC_ARM_REG_S{n}") for n in range(32)]
+        self._rules: _Rules = cortex_m4 if core == "cortex-m4" else cortex_m7
+        m4 = core == "cortex-m4"
+        self._unaligned_cycles = _M4_UNALIGNED_ACCESS_CYCLES if m4 else _M7_UNALIGNED_LOAD_CYCLES
+        self._unaligned_store_cycles = _M4_UNALIGNED_ACCESS_CYCLES if m4 else _M7_UNALIGNED_STORE_CYCLES
+        self._cycles = self._instructions = self._blocks_begun = 0
+        self._fetch_stall = self._data_stall = self._mispredicted = self._accesses = self._untraced = 0
+        self._limit, self._slice_begun, self._exhausted = _UNLIMITED, False, False
+        self._blocks: dict[tuple[int, int], _Block] = {}
+        self._nodes: dict[tuple[int, Any], _Node] = {}
+        self._memory, self._wait_states = memory, memory.wait_states
+        self._icache_on = self._dcache_on = self._prefetch_on = True
+        self._system: MemorySystem | None = None
+        self._apply_memory()
+        self.reset()
+        self._hook = uc.hook_add(unicorn_const.UC_HOOK_BLOCK, self._on_block)
+
+    @property
+    def cycles(self) -> int:
+        """Modelled cycles of every block that has started so far."""
+        return self._cycles
+
+    @property
+    def instructions(self) -> int:
+        """Instructions of every block that has started so far."""
+        return self._instructions
+
+    @property
+    def budget_exhausted(self) -> bool:
+        """The present slice was stopped because its next block would exceed the budget."""
+        return self._exhausted
+
+    @property
+    def counters(self) -> Counters:
+        """Everything counted so far."""
+        system = self._system
+        return Counters(
+            cycles=self._cycles,
+            instructions=self._instructions,
+            blocks=self._blocks_begun,
+            fetch_stall_cycles=self._fetch_stall,
+            data_stall_cycles=self._data_stall,
+            icache_misses=system.fetch_misses if system else 0,
+            dcache_misses=system.data_misses if system else 0,
+            unaligned=system.unaligned if system else 0,
+            mispredicted=self._mispredicted,
+            accesses=self._accesses,
+            untraced=self._untraced,
+            nodes=len(self._nodes),
+            states=len({state for _, state in self._nodes}),
+        )
+
+    @property
+    def engine(self) -> Any:
+        """The emulator whose blocks are counted."""
+        return self._uc
+
+    @property
+    def memory(self) -> MemoryModel:
+        """The memory system set last."""
+        return self._memory
+
+    def begin_slice(self, budget_instructions: int = _UNLIMITED) -> None:
+        """Allows that many instructions; the first block of a slice always runs."""
+        self._exhausted = False
+        self._limit = self._instructions + min(budget_instructions, _UNLIMITED)
+        self._slice_begun = False
+
+    def invalidate(self) -> None:
+        """Code may have changed behind the translator's back."""
+        self._blocks.clear()
+        self._nodes.clear()
+        self._node.edges.clear()
+
+    def reset(self) -> None:
+        """Pipeline, branch predictor and caches as after a reset of the core. The counters run on."""
+        first = Insn(0, op=Op.BRANCH, traits=Trait.ENDS_FLOW)
+        self._node = _Node(first, self._rules.RESET, fallthrough=1)
+        self._predictors: dict[int, _Predictor] = {}
+        if self._system is not None:
+            self._system.reset()
+        self.invalidate()
+
+    def set_memory(self, memory: MemoryModel) -> None:
+        """Exchanges the memory system; caches start empty."""
+        self._memory, self._wait_states = memory, memory.wait_states
+        self._apply_memory()
+
+    def set_wait_states(self, wait_states: int) -> None:
+        """Follows FLASH_ACR.LATENCY."""
+        if wait_states != self._wait_states:
+            self._wait_states = wait_states
+            self._apply_memory()
+
+    def set_caches(self, instruction: bool, data: bool, *, prefetch: bool = True) -> None:
+        """Follows SCB_CCR.IC and DC (M7), or FLASH_ACR.ICEN, DCEN and PRFTEN (F4)."""
+        if (instruction, data, prefetch) != (self._icache_on, self._dcache_on, self._prefetch_on):
+            self._icache_on, self._dcache_on, self._prefetch_on = instruction, data, prefetch
+            self._apply_memory()
+
+    def stop(self) -> None:
+        """Takes the hook out."""
+        if self._hook is not None:
+            self._uc.hook_del(self._hook)
+            self._hook = None
+
+    def _apply_memory(self) -> None:
+        if self._memory.kind != "chip":
+            self._system = None
+            return
+        old = self._system
+        self._system = MemorySystem(
+            self._memory,
+            wait_states=self._wait_states,
+            instruction=self._icache_on,
+            data=self._dcache_on,
+            prefetch=self._prefetch_on,
+        )
+        if old is not None:
+            self._system.fetch_misses, self._system.data_misses = old.fetch_misses, old.data_misses
+            self._system.unaligned = old.unaligned
+
+    def _on_block(self, uc: Any, pc: int, size: int, _context: object) -> None:
+        if self._block(pc, size):
+            self._exhausted = True
+            uc.emu_stop()
+
+    def _read(self, address: int, size: int) -> bytes:
+        """Guest memory; zeros where there is none or where reading could change something."""
+        from unicorn.unicorn_py3.unicorn import UcError
+
+        if 0x4000_0000 <= address < 0x6000_0000 or address >= 0xA000_0000:
+            return bytes(size)
+        try:
+            return bytes(self._uc.mem_read(address, size))
+        except UcError:
+            return bytes(size)
+
+    def _find_block(self, pc: int, size: int) -> _Block:
+        found = self._blocks.get((pc, size))
+        if found is not None:
+            return found
+        code = self._read(pc, size) + bytes(4)
+        insns: list[Insn] = []
+        divides: list[Insn] = []
+        written = offset = it = 0
+        while offset + 2 <= size:
+            first = int.from_bytes(code[offset : offset + 2], "little")
+            second = int.from_bytes(code[offset + 2 : offset + 4], "little")
+            insn, it = decode(pc + offset, first, second, it)
+            offset += 4 if is_wide(first) else 2
+            if insn.op == Op.DIV and not written & (1 << insn.dividend | 1 << insn.divisor):
+                divides.append(insn)
+            written |= insn.writes
+            insns.append(insn)
+        block = self._blocks[pc, size] = _Block(pc, insns, trace_block(insns), divides)
+        return block
+
+    def _find_node(self, block: _Block, size: int, before: Any) -> _Node:
+        key = (id(block), before)
+        found = self._nodes.get(key)
+        if found is not None:
+            return found
+        last = block.insns[-1]
+        cycles, after = self._rules.run(block.insns, before)
+        ends = bool(last.traits & Trait.ENDS_FLOW)
+        conditional = bool(last.traits & Trait.CONDITIONAL)
+        node = _Node(
+            last,
+            after,
+            fallthrough=block.pc + size,
+            cycles=cycles,
+            count=len(block.insns),
+            block=block,
+            always=ends and not conditional and last.op != Op.SYSTEM,
+        )
+        if self._rules.PREDICTS and ends:
+            node.conditional, node.indirect = conditional, last.op != Op.BRANCH
+            node.predictor = self._predictors.setdefault(last.pc >> 1 & _PREDICTORS - 1, _Predictor())
+        self._nodes[key] = node
+        return node
+
+    def _find_edge(self, slot: int, pc: int, size: int) -> tuple[int, int, int, _Node]:
+        if len(self._nodes) >= _NODES_MAX:
+            self.invalidate()
+        origin = self._node
+        block = self._find_block(pc, size)
+        pipe, cycles = origin.after, 0
+        if slot & 2:
+            cycles, pipe = self._rules.jump(origin.last, pipe, block.insns[0], bool(slot & 1))
+        elif origin.last.traits & Trait.ENDS_FLOW:
+            cycles, pipe = self._rules.fall(origin.last, pipe, bool(slot & 1))
+        node = self._find_node(block, size, pipe)
+        edge = origin.edges[slot] = (pc, size, cycles + node.cycles, node)
+        return edge
+
+    def _block(self, pc: int, size: int) -> bool:
+        """Counts a block; True, and it is not counted, when the budget does not cover it."""
+        origin = self._node
+        taken = pc != origin.fallthrough or origin.always
+        predictor = origin.predictor
+        wrong = False
+        if predictor is not None:
+            if origin.conditional:
+                wrong = (predictor.counter >= 2) != taken
+            if origin.indirect and taken:
+                wrong = wrong or predictor.target != pc
+        if size < 2:
+            return False
+        slot = 2 * taken + wrong
+        edge = origin.edges.get(slot)
+        if edge is None or edge[0] != pc or edge[1] != size:
+            edge = self._find_edge(slot, pc, size)
+        _, _, cycles, node = edge
+        if self._instructions + node.count > self._limit and self._slice_begun:
+            return True
+        self._slice_begun = True
+        self._instructions += node.count
+        self._cycles += cycles
+        self._blocks_begun += 1
+        if predictor is not None:
+            self._mispredicted += wrong
+            if origin.conditional:
+                predictor.counter = min(3, predictor.counter + 1) if taken else max(0, predictor.counter - 1)
+            if origin.indirect and taken:
+                predictor.target = pc
+        self._node = node
+        block = node.block
+        if block is None:
+            raise AssertionError("a node that was entered has a block")
+        if self._system is not None:
+            stall = self._system.fetch(Fetch(pc, size, self._cycles - node.cycles, node.cycles, taken))
+            self._cycles += stall
+            self._fetch_stall += stall
+            if block.trace.accesses or block.trace.unknown:
+                self._charge(self._system, block.trace)
+        if block.divides:
+            self._correct_divides(block)
+        return False
+
+    def _charge(self, system: MemorySystem, trace: Trace) -> None:
+        terms = [0] * FIRST_SLOT
+        for n in bits(trace.registers):
+            terms[n] = self._uc.reg_read(self._numbers[n]) & 0xFFFF_FFFF
+        for slot in trace.slots:
+            terms.append(slot_value(slot, terms, self._read))
+        for access in trace.accesses:
+            start = access.at.value(terms)
+            for k in range(access.words):
+                address = start + k * access.bytes & 0xFFFF_FFFF
+                misplaced = address & access.bytes - 1
+                system.unaligned += bool(misplaced)
+                if access.writes:
+                    system.write(address, self._cycles)
+                    stall = self._unaligned_store_cycles if misplaced else 0
+                else:
+                    stall = system.read(address, self._cycles) + (self._unaligned_cycles if misplaced else 0)
+                self._cycles += stall
+                self._data_stall += stall
+        self._accesses += trace.elements
+        self._untraced += trace.unknown
+
+    def _correct_divides(self, block: _Block) -> None:
+        for insn in block.divides:
+            dividend, divisor = (
+                self._uc.reg_read(self._numbers[n]) & 0xFFFF_FFFF for n in (insn.dividend, insn.divisor)
+            )
+            unsigned = bool(insn.traits & Trait.UNSIGNED_DIV)
+            self._cycles += self._rules.divide_cycles(unsigned, dividend, divisor) - self._rules.DIVIDE_MEAN_CYCLES
+
+
+__all__ = ["FIRST_FP_TERM", "PythonCore"]
