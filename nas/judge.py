@@ -86,13 +86,14 @@ class _Way(NamedTuple):
     scratch_bytes: int
     table_bytes: int
     cycles: float
-    rolling: tuple[Rolling, ...]
     number: int
     form: tuple[str, Tile]
 
 
 _BANDED_PIXELS = 256
 _BAND_PIXELS = 48
+_NEAR_CHANNELS = 85
+"""Three pixels of outputs are within an 8-bit offset."""
 
 
 class _Key(NamedTuple):
@@ -118,15 +119,17 @@ class _Key(NamedTuple):
     def code(self) -> tuple[object, ...]:
         """What decides the size of generated functions.
 
-        Those of a depthwise layer work on one channel's plane. Those of a pointwise layer work on bands of pixels,
-        of large maps only the remainder after whole bands matters.
+        Those of a depthwise layer work on one channel's plane. Those of a pointwise layer loop over channels and
+        over bands of pixels: of channels it matters whether offsets fit an instruction, of large maps the
+        remainder after whole bands.
         """
         if self.op == DepthwiseConv2D.__name__:
-            return self.op, self.stride, self.shapes[0][1:3], self.shapes[1][1:3]
+            return self.op, self.stride, self.shapes[0][2], self.shapes[1][1:3]
         if self.op == Conv2D.__name__ and self.shapes[1][1:3] == (1, 1):
             pixels = self.shapes[0][1] * self.shapes[0][2]
             banded = pixels if pixels <= _BANDED_PIXELS else _BANDED_PIXELS + pixels % _BAND_PIXELS
-            return self.op, self.clamp, self.channels, banded
+            depth, channels = self.channels
+            return self.op, self.clamp, depth, channels % 2, channels <= _NEAR_CHANNELS, banded
         return tuple(self)
 
 
@@ -138,17 +141,23 @@ class _Layer:
         step = lifetimes.dataflow(self._graph).steps[0]
         self._found = [w for w in ways(self._graph, step, Requant.EXACT, target) if not w.last_resort]
         constants = sum(t.size_bytes for t in self._graph.tensors if t.is_constant)
+        self._rolling: dict[int, tuple[Rolling, ...]] = {}
         self.ways = tuple(
             _Way(
                 scratch_bytes=way.scratch_bytes,
                 table_bytes=way.price.flash_bytes or constants,
                 cycles=way.price.cycles,
-                rolling=way.rolling(self._graph),
                 number=number,
                 form=(way.spec.template, way.tile),
             )
             for number, way in enumerate(self._found)
         )
+
+    def rolling(self, way: _Way) -> tuple[Rolling, ...]:
+        """How the output may share bytes with operands."""
+        if way.number not in self._rolling:
+            self._rolling[way.number] = self._found[way.number].rolling(self._graph)
+        return self._rolling[way.number]
 
     def code(self, way: _Way) -> tuple[tuple[str, int], ...]:
         """Generated functions as (digest, bytes)."""
@@ -233,14 +242,17 @@ class RealPlan:
         for key, node in zip(keys, nodes, strict=True):
             if key not in self._layers:
                 self._layers[key] = _Layer(graph, node, self._target)
-        chosen = self._choose(graph, flow, [self._layers[k] for k in keys])
+        layers = [self._layers[k] for k in keys]
+        chosen = self._choose(graph, flow, layers)
         buffers = lifetimes.buffers(graph, flow, [w.scratch_bytes for w in chosen])
         return _Laid(
             keys=keys,
             chosen=chosen,
             steps=tuple(s.name for s in flow.steps),
             buffers=buffers,
-            overlaps=lifetimes.overlaps(graph, flow, buffers, [w.rolling for w in chosen]),
+            overlaps=lifetimes.overlaps(
+                graph, flow, buffers, [layer.rolling(way) for layer, way in zip(layers, chosen, strict=True)]
+            ),
         )
 
     def _choose(self, graph: Graph, flow: Dataflow, layers: list[_Layer]) -> list[_Way]:
