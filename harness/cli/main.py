@@ -18,7 +18,7 @@ import sqlalchemy.exc
 import typer
 
 from harness import __version__
-from harness.cli import bench, boards, compile_model, doctor, frontier, report, search, sim, space
+from harness.cli import bench, boards, compile_model, doctor, frontier, memory, report, search, sim, space
 from harness.errors import HarnessError, Interrupted
 from tinyengine.errors import TinyEngineError
 
@@ -36,6 +36,7 @@ app.command("report")(report.command)
 app.command("compile")(compile_model.command)
 app.command("doctor")(doctor.command)
 app.command("frontier")(frontier.command)
+app.command("memory")(memory.command)
 app.command("space")(space.command)
 app.command("search")(search.command)
 app.add_typer(sim.app, name="sim")

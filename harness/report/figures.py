@@ -59,11 +59,16 @@ class MapPicture:
     caption: str
 
 
-def memory_map(memory: MemoryMap, *, arena_bytes: int) -> MapPicture:
-    """The plan drawn: x is the step, y the arena offset."""
+def memory_map(memory: MemoryMap, *, arena_bytes: int, scale_bytes: int | None = None) -> MapPicture:
+    """The plan drawn: x is the step, y the arena offset.
+
+    Args:
+        scale_bytes: what the height stands for; the arena without it.
+    """
+    scale = arena_bytes if scale_bytes is None else scale_bytes
     steps = max(1, len(memory.steps), *(b.last + 1 for b in memory.buffers))
     plot_width, plot_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    per_step, per_byte = plot_width / steps, plot_height / max(1, arena_bytes)
+    per_step, per_byte = plot_width / steps, plot_height / max(1, scale)
     floor = HEIGHT - BOTTOM
 
     tensors = iter(_without_common_prefix([b.label for b in memory.buffers if b.kind != "scratch"]))
@@ -97,12 +102,12 @@ def memory_map(memory: MemoryMap, *, arena_bytes: int) -> MapPicture:
         boxes=tuple(box(i) for i in range(len(memory.buffers))),
         rows=tuple(
             Tick(at=floor - n * per_byte, text=f"{n / 1024:g} kB" if tick >= 1024 else f"{n} B")
-            for n in range(0, arena_bytes + 1, tick)
+            for n in range(0, scale + 1, tick)
         ),
         columns=tuple(Tick(at=LEFT + (n + 0.5) * per_step, text=str(n)) for n in range(0, steps, every)),
         bound_y=floor - memory.lower_bound_bytes * per_byte,
-        bound_text=f"{memory.lower_bound_bytes:,} B live at most at once",
-        caption=f"{arena_bytes:,} B arena, {memory.lower_bound_bytes:,} B live at most at once, "
+        bound_text=f"{memory.lower_bound_bytes:,} B needed at once, at least",
+        caption=f"{arena_bytes:,} B arena, {memory.lower_bound_bytes:,} B needed at once, "
         f"{len(memory.buffers)} buffers, {steps} steps",
     )
 

@@ -1,0 +1,79 @@
+"""`tinyrack memory`: the memory ladder of a model, as a table and as a page of pictures. Nothing is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from harness.cli.compile_model import Core
+from harness.cli.compiling import OptimizeOption
+from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.errors import ConfigError
+from harness.models import resolve
+from harness.report import ladder
+from harness.report.ladder import Rung
+from harness.runner import memory_map
+from tinyengine.compile import CompileOptions, compile_graph
+from tinyengine.schedule import Optimize, Sharing
+
+SCHEMA = "tinyrack.memory/1"
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .tflite file or zoo:NAME.")],
+    *,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Draw the arena of every rung.")
+    ] = None,
+    core: Annotated[Core, typer.Option(help="Portable C, or a core's fast kernels.")] = Core.M4,
+    optimize: OptimizeOption = Optimize.BALANCED,
+    json: JsonOption = None,
+) -> None:
+    """Show what each step of the memory ladder saves: whole tensors, in place, rolling, fused."""
+    if json is not None:
+        check_json_target(json)
+    source = resolve(model)
+    graph = source.graph(float_io=False)
+    rungs = []
+    for sharing in Sharing:
+        plan = compile_graph(graph, CompileOptions(target=core.target, optimize=optimize, sharing=sharing)).plan
+        rungs.append(Rung(sharing=sharing, memory=memory_map(plan), arena_bytes=plan.arena_bytes))
+    if html is not None:
+        words = f"Compiled for {core.value}, optimized for {optimize.value}."
+        try:
+            html.write_text(ladder.render(source.name, rungs, words=words), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot be written: {error.strerror}", file=str(html), field="--html") from error
+    if json is not None:
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "model": source.name,
+            "model_sha256": source.sha256,
+            "core": core.value,
+            "optimize": optimize.value,
+            "rungs": [
+                {
+                    "sharing": r.sharing.value,
+                    "arena_bytes": r.arena_bytes,
+                    "lower_bound_bytes": r.memory.lower_bound_bytes,
+                    "steps": len(r.memory.steps),
+                }
+                for r in rungs
+            ],
+        }
+        write_json(document, json)
+    if json != "-":
+        table = Table(title=f"{source.name}: the memory ladder", title_justify="left", box=None)
+        for heading in ("rung", "arena B", "lower bound B", "steps"):
+            table.add_column(heading, justify="left" if heading == "rung" else "right")
+        for r in rungs:
+            table.add_row(
+                r.sharing.value,
+                f"{r.arena_bytes:,}",
+                f"{r.memory.lower_bound_bytes:,}",
+                str(len(r.memory.steps)),
+            )
+        console().print(table)
