@@ -16,7 +16,8 @@ from harness.cli.output import JsonOption, console, write_json
 
 def command(
     file: Annotated[
-        Path | None, typer.Option("--file", help="A boards.yaml to read instead of the usual one.")
+        Path | None,
+        typer.Option("--boards-file", "--file", help="A boards.yaml to read instead of the usual one."),
     ] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of boards.yaml and stop.")
