@@ -119,7 +119,9 @@ class Settings:
     """How to search; the defaults are the paper's.
 
     Args:
-        measured_a_generation: networks sent to the boards after each generation, at most.
+        drawn: new networks a generation without parents; with `crossed` and `mutated` 0 it is a random search.
+        measured_a_generation: networks sent to the boards after each generation, at most; more than there are is
+            the measure-everything baseline.
         attempts: draws for one feasible network at the start, before the nearest miss is taken.
     """
 
@@ -128,6 +130,7 @@ class Settings:
     parents: int = 20
     crossed: int = 50
     mutated: int = 50
+    drawn: int = 0
     generations: int = 30
     mutation: float = 0.1
     measured_a_generation: int = 8
@@ -238,7 +241,7 @@ class Search:
             architecture.mutate(one(), self._space, rng, probability=settings.mutation)
             for _ in range(settings.mutated)
         ]
-        return [*crossed, *mutated]
+        return [*crossed, *mutated, *(self._space.sample(rng) for _ in range(settings.drawn))]
 
     def _members(self, archs: Sequence[Arch]) -> list[Member]:
         """Members for architectures, known ones as they are known."""

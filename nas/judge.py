@@ -1,8 +1,8 @@
 """What a sub-network takes of SRAM and flash, before any weight exists: what stage 1 asks a million times.
 
-`PaperCost` counts as the paper did. `RealPlan` asks the compiler: the kernels of the board's core with all their
-tiles, and the memory planner itself. Layers are priced once a shape, with noise for weights, and remembered. A
-judge knows no limits: samples judged once serve every combination of them.
+`PaperCost` counts as the paper did, `CmsisNN` as its baseline engine needs. `RealPlan` asks the compiler: the
+kernels of the board's core with all their tiles, and the memory planner itself. Layers are priced once a shape,
+with noise for weights, and remembered. A judge knows no limits: samples judged once serve every combination.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nas import network
 from nas.network import Weights
 from nas.space import BlockShape, Layout
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, Graph, Node, Shape
+from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, DType, Graph, Node, Shape
 from tinyengine.kernels.catalogue import Target
 from tinyengine.kernels.tiling import Tile
 from tinyengine.memory import lifetimes, planner
@@ -78,6 +78,34 @@ def _paper_block(b: BlockShape) -> Need:
     peak = max(x + wide if expands else x, wide + kept, narrow + y + kept)
     weights = (b.in_channels * b.expanded if expands else 0) + b.expanded * (b.kernel**2 + b.out_channels)
     return Need(sram_bytes=peak, flash_bytes=weights)
+
+
+class CmsisNN:
+    """Whole tensors, nothing in place, the kernels' column buffers: the paper's baseline engine.
+
+    The buffers are those of CMSIS-NN's int8 functions with the DSP extension: two int16 columns of a window for a
+    convolution (none for a pointwise one), one for all channels of a depthwise layer. In flash each output channel
+    has a bias, a multiplier and a shift besides its weights.
+    """
+
+    name = "cmsis-nn"
+
+    def need(self, layout: Layout) -> Need:
+        graph = network.graph(layout, Weights.SHAPES)
+        live = lifetimes.live_bytes(lifetimes.buffers(graph, lifetimes.dataflow(graph)), len(graph.nodes))
+        peak = max(b + _columns_bytes(graph, n) for b, n in zip(live, graph.nodes, strict=True))
+        constants = sum(t.size_bytes for t in graph.tensors if t.is_constant)
+        tables = sum(8 * t.elements for t in graph.tensors if t.is_constant and t.dtype is DType.INT32)
+        return Need(sram_bytes=peak, flash_bytes=constants + tables)
+
+
+def _columns_bytes(graph: Graph, node: Node) -> int:
+    if not isinstance(node.op, Conv2D | DepthwiseConv2D):
+        return 0
+    _, rows, columns, depth = graph.tensors[node.inputs[1]].shape
+    if (rows, columns) == (1, 1):
+        return 0
+    return (4 if isinstance(node.op, Conv2D) else 2) * rows * columns * depth
 
 
 class _Way(NamedTuple):

@@ -199,3 +199,9 @@ def test_guided_search_asks_for_few_measurements() -> None:
 def _point(member: Member) -> tuple[float, ...]:
     c = member.costs[0]
     return (-member.accuracy, c.latency_ms.value, c.sram_bytes.value, c.flash_bytes.value)
+
+
+def test_evolution_finds_more_than_drawing_at_random() -> None:
+    drawn = search((latency(25.0),), replace(SMALL, crossed=0, mutated=0, drawn=20, generations=12))
+    evolved = search((latency(25.0),), replace(SMALL, generations=12))
+    assert evolved.front[0].accuracy >= drawn.front[0].accuracy

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from nas import network
-from nas.judge import Need, PaperCost, RealPlan, fits, profile
+from nas.judge import CmsisNN, Need, PaperCost, RealPlan, fits, profile
 from nas.network import Weights
 from nas.space import IMAGENET, Baseline, Skeleton, Space, baseline, layout
 from tinyengine.compile import CompileOptions, compile_graph
@@ -21,6 +21,14 @@ def test_the_papers_cost_of_a_block_is_what_its_section_says() -> None:
     skeleton, arch = baseline(Baseline.MOBILENETV2, resolution=224, width_percent=100)
     # 112 x 112 x (16 + 96): the first expansion, the famous peak of MobileNetV2.
     assert PaperCost().need(layout(skeleton, arch)).sram_bytes == 112 * 112 * 112
+
+
+def test_nothing_in_place_and_column_buffers_take_more_than_the_paper_counts() -> None:
+    skeleton, arch = baseline(Baseline.MOBILENETV2, resolution=224, width_percent=100)
+    need = CmsisNN().need(layout(skeleton, arch))
+    # The second block's depthwise layer: 112 x 112 x 96 in, 56 x 56 x 96 out, and nine int16 for all channels.
+    assert need.sram_bytes == 112 * 112 * 96 + 56 * 56 * 96 + 2 * 9 * 96
+    assert need.flash_bytes > PaperCost().need(layout(skeleton, arch)).flash_bytes
 
 
 @pytest.mark.parametrize("target", [Target.M4, Target.M7])
