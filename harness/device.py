@@ -106,7 +106,7 @@ class Device:
         self._started = False
         self._old_crash: wire.Crash | None = None
         self._frames = self._resends = self._garbage = self._stale = self._discarded = self._foreign = 0
-        self._banners = self._early_garbage = 0
+        self._banners = self._early_garbage = self._received = 0
         self._damaged: deque[bytes] = deque(maxlen=_DAMAGED_LIMIT)
         self._damage: Counter[FaultClass] = Counter()
         self._repeat_at: float | None = None
@@ -374,9 +374,10 @@ class Device:
         elif self._frames:
             fault = FaultClass.STALE_OUTPUT
         else:
-            fault = FaultClass.UART_GARBLED if self._garbage else FaultClass.BOARD_SILENT
+            # At a wrong speed there may not even be a delimiter, and so no garbage between two.
+            fault = FaultClass.UART_GARBLED if self._received else FaultClass.BOARD_SILENT
         sent = f"accepted, sent {sends} times" if accepted else f"sent {sends} times"
-        seen = f"{sent}; {self._frames} frames and {self._garbage} garbage bytes in all came back"
+        seen = f"{sent}; in all {self._received} bytes with {self._frames} sound frames came back"
         return BoardTimeout(self._board, stage, total_s, ADVICE[fault], seen=seen, fault_class=fault)
 
     def _next_reply(self, stage: str, until: float) -> wire.Message | None:
@@ -391,7 +392,9 @@ class Device:
             left = min(until, self._repeat_at or until) - self._clock()
             if left <= 0:
                 return None
-            for piece in self._decoder.feed(self._link.read(timeout_s=min(left, _READ_SLICE_S))):
+            received = self._link.read(timeout_s=min(left, _READ_SLICE_S))
+            self._received += len(received)
+            for piece in self._decoder.feed(received):
                 if isinstance(piece, wire.Frame):
                     self._compare_damaged(wire.encode_frame(piece.payload)[1:-1])
                     if not self._frames:

@@ -30,6 +30,7 @@ class FaultKind(StrEnum):
     BROWN_OUT = "brown_out"
     SECTOR = "sector"
     WRONG_CLOCK = "wrong_clock"
+    WRONG_OSCILLATOR = "wrong_oscillator"
     CACHES_OFF = "caches_off"
     PROBE_LOST = "probe_lost"
     PROBE_SLOW = "probe_slow"
@@ -68,6 +69,9 @@ PARAMETERS: Mapping[FaultKind, Mapping[str, Parameter]] = {
     FaultKind.SECTOR: {"sector": Parameter(default=0, least=0, most=63, what="number of the sector")},
     FaultKind.WRONG_CLOCK: {
         "percent": Parameter(default=None, least=0, most=40, what="PLL too slow by so much; 0: it never locks")
+    },
+    FaultKind.WRONG_OSCILLATOR: {
+        "percent": Parameter(default=None, least=4, most=40, what="oscillators too slow by so much")
     },
     FaultKind.CACHES_OFF: {},
     FaultKind.PROBE_LOST: _TRANSFER,

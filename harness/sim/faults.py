@@ -118,6 +118,8 @@ class Injector:
             case FaultKind.WRONG_CLOCK:
                 percent = fault.get("percent")
                 board.rcc.spoil_pll(rng.choice((0, 5, 12, 20)) if percent is None else percent)
+            case FaultKind.WRONG_OSCILLATOR:
+                board.rcc.detune(fault.get("percent") or rng.randint(6, 30))
             case FaultKind.CACHES_OFF:
                 board.caches_disabled(True)
             case FaultKind.PROBE_SLOW:

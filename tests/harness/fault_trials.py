@@ -52,6 +52,7 @@ EXPECTED: dict[FaultKind, tuple[Outcome, FaultClass]] = {
     FaultKind.BROWN_OUT: (Outcome.FLASH_FAILED, FaultClass.BROWN_OUT),
     FaultKind.SECTOR: (Outcome.FLASH_FAILED, FaultClass.SECTOR_NOT_ERASED),
     FaultKind.WRONG_CLOCK: (Outcome.CRASH, FaultClass.WRONG_CLOCK),
+    FaultKind.WRONG_OSCILLATOR: (Outcome.TIMEOUT, FaultClass.UART_GARBLED),
     FaultKind.CACHES_OFF: (Outcome.CRASH, FaultClass.CACHES_OFF),
     FaultKind.PROBE_LOST: (Outcome.FLASH_FAILED, FaultClass.PROBE_LOST),
     FaultKind.PROBE_SLOW: (Outcome.TIMEOUT, FaultClass.PROBE_SLOW),

@@ -66,6 +66,9 @@ class _Switches(RegisterFile):
         self._since: dict[tuple[int, int], int] = {}
         self.absent: set[tuple[int, int]] = set()
         self._pll_slow_percent: int | None = None
+        self._detuned_percent = 0
+        self._hsi_label_hz = 0
+        self._hse_label_hz: int | None = None
         self._cause = 0
         self._clocks: Clocks | None = None
 
@@ -73,9 +76,25 @@ class _Switches(RegisterFile):
         """From now on the main PLL multiplies by so much less; 0: it never locks."""
         self._pll_slow_percent = slow_percent
 
+    def detune(self, slow_percent: int) -> None:
+        """The oscillators run slower than they should; no register shows it."""
+        self._detuned_percent = slow_percent
+        self._clocks = None
+        self._changed()
+
     def repair(self) -> None:
-        """Undoes `spoil_pll`."""
+        """Undoes `spoil_pll` and `detune`."""
         self._pll_slow_percent = None
+        self.detune(0)
+
+    @property
+    def _hsi_hz(self) -> int:
+        return self._hsi_label_hz * (100 - self._detuned_percent) // 100
+
+    @property
+    def _hse_hz(self) -> int | None:
+        hz = self._hse_label_hz
+        return None if hz is None else hz * (100 - self._detuned_percent) // 100
 
     def _slowed(self, factor: int) -> int:
         """The PLL's factor as it takes effect, and as it then reads."""
@@ -150,7 +169,7 @@ class RccF4F7(_Switches):
             pairs={self._CR: ((0, 1), (16, 17), (24, 25), (26, 27), (28, 29)), self._BDCR: ((0, 1),),
                    self._CSR: ((0, 1),)},
         )  # fmt: skip
-        self._f7, self._hsi_hz, self._hse_hz = f7, hsi_hz, hse_hz
+        self._f7, self._hsi_label_hz, self._hse_label_hz = f7, hsi_hz, hse_hz
         self.absent = {(self._BDCR, 0)} | (set() if hse_hz else {(self._CR, 16)})
         self._switch = 0
 
@@ -263,7 +282,7 @@ class RccH7(_Switches):
             pairs={self._CR: ((0, 2), (7, 8), (12, 13), (16, 17), (24, 25), (26, 27), (28, 29)),
                    0x70: ((0, 1),), self._CSR: ((0, 1),)},
         )  # fmt: skip
-        self._hsi_hz, self._hse_hz = hsi_hz, hse_hz
+        self._hsi_label_hz, self._hse_label_hz = hsi_hz, hse_hz
         self.absent = {(0x70, 0)} | (set() if hse_hz else {(self._CR, 16)})
         self._switch = 0
 
