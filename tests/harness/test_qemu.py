@@ -176,6 +176,14 @@ def test_a_row_says_which_memory_its_cycles_are_of() -> None:
     assert fast < slow
 
 
+def test_the_plug_in_compiles_without_a_warning(tmp_path: Path) -> None:
+    source = Path(native.__file__).parent / "timing" / "qemu" / "plugin.c"
+    warnings = ("-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Werror")
+    command = ["cc", *native._FLAGS, *warnings, "-c", "-o", str(tmp_path / "plugin.o"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_boards_of_qemu_are_measured_only_when_named() -> None:
     found = load_boards(paths.default_boards_file())
     assert {b.name for b in found.all if b.probe.kind == "qemu"} == {"qemu-m4", "qemu-m7", "qemu-m55"}
