@@ -57,8 +57,10 @@ def _run(elf: Path, chip_name: str, memory: native.MemoryModel, core: Any, arena
             return machine.timing.counters
 
 
-@pytest.mark.parametrize("chip_name", ["stm32f412", "stm32f746", "stm32h743"])
-@pytest.mark.parametrize("kernels", [Kernels.AUTO, Kernels.C])
+@pytest.mark.parametrize(
+    ("chip_name", "kernels"),
+    [("stm32f412", Kernels.AUTO), ("stm32f746", Kernels.C), ("stm32h743", Kernels.AUTO)],
+)
 def test_a_network_has_the_same_cycles_misses_and_stalls(chip_name: str, kernels: Kernels, tmp_path: Path) -> None:
     chip = load_chip(chip_name)
     compiled = compile_graph(zoo.load("ad-autoencoder"), CompileOptions(target=kernels.target(chip.core)))
