@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyengine import fixedpoint
-from tinyengine.kernels.dsp.rounding import MOST_BIAS, OneRounding, one_rounding
+from tinyengine.fixedpoint import Multiplier
+from tinyengine.kernels.dsp.rounding import MOST_BIAS, OneRounding, one_rounding, two_roundings_as_one
 
 _EVERYTHING = np.arange(-255, 256, dtype=np.int64)
 
@@ -38,6 +39,25 @@ def test_integers_equal_float32_on_every_accumulator() -> None:
         wanted = np.clip(fixedpoint.requantize_float(acc, scale), *clamp)
         np.testing.assert_array_equal(np.clip(by_integers(form, acc), *clamp), wanted, err_msg=str(scale))
     assert found >= 80
+
+
+def test_a_smaller_shift_equals_two_roundings_on_every_accumulator() -> None:
+    rng = np.random.default_rng(22)
+    found = 0
+    for _ in range(80):
+        m = Multiplier(multiplier=int(rng.integers(1 << 30, 1 << 31)), shift=-int(rng.integers(4, 12)))
+        shift = max(1, -m.shift - int(rng.integers(0, 4)))
+        low, high = -int(rng.integers(1, 1 << 17)), int(rng.integers(1, 1 << 17))
+        steps = np.arange(1, int(rng.integers(100, 256)), dtype=np.int64)
+        form = two_roundings_as_one(m, low, high, steps, shift)
+        if form is None:
+            continue
+        found += 1
+        assert form.right_shift == shift
+        acc = np.arange(low, high + 1, dtype=np.int64)
+        wanted = np.clip(fixedpoint.requantize(acc, m.multiplier, m.shift), 0, steps[-1])
+        np.testing.assert_array_equal(np.clip(by_integers(form, acc), 0, steps[-1]), wanted, err_msg=str(m))
+    assert found >= 60
 
 
 def test_ties_of_both_parities_have_no_integer_form() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Generic, TypeAlias, TypeVar, cast
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 
 from tinyengine import fixedpoint, lowering
 from tinyengine.fixedpoint import Multiplier, Requant
-from tinyengine.ir import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Node
+from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Node
 from tinyengine.kernels.assembly import dense, requantize, widen
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.tile import Tile
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.dsp import rounding
+from tinyengine.kernels.dsp.rounding import OneRounding
 from tinyengine.kernels.tiling import Weights
 
 PLACEHOLDER = "te_assembly"
@@ -149,6 +151,15 @@ def weighted(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Weig
     reason = requantize.refusal(multipliers)
     if reason:
         return reason
+    if found.epilogue.right_shift is None and not found.epilogue.sign_correction:
+        least = min(-m.shift for m in multipliers)
+        steps = _steps(op.clamp, zero_point_out)
+        fits = [
+            rounding.two_roundings_as_one(m, int(a), int(b), steps, least)
+            for m, a, b in zip(multipliers, low, high, strict=True)
+        ]
+        if whole := _all(fits):
+            return _integers(found, whole, zero_point_out)
     return replace(found, channels=tuple(requantize.constants(m, zero_point_out) for m in multipliers))
 
 
@@ -157,17 +168,36 @@ def _once(
 ) -> Weighted:
     """`found` rounded once: in integers where all channels can, else in float32."""
     clamp = found.epilogue.clamp
-    steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
-    fits = [
-        rounding.one_rounding(float(s), int(a), int(b), steps) for s, a, b in zip(scales, low, high, strict=True)
-    ]
-    whole = [f for f in fits if f is not None]
-    if len(whole) < len(fits):
-        return replace(
-            found,
-            channels=tuple(requantize.constants_float(float(s), zero_point) for s in scales),
-            epilogue=requantize.epilogue((), zero_point, clamp, Rounding.FLOAT),
-        )
+    steps = _steps(clamp, zero_point)
+    shifts = [-fixedpoint.quantize_multiplier(float(s)).shift for s in scales]
+    for shift in (min(shifts), 0) if min(shifts) >= 1 else ():
+        if whole := _all(
+            [
+                rounding.one_rounding(float(s), int(a), int(b), steps, shift)
+                for s, a, b in zip(scales, low, high, strict=True)
+            ]
+        ):
+            return _integers(found, whole, zero_point)
+    return replace(
+        found,
+        channels=tuple(requantize.constants_float(float(s), zero_point) for s in scales),
+        epilogue=requantize.epilogue((), zero_point, clamp, Rounding.FLOAT),
+    )
+
+
+def _steps(clamp: Clamp, zero_point: int) -> Integers:
+    """Outputs, without zero point, between which the clamp leaves a difference."""
+    return np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
+
+
+def _all(fits: Sequence[OneRounding | None]) -> tuple[OneRounding, ...]:
+    """The forms, if every channel has one."""
+    whole = tuple(f for f in fits if f is not None)
+    return whole if len(whole) == len(fits) else ()
+
+
+def _integers(found: Weighted, whole: Sequence[OneRounding], zero_point: int) -> Weighted:
+    """`found` with one integer rounding a channel."""
     multipliers = [Multiplier(multiplier=f.multiplier, shift=-f.right_shift) for f in whole]
     return replace(
         found,
@@ -180,7 +210,7 @@ def _once(
             )
             for f in whole
         ),
-        epilogue=requantize.epilogue(multipliers, zero_point, clamp, Rounding.ONCE),
+        epilogue=requantize.epilogue(multipliers, zero_point, found.epilogue.clamp, Rounding.ONCE),
         most_accumulator=found.most_accumulator + rounding.MOST_BIAS,
     )
 

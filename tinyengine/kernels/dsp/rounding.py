@@ -9,18 +9,22 @@ concave function of m. A channel whose float products round across a tie in both
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyengine import lowering
-from tinyengine.fixedpoint import INT32_MAX, quantize_multiplier
+from tinyengine.fixedpoint import INT32_MAX, Multiplier, quantize_multiplier
 from tinyengine.kernels.assembly.requantize import MOST_RIGHT_SHIFT
+
+Integers: TypeAlias = NDArray[np.int64]
 
 _MULTIPLIERS = 1 << 13
 """How far from the nominal multiplier the search goes."""
 MOST_BIAS = 1 << 12
 """Largest change of a bias that is tried."""
+_BIASES = np.array(sorted(range(-MOST_BIAS + 1, MOST_BIAS), key=abs), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,18 +41,41 @@ class OneRounding:
     addend: int
 
 
-def one_rounding(scale: float, low: int, high: int, steps: NDArray[np.int64]) -> OneRounding | None:
-    """The form for one channel, or None.
+def one_rounding(scale: float, low: int, high: int, steps: Integers, right_shift: int = 0) -> OneRounding | None:
+    """The form for one channel that equals float32, or None.
 
     Args:
         low, high: the accumulators it can reach.
         steps: outputs, without zero point, between which the clamp leaves a difference.
+        right_shift: the one to use, at most the scale's own; 0 is the scale's own.
     """
     nominal = quantize_multiplier(scale)
     e = -nominal.shift
     if nominal.multiplier == 0 or not 1 <= e <= MOST_RIGHT_SHIFT:
         return None
     first = lowering.first_reaching(scale, low, high, steps)
+    shift = right_shift or e
+    return _fit(first, low, high, steps, nominal.multiplier >> (e - shift), shift)
+
+
+def two_roundings_as_one(
+    m: Multiplier, low: int, high: int, steps: Integers, right_shift: int
+) -> OneRounding | None:
+    """A form with another right shift that equals two roundings where negative sums are clamped, or None.
+
+    Nested floors are one: SMMLAR's rounding is then a constant, and the staircase is a straight one.
+
+    Args:
+        right_shift: at most the multiplier's own.
+    """
+    e = -m.shift
+    numerators = (steps << (32 + e)) - (1 << 31) - (1 << (31 + e))
+    first = np.clip(-(-numerators // (2 * m.multiplier)), low, high + 1)
+    return _fit(first, low, high, steps, m.multiplier >> (e - right_shift), right_shift)
+
+
+def _fit(first: Integers, low: int, high: int, steps: Integers, nominal: int, e: int) -> OneRounding | None:
+    """The form that passes each step at the accumulator `first`; high + 1 where it is never passed."""
     limits = steps << (32 + e)
     is_reached, is_not_from_start = first <= high, first > low
 
@@ -65,16 +92,18 @@ def one_rounding(scale: float, low: int, high: int, steps: NDArray[np.int64]) ->
         least, most = room(m)
         return most - least
 
-    a = max(1 << 30, nominal.multiplier - _MULTIPLIERS)
-    b = min(INT32_MAX, nominal.multiplier + _MULTIPLIERS)
+    a, b = max(1 << 20, nominal - _MULTIPLIERS), min(INT32_MAX, nominal + _MULTIPLIERS)
     while b - a > 2:
         left, right = a + (b - a) // 3, b - (b - a) // 3
         a, b = (left + 1, b) if width(left) < width(right) else (a, right)
-    m = max(range(a, b + 1), key=width)
-    least, most = room(m)
-    for magnitude in range(MOST_BIAS if least <= most else 0):
-        for beta in {magnitude, -magnitude}:
-            addend = -((2 * m * beta - least) // (1 << 32))
-            if 2 * m * beta + (addend << 32) <= most:
-                return OneRounding(multiplier=m, right_shift=e, bias=beta, addend=addend)
-    return None
+    m = max(range(a, b + 1), key=width, default=0)
+    least, most = room(m) if m else (1, 0)
+    if least > most:
+        return None
+    # off = 2m beta + addend 2^32 must lie in least..most: the bias of least magnitude that leaves such an addend.
+    misses = (2 * m * _BIASES - least) % (1 << 32)
+    fitting = np.flatnonzero(misses <= most - least)
+    if not fitting.size:
+        return None
+    beta = int(_BIASES[fitting[0]])
+    return OneRounding(multiplier=m, right_shift=e, bias=beta, addend=-((2 * m * beta - least) // (1 << 32)))
