@@ -6,7 +6,7 @@ is left over is smooth in the sizes (a Gaussian process a kind), which also says
 measured too seldom the family answers, then all steps together.
 
 Intervals are conformal: each fitting network is predicted by a model that has not seen it, and the quantile of
-those errors, in units of the model's own uncertainty, is what an interval spans; nothing is assumed of their shape.
+those errors, in units of the model's own uncertainty, is what an interval spans, whatever their shape.
 """
 
 from __future__ import annotations
