@@ -89,6 +89,7 @@ def run(request: Request, *, store: Store, tell: Callable[[str], None]) -> dict[
         mutated=request.population // 2,
         generations=request.generations,
         measured_a_generation=request.measured,
+        attempts=8,  # each draws a population and compiles it; an impossible limit should not take an hour
         seed=request.seed,
     )
     limits = _limits(request.boards, request.latency_ms, request.sram_kb, request.flash_kb)
