@@ -403,9 +403,7 @@ class Core:
 
     def bus_fault(self, address: int) -> Stop:
         """A precise bus error at the next instruction."""
-        return self._fault(
-            Exc.BUS_FAULT, Cfsr.PRECISERR | Cfsr.BFARVALID, "no memory answers", address=address
-        )
+        return self._fault(Exc.BUS_FAULT, Cfsr.PRECISERR | Cfsr.BFARVALID, "no memory answers", address=address)
 
     def debug_event_fault(self) -> Stop:
         """BKPT with no debugger attached."""
