@@ -191,23 +191,21 @@ def _body(e: Emitter, name: str, tile: Tile) -> None:
     e.label(f".L{name}_pair", align=False)
     e.to_fp(_OUT, "r2")
     e.label(f".L{name}_tile")
-    looped = tile.window.passes > 1
     first, second = _FIRST[: len(tile.pixel_offsets_bytes)], _SECOND[: len(tile.pixel_offsets_bytes)]
-    if looped:
+    if tile.window.passes > 1:
         _looped_window(e, name, tile, first, second)
-        _epilogue(e, tile, first, second, tail_bytes=0, restore_bytes=tile.weight_bytes + 4 * BIAS_WORDS)
+        with e.scheduled():
+            _epilogue(e, tile, first, second, tail_bytes=0, restore_bytes=tile.weight_bytes + 4 * BIAS_WORDS)
     else:
-        chunk = max(1, REGION_INSTRUCTIONS // (3 * len(first) + 2))
-        for start in range(0, tile.window.words, chunk):
-            last = min(start + chunk, tile.window.words)
-            if last == tile.window.words:
-                break
+        regions = _regions(tile)
+        for start, last in regions:
             with e.scheduled():
                 _steps(e, tile, first, second, start, last, fresh=start == 0)
-        with e.scheduled():
-            _steps(e, tile, first, second, start, last, fresh=start == 0)
-            _epilogue_region(e, tile, first, second, 4 * BIAS_WORDS + tile.weight_bytes, 0)
-        _next_tile(e, name)
+                if (start, last) == regions[-1]:
+                    _epilogue(
+                        e, tile, first, second, tail_bytes=4 * BIAS_WORDS + tile.weight_bytes, restore_bytes=0
+                    )
+    _next_tile(e, name)
     _next_pair(e, name, tile)
 
 
@@ -226,9 +224,7 @@ def _looped_window(
     e.add_immediate("r1", "r1", 4 * BIAS_WORDS)
     e.label(f".L{name}_run")
     words = len(tile.window.offsets_bytes)
-    chunk = max(1, REGION_INSTRUCTIONS // (3 * len(first) + 2))
-    for start in range(0, words, chunk):
-        last = min(start + chunk, words)
+    for start, last in _regions(tile):
         with e.scheduled():
             _steps(e, tile, first, second, start, last, fresh=False, table_bytes=0)
             if last == words:
@@ -239,17 +235,11 @@ def _looped_window(
     e.fixed(f"bne .L{name}_run")
 
 
-def _epilogue(
-    e: Emitter,
-    tile: Tile,
-    first: Sequence[Register],
-    second: Sequence[Register],
-    *,
-    tail_bytes: int,
-    restore_bytes: int,
-) -> None:
-    with e.scheduled():
-        _epilogue_region(e, tile, first, second, tail_bytes, restore_bytes)
+def _regions(tile: Tile) -> list[tuple[int, int]]:
+    """The steps of a pass in runs short enough for the scheduler."""
+    words = len(tile.window.offsets_bytes)
+    run = max(1, REGION_INSTRUCTIONS // (3 * len(tile.pixel_offsets_bytes) + 2))
+    return [(start, min(start + run, words)) for start in range(0, words, run)]
 
 
 def _steps(
@@ -287,11 +277,12 @@ def _steps(
                 e.multiply("smlad", second[p], second_weights, x, bias1 or second[p])
 
 
-def _epilogue_region(
+def _epilogue(
     e: Emitter,
     tile: Tile,
     first: Sequence[Register],
     second: Sequence[Register],
+    *,
     tail_bytes: int,
     restore_bytes: int,
 ) -> None:
@@ -339,8 +330,6 @@ def _next_tile(e: Emitter, name: str) -> None:
 
 
 def _next_pair(e: Emitter, name: str, tile: Tile) -> None:
-    if tile.window.passes > 1:
-        _next_tile(e, name)
     e.from_fp("r3", _BLOCKS)
     e.from_fp("r0", _X_BASE)
     e.add_immediate("r1", "r1", 4 * tile.block_words, "next pair's table")
