@@ -28,6 +28,7 @@ from harness.chips import Chip, Qemu
 from harness.errors import BoardTimeout, FlashFailed, MissingTool
 from harness.interfaces import FlashReport
 from harness.sim import native, runtime
+from harness.sim.channel import Channel, Gone
 from harness.sim.protocol import Window
 
 QEMU = "qemu-system-arm"
@@ -203,7 +204,7 @@ class QemuBoard:
             yield time.monotonic() + timeout_s
         except TimeoutError as e:
             raise BoardTimeout(self._name, stage, timeout_s, f"see {self._log_file}") from e
-        except _Gone as e:
+        except Gone as e:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_TIMEOUT_S)
             said = self._log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -232,57 +233,11 @@ def _ended(code: int) -> str:
     return f"code {code}" if code >= 0 else signal.Signals(-code).name
 
 
-class _Gone(Exception):
-    """QEMU closed its end: it has ended."""
-
-
 class _Refused(Exception):
     """QEMU said no."""
 
 
-class _Channel:
-    """One of QEMU's sockets, with a deadline on every wait."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._buffer = b""
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def send(self, data: bytes, until: float) -> None:
-        self._wait(until)
-        try:
-            self._connection.sendall(data)
-        except TimeoutError:
-            raise
-        except OSError as e:
-            raise _Gone from e
-
-    def more(self, until: float) -> None:
-        """Appends what came to the buffer."""
-        self._wait(until)
-        try:
-            data = self._connection.recv(65536)
-        except TimeoutError:
-            raise
-        except OSError as e:
-            raise _Gone from e
-        if not data:
-            raise _Gone
-        self._buffer += data
-
-    def _wait(self, until: float) -> None:
-        left_s = until - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        try:
-            self._connection.settimeout(left_s)
-        except OSError as e:
-            raise _Gone from e
-
-
-class _Monitor(_Channel):
+class _Monitor(Channel):
     """QEMU's machine protocol: one JSON document a line; events come before, between and after replies."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -327,7 +282,7 @@ class _Monitor(_Channel):
         return found
 
 
-class _DebugServer(_Channel):
+class _DebugServer(Channel):
     """QEMU's GDB server, of which only memory is used: `m` and `M` packets."""
 
     def write(self, address: int, data: bytes, until: float) -> bool:

@@ -28,6 +28,7 @@ from harness.chips import Chip, UartPins
 from harness.errors import BoardTimeout, FlashFailed, MissingTool
 from harness.interfaces import FlashReport
 from harness.sim import keeper, runtime
+from harness.sim.channel import Channel, Gone
 
 RENODE = "renode"
 INSTALL = "no package manager carries it: unpack a portable release of https://github.com/renode/renode/releases"
@@ -340,10 +341,6 @@ class RenodeBoard:
             raise FlashFailed(self._name, stage, f"Renode: {e}", f"see {self._log_file}") from e
 
 
-class Gone(Exception):
-    """Renode has ended, or closed its monitor."""
-
-
 class Refused(Exception):
     """Renode said no, or something that makes no sense."""
 
@@ -357,18 +354,11 @@ _REFUSED = re.compile(
 )
 
 
-class Monitor:
+class Monitor(Channel):
     """Renode's monitor over TCP: it prints a prompt, echoes the command, answers, and prints the prompt again.
 
     Every wait has a deadline: `until` is a time of `time.monotonic`.
     """
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._raw = b""
-
-    def close(self) -> None:
-        self._connection.close()
 
     def greet(self, until: float) -> str:
         """The greeting, up to the first prompt."""
@@ -380,13 +370,7 @@ class Monitor:
         Raises:
             Refused: Renode did not take it. Gone: it ended. TimeoutError: no prompt came.
         """
-        self._wait(until)
-        try:
-            self._connection.sendall(text.encode() + b"\n")
-        except TimeoutError:
-            raise
-        except OSError as e:
-            raise Gone from e
+        self.send(text.encode() + b"\n", until)
         said = self._until_prompt(until)
         first, _, rest = said.lstrip("\n").partition("\n")
         answer = (rest if first.strip() == text else said).strip("\n")
@@ -397,30 +381,12 @@ class Monitor:
 
     def _until_prompt(self, until: float) -> str:
         while True:
-            shown = _COLOUR.sub("", _TELNET.sub(b"", self._raw).decode("utf-8", "replace")).replace("\r", "")
+            shown = _COLOUR.sub("", _TELNET.sub(b"", self._buffer).decode("utf-8", "replace")).replace("\r", "")
             found = _PROMPT.search(shown)
             if found is not None:
-                self._raw = b""
+                self._buffer = b""
                 return shown[: found.start()]
-            self._wait(until)
-            try:
-                data = self._connection.recv(65536)
-            except TimeoutError:
-                raise
-            except OSError as e:
-                raise Gone from e
-            if not data:
-                raise Gone
-            self._raw += data
-
-    def _wait(self, until: float) -> None:
-        left_s = until - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        try:
-            self._connection.settimeout(left_s)
-        except OSError as e:
-            raise Gone from e
+            self.more(until)
 
 
 def _platform(chip: Chip) -> Platform:
