@@ -157,17 +157,35 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """The population after a generation: a point of the paper's figure 13.
+
+    Args:
+        number: 0 is what was drawn at the start.
+        best, mean: accuracy of those within the limits as now known; None where there are none.
+        measurements: asked of boards so far.
+    """
+
+    number: int
+    best: float | None
+    mean: float | None
+    measurements: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What was found. Every member was measured and meets every limit.
 
     Args:
         front: by accuracy, the best first; one network in the paper's mode.
         measurements: asked of boards, networks times boards.
+        history: one entry a generation, the first of them before any.
     """
 
     front: tuple[Member, ...]
     generations: int
     measurements: int
+    history: tuple[Generation, ...] = ()
 
 
 class Search:
@@ -197,6 +215,7 @@ class Search:
         self._known: dict[Arch, Member] = {}
         self._measured: dict[Arch, tuple[Costs, ...]] = {}
         self._measurements = 0
+        self._history: list[Generation] = []
 
     def run(self) -> Result:
         """The front.
@@ -206,6 +225,7 @@ class Search:
         """
         settings = self._settings
         population = self._first()
+        self._note(0, population)
         for generation in range(settings.generations):
             self._ask(population)
             population = self._renewed(population)
@@ -214,8 +234,20 @@ class Search:
             population = self._survivors(
                 self._unique([*population, *self._members(children)]), settings.population
             )
+            self._note(generation + 1, population)
             self._tell(generation + 1, self._measurements)
         return self._finish(population)
+
+    def _note(self, number: int, population: Sequence[Member]) -> None:
+        fine = [m.accuracy for m in population if self._miss(m) <= 0]
+        self._history.append(
+            Generation(
+                number=number,
+                best=max(fine, default=None),
+                mean=sum(fine) / len(fine) if fine else None,
+                measurements=self._measurements,
+            )
+        )
 
     def _first(self) -> list[Member]:
         """A population that is predicted to meet the limits; where it cannot be had, the nearest misses."""
@@ -372,6 +404,7 @@ class Search:
                     front=tuple(sorted(front, key=self._order)),
                     generations=self._settings.generations,
                     measurements=self._measurements,
+                    history=tuple(self._history),
                 )
             nearest = min((m for m in members if not m.failed), key=self._order, default=members[0])
             if not front:

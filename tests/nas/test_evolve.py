@@ -115,6 +115,16 @@ def test_evolution_beats_its_first_generation() -> None:
     assert later.front[0].accuracy > first.front[0].accuracy
 
 
+def test_history_tells_of_every_generation_and_only_of_networks_within_the_limits() -> None:
+    found = search((latency(25.0),), guess=Guess(1.0))
+    assert [g.number for g in found.history] == list(range(SMALL.generations + 1))
+    best = [g.best for g in found.history if g.best is not None]
+    assert best == sorted(best) and best[-1] <= found.front[0].accuracy
+    asked = [g.measurements for g in found.history]
+    assert asked == sorted(asked) and asked[0] == 0 and asked[-1] <= found.measurements
+    assert all(g.mean is not None and g.mean <= (g.best or 0) for g in found.history)
+
+
 def test_no_member_of_a_front_dominates_another() -> None:
     found = search((latency(30.0),), replace(SMALL, mode=Mode.PARETO))
     points = [_point(m) for m in found.front]
