@@ -22,6 +22,7 @@ ADVICE: Mapping[FaultClass, str] = {
     FaultClass.UART_GARBAGE_BEFORE_BOOT: "noise before the board started: a pull-up on its TX line stops it",
     FaultClass.UART_GARBLED: "only garbage came: check the baud rate, ground, and clock_source in boards.yaml",
     FaultClass.UART_GONE: "was the board unplugged?",
+    FaultClass.UART_NOT_OPENED: "check cable and boards.yaml",
     FaultClass.BOARD_SILENT: "not one byte came: check power, BOOT0, the TX wire and the uart pins in boards.yaml",
     FaultClass.BOARD_HUNG: "it ran and then stopped answering: power-cycle the board; if it stays, keep the ELF",
     FaultClass.BOARD_RESET: "it restarted by itself: check its supply, its reset line and for a watchdog",
@@ -34,6 +35,7 @@ ADVICE: Mapping[FaultClass, str] = {
     FaultClass.CHIP_STATE: "power-cycle the board; it is not in the state that the firmware sets",
     FaultClass.PROBE_ABSENT: "is the probe plugged in? `pyocd list` shows what is there",
     FaultClass.PROBE_BUSY: "end the other program that uses this probe",
+    FaultClass.PROBE_DENIED: "no permission to open a probe: `tinyrack doctor` prints the udev rule that gives it",
     FaultClass.PROBE_LOST: "the probe went away: check its USB cable and hub, then run the same command again",
     FaultClass.PROBE_SLOW: "the probe is slow: check frequency_hz in boards.yaml, the USB hub and the load",
     FaultClass.PROBE_HUNG: "unplug the probe and plug it in again",
@@ -44,6 +46,18 @@ ADVICE: Mapping[FaultClass, str] = {
     FaultClass.WRONG_OUTPUT: "our bug: please report it with the files of --save",
     FaultClass.QUARANTINED: "look at the board, its cable and its power, then run it again with --fresh",
 }
+
+
+HOPELESS = frozenset(
+    {
+        FaultClass.UART_NOT_OPENED,
+        FaultClass.SECTOR_NOT_ERASED,
+        FaultClass.PROBE_ABSENT,
+        FaultClass.PROBE_DENIED,
+        FaultClass.WRONG_BOARD,
+    }
+)
+"""What somebody has to change with their hands first: a second attempt a moment later meets the same."""
 
 
 def damage(piece: bytes, sound: bytes) -> FaultClass | None:

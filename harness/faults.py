@@ -156,8 +156,10 @@ def parse(text: str) -> Fault:
         name, equals, value = part.partition("=")
         if not equals:
             raise ConfigError(f"{part!r} is no name=value", file=text, field="--fault")
-        plain = value.strip()
-        fields[name.strip()] = int(plain) if plain.lstrip("-").isdecimal() else plain
+        key, plain = name.strip(), value.strip()
+        if key in fields:
+            raise ConfigError(f"{key} is said twice", file=text, field="--fault")
+        fields[key] = int(plain) if plain.removeprefix("-").isdecimal() else plain
     try:
         return make(fields)
     except BadOrder as error:

@@ -29,6 +29,7 @@ _END_GRACE_S = 2.0
 
 _CLASSES = {
     "absent": FaultClass.PROBE_ABSENT,
+    "denied": FaultClass.PROBE_DENIED,
     "busy": FaultClass.PROBE_BUSY,
     "lost": FaultClass.PROBE_LOST,
     "connect": FaultClass.NO_CONNECTION,
@@ -41,6 +42,7 @@ _CLASSES = {
 }
 _STAGES = {
     "absent": "looking for the probe",
+    "denied": "opening the probe",
     "busy": "opening the probe",
     "lost": "using the probe",
     "connect": "connecting",

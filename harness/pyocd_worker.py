@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from pyocd.probe.debug_probe import DebugProbe
 
 FailureKind = Literal[
-    "absent", "busy", "lost", "connect", "identity", "power", "program", "erase", "verify", "run"
+    "absent", "denied", "busy", "lost", "connect", "identity", "power", "program", "erase", "verify", "run"
 ]
 _CTRL_STAT, _POWER_UP_REQUESTS = 0x4, 1 << 28 | 1 << 30
-_BUSY_WORDS = ("in use", "busy", "access denied", "exclusive access", "errno 16", "errno 13")
+_BUSY_WORDS = ("in use", "busy", "exclusive access", "errno 16")
 """What operating systems, libusb and HID back ends say when somebody else has the probe."""
+_DENIED_WORDS = ("errno 13", "access denied", "insufficient permissions", "permission denied")
+"""What they say when this user may not open it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +148,9 @@ class Worker:
         if probe is None:
             # Simulated boards are always there, and no answer to a cable that is not.
             real = [p.unique_id for p in there if not type(p).__module__.startswith("harness.sim")]
-            raise Failure("absent", _not_there(board.unique_id, real, warnings))
+            denied = next((w for w in warnings if _says(w, _DENIED_WORDS)), None)
+            words = _not_there(board.unique_id, real, warnings, denied)
+            raise Failure("absent" if denied is None else "denied", words)
         options = {
             "target_override": board.target,
             "connect_mode": "under-reset",
@@ -310,13 +314,12 @@ def _warnings_of_pyocd() -> Iterator[list[str]]:
         log.removeHandler(handler)
 
 
-def _not_there(unique_id: str, there: list[str], warnings: list[str]) -> str:
+def _not_there(unique_id: str, there: list[str], warnings: list[str], denied: str | None) -> str:
     words = f"no probe with the serial number {unique_id}"
     if there:
         words += f"; there are {', '.join(sorted(there))}"
-    denied = next((w for w in warnings if "Errno 13" in w or "ccess denied" in w), None)
     if denied is not None:
-        return f"{words}; one may not be opened, `tinyrack doctor` prints the udev rule for it ({denied[:80]})"
+        return f"{words}; one may not be opened ({denied[:80]})"
     return f"{words}; pyOCD says: {warnings[0]}" if warnings else words
 
 
@@ -380,9 +383,15 @@ def _difference(session: Session, segments: list[tuple[int, bytes]]) -> Differen
 
 def _probe_trouble(error: Exception, *, opened: bool = False) -> FailureKind:
     """What became of the probe, by what pyOCD's back end says of it."""
-    if any(word in str(error).lower() for word in _BUSY_WORDS):
+    if _says(str(error), _DENIED_WORDS):
+        return "denied"
+    if _says(str(error), _BUSY_WORDS):
         return "busy"
     return "lost" if opened else "absent"
+
+
+def _says(text: str, words: tuple[str, ...]) -> bool:
+    return any(word in text.lower() for word in words)
 
 
 def _any_core(board: Target) -> dict[str, str | int | bool]:

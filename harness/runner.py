@@ -336,8 +336,9 @@ class Runner:
                 probe = stack.enter_context(closing(self._hardware.probe(board)))
                 link = stack.enter_context(closing(self._hardware.link(board)))
             except ConfigError as error:
+                fault = FaultClass.UART_NOT_OPENED
                 raise FlashFailed(
-                    board.name, "opening probe and port", str(error), "check cable and boards.yaml"
+                    board.name, "opening probe and port", str(error), ADVICE[fault], fault_class=fault
                 ) from error
             yield probe, link
 

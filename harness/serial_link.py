@@ -12,7 +12,8 @@ from pathlib import Path
 import serial
 from serial.tools import list_ports
 
-from harness.errors import BoardTimeout, ConfigError
+from harness.diagnosis import ADVICE
+from harness.errors import BoardTimeout, ConfigError, FaultClass
 
 READ_BYTES = 4096
 _POLL_S = 0.05
@@ -48,7 +49,10 @@ class SerialLink:
         while rest:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise BoardTimeout(self._board, "sending over the UART", timeout_s, f"is {self._path} connected?")
+                raise BoardTimeout(
+                    self._board, "sending over the UART", timeout_s, f"is {self._path} connected?",
+                    fault_class=FaultClass.UART_GONE,
+                )  # fmt: skip
             self._port.write_timeout = min(left, _POLL_S)
             try:
                 rest = rest[self._port.write(rest) or 0 :]
@@ -84,7 +88,10 @@ class SerialLink:
         self._port.close()
 
     def _gone(self, timeout_s: float) -> BoardTimeout:
-        return BoardTimeout(self._board, f"the serial port {self._path}", timeout_s, "was the board unplugged?")
+        fault = FaultClass.UART_GONE
+        return BoardTimeout(
+            self._board, f"the serial port {self._path}", timeout_s, ADVICE[fault], fault_class=fault
+        )
 
 
 def _why_not(path: str, error: Exception) -> str:

@@ -22,7 +22,7 @@ import sqlalchemy.exc
 from harness import __version__, rack
 from harness.boards import Board
 from harness.chips import load_chip
-from harness.diagnosis import ADVICE
+from harness.diagnosis import ADVICE, HOPELESS
 from harness.errors import FaultClass, HarnessError, Interrupted, Outcome
 from harness.job import Job, JobOptions, PreparedModel, Values, prepare, sha256, to_blob
 from harness.models import ModelSource
@@ -35,7 +35,7 @@ from tinyengine.kernels.catalogue import Target
 
 LEASE_WAIT_S = 600.0
 ATTEMPTS = 2
-"""A board's own failure is tried once more; each attempt is a stored row."""
+"""A board's own failure is tried once more, unless that is hopeless; each attempt is a stored row."""
 _RETRIED = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT})
 _OVERFLOWS = frozenset({Outcome.ARENA_OVERFLOW, Outcome.FLASH_OVERFLOW})
 _WAIT_SLICE_S = 0.1
@@ -274,7 +274,7 @@ class Session:
                 # What fails after the user's stop fails because of it.
                 row = replace(row, outcome=Outcome.INTERRUPTED, fault="user")
             health = health.after(row.outcome, row.error)
-            last = row.outcome not in _RETRIED or attempt == ATTEMPTS - 1
+            last = not _is_retried(row) or attempt == ATTEMPTS - 1
             self._keep(row, show=last)
             if last:
                 break
@@ -286,7 +286,9 @@ class Session:
         stage("compile smaller")
         try:
             portable = self._ready(job.model.source, job.board, Target.C)
-        except TinyEngineError:
+        except (HarnessError, TinyEngineError) as error:
+            if isinstance(error, HarnessError) and error.outcome is None:
+                raise
             return overflow
         row = self._measure(portable, stage=stage)
         if row.outcome in _OVERFLOWS:
@@ -349,9 +351,14 @@ class _Shelf:
 
 def _is_final(row: Row) -> bool:
     """Whether a resumed session leaves it at this row: neither interrupted nor waiting for its second attempt."""
-    if row.outcome in _RETRIED:
+    if _is_retried(row):
         return row.retries >= ATTEMPTS - 1
     return row.outcome is not Outcome.INTERRUPTED
+
+
+def _is_retried(row: Row) -> bool:
+    """Whether the failure is the board's and may be gone the next time."""
+    return row.outcome in _RETRIED and row.fault_class not in HOPELESS
 
 
 def code_digest() -> str:

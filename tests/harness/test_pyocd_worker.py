@@ -171,8 +171,32 @@ def test_a_probe_that_may_not_be_opened_says_so_and_who_knows_the_rule(
     """On Linux libusb lists it, pyOCD leaves it out and only logs why."""
     monkeypatch.setattr(DebugProbeAggregator, "get_all_connected_probes", probes(warning=DENIED))
     (flashed,) = answers(["flash"], "stm32f746", elf[0])
-    assert flashed["error"]["kind"] == "absent"
-    assert "one may not be opened, `tinyrack doctor` prints the udev rule" in flashed["error"]["reason"]
+    assert flashed["error"]["kind"] == "denied"
+    assert "one may not be opened ([Errno 13] Access denied" in flashed["error"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("complaint", "kind"),
+    [
+        (DENIED, "denied"),
+        ("[Errno 16] Resource busy", "busy"),
+        ("unable to open device: exclusive access and device already open", "busy"),
+        ("No ACK received", "absent"),
+    ],
+)
+def test_no_permission_is_told_from_a_probe_in_use_and_from_none(
+    complaint: str, kind: str, elf: tuple[Path, dict[int, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise exceptions.ProbeError(complaint)
+
+    def refused(probe: object, **_how: object) -> Any:
+        return SimpleNamespace(probe=probe, open=refuse, close=lambda: None)
+
+    monkeypatch.setattr(DebugProbeAggregator, "get_all_connected_probes", probes(ID))
+    monkeypatch.setattr(session, "Session", refused)
+    (flashed,) = answers(["flash"], "stm32f746", elf[0])
+    assert flashed["error"] == {"kind": kind, "reason": complaint}
 
 
 def test_what_pyocd_complains_of_is_passed_on(

@@ -12,7 +12,17 @@ from typing import cast
 import pytest
 
 from harness.boards import Board, load_boards
-from harness.errors import ArenaOverflow, BoardTimeout, ConfigError, Interrupted, Outcome
+from harness.diagnosis import ADVICE
+from harness.errors import (
+    ArenaOverflow,
+    BoardTimeout,
+    ConfigError,
+    FaultClass,
+    FlashFailed,
+    HarnessError,
+    Interrupted,
+    Outcome,
+)
 from harness.job import Job, JobOptions, PreparedModel, Values
 from harness.models import ModelSource
 from harness.paths import default_boards_file
@@ -61,7 +71,7 @@ class Bench:
             found = self.behave(*asked)
             if isinstance(found, Exception):
                 blank = blank_row(job.model.source, job.board, job.options, now_s=0)
-                return failed_row(blank, cast(BoardTimeout, found))
+                return failed_row(blank, cast(HarnessError, found))
             return found
 
         def make_ready(
@@ -154,6 +164,30 @@ def test_a_board_fault_is_tried_again_and_every_attempt_is_stored(bench: Bench) 
     result = bench.run(bench.request("a", 1))
     assert [(r.outcome, r.retries) for r in result.rows] == [(Outcome.OK, 1)]
     assert [(r.outcome, r.retries) for r in bench.store.attempts()] == [(Outcome.TIMEOUT, 0), (Outcome.OK, 1)]
+
+
+def test_what_somebody_has_to_put_right_first_is_not_tried_again(bench: Bench) -> None:
+    def hopeless(_model: str, board: str) -> Exception:
+        fault = FaultClass.WRONG_BOARD
+        return FlashFailed(board, "checking the chip", "it is an F412", ADVICE[fault], fault_class=fault)
+
+    bench.behave = hopeless
+    result = bench.run(bench.request("a", 1))
+    assert [(r.fault_class, r.retries) for r in result.rows] == [(FaultClass.WRONG_BOARD, 0)]
+    assert len(bench.measured) == 1
+    assert len(list(bench.store.attempts())) == 1
+
+
+def test_a_hopeless_row_is_not_waiting_for_a_second_attempt(bench: Bench) -> None:
+    left = bench.session(bench.request("ab", 1))
+    blank = blank_row(source("a"), BOARDS[0], JobOptions(), now_s=0)
+    fault = FaultClass.SECTOR_NOT_ERASED
+    failed = FlashFailed("f412-sim", "erasing", "it stays", ADVICE[fault], fault_class=fault)
+    bench.store.append(left.id, failed_row(blank, failed))
+    bench.store.release_session(left.id)
+    result = bench.run(bench.request("ab", 1))
+    assert result.session == left.id
+    assert bench.measured == [("b", "f412-sim")]
 
 
 def test_a_model_fault_is_not_tried_again(bench: Bench) -> None:
