@@ -11,7 +11,7 @@ from nas.supernet import Network
 from tinyengine import reference
 from tinyengine.importers import torch as torch_importer
 from tinyengine.ir import Graph
-from tinyengine.quantize import Range, quantize
+from tinyengine.quantize import Calibrated, Range, calibrate, integers
 
 CALIBRATION_SAMPLES = 256
 _INPUT_RANGE = Range(low=-128 * INPUT_SCALE, high=127 * INPUT_SCALE)
@@ -21,7 +21,14 @@ _REFERENCE_BATCH = 64
 def int8_graph(
     network: Network, training: Samples, *, name: str, samples: int = CALIBRATION_SAMPLES, seed: int = 0
 ) -> Graph:
-    """The network after training, quantized; its input takes a task's int8 samples as they are.
+    """The network after training, quantized; its input takes a task's int8 samples as they are."""
+    return integers(calibrated(network, training, name=name, samples=samples, seed=seed))
+
+
+def calibrated(
+    network: Network, training: Samples, *, name: str, samples: int = CALIBRATION_SAMPLES, seed: int = 0
+) -> Calibrated:
+    """The network one step before it is integers: what quantization-aware training starts from.
 
     Batch normalization is folded; activation ranges come from `samples` training inputs, drawn from the seed.
     """
@@ -29,7 +36,7 @@ def int8_graph(
     shape = (layout.input_channels, layout.rows, layout.columns)
     net = torch_importer.load(network, name=name, input_shapes=[shape])
     calibration = calibration_inputs(training, count=samples, seed=seed) * INPUT_SCALE
-    return quantize(net, [calibration], input_ranges=[_INPUT_RANGE])
+    return calibrate(net, [calibration], input_ranges=[_INPUT_RANGE])
 
 
 def answers(graph: Graph, inputs: Inputs) -> NDArray[np.int8]:

@@ -24,7 +24,7 @@ class Setup:
 
     Args:
         space: the sub-networks to choose from, unless stage 1 chose others.
-        recipe: of the supernet; `fine_tuning` of the network in the end.
+        recipe: of the supernet; `fine_tuning` of the network in the end, `rounding` of its training in integers.
         front_end: what a device computes its inputs with; None where inputs are pixels.
         read: the data below a folder; None where the package brings it.
     """
@@ -33,6 +33,7 @@ class Setup:
     space: Space
     recipe: Recipe
     fine_tuning: Recipe
+    rounding: Recipe
     front_end: FrontEnd | None = None
     read: Callable[[Path, Space], Task] | None = None
 
@@ -67,6 +68,7 @@ DIGITS = Setup(
         largest_epochs=8, elastic_epochs=8, learning_rate_per_256=0.4, label_smoothing=0.1, warmup_epochs=0.5
     ),
     fine_tuning=Recipe(largest_epochs=4, elastic_epochs=0, learning_rate_per_256=0.1, label_smoothing=0.1),
+    rounding=Recipe(largest_epochs=2, elastic_epochs=0, learning_rate_per_256=0.02, label_smoothing=0.1),
 )
 FSDD = Setup(
     name="fsdd",
@@ -77,6 +79,7 @@ FSDD = Setup(
         largest_epochs=10, elastic_epochs=16, learning_rate_per_256=0.2, label_smoothing=0.1, warmup_epochs=0.5
     ),
     fine_tuning=Recipe(largest_epochs=5, elastic_epochs=0, learning_rate_per_256=0.05, label_smoothing=0.1),
+    rounding=Recipe(largest_epochs=2, elastic_epochs=0, learning_rate_per_256=0.01, label_smoothing=0.1),
     front_end=fsdd.FRONT_END,
     read=lambda folder, _: fsdd.load(folder),
 )
@@ -87,15 +90,18 @@ SPEECH_COMMANDS = Setup(
     ),
     recipe=Recipe(largest_epochs=100, elastic_epochs=200, batch=256),
     fine_tuning=Recipe(largest_epochs=10, elastic_epochs=0, batch=256, learning_rate_per_256=0.01),
+    rounding=Recipe(largest_epochs=3, elastic_epochs=0, batch=256, learning_rate_per_256=0.002),
     front_end=speech_commands.FRONT_END,
     read=lambda folder, _: speech_commands.load(folder),
 )
 _IMAGE_TUNING = Recipe(largest_epochs=10, elastic_epochs=0, batch=256, learning_rate_per_256=0.01)
+_IMAGE_ROUNDING = replace(_IMAGE_TUNING, largest_epochs=3, learning_rate_per_256=0.002)
 VWW = Setup(
     name="vww",
     space=Space(skeleton=replace(IMAGENET, name="mcunet-vww", classes=2), resolution=80, width_percent=50),
     recipe=Recipe(largest_epochs=30, elastic_epochs=60, batch=256),
     fine_tuning=_IMAGE_TUNING,
+    rounding=_IMAGE_ROUNDING,
     read=lambda folder, space: vww.load(folder, side=space.resolution),
 )
 IMAGES = Setup(
@@ -103,6 +109,7 @@ IMAGES = Setup(
     space=Space(skeleton=IMAGENET, resolution=144, width_percent=50),
     recipe=Recipe(largest_epochs=150, elastic_epochs=300, batch=1024),
     fine_tuning=_IMAGE_TUNING,
+    rounding=_IMAGE_ROUNDING,
     read=lambda folder, space: images.folder(folder, side=space.resolution),
 )
 CIFAR = Setup(
@@ -110,6 +117,7 @@ CIFAR = Setup(
     space=Space(skeleton=replace(IMAGENET, name="mcunet-cifar", classes=10), resolution=48, width_percent=30),
     recipe=Recipe(largest_epochs=30, elastic_epochs=60, batch=128, learning_rate_per_256=0.2),
     fine_tuning=replace(_IMAGE_TUNING, batch=128),
+    rounding=replace(_IMAGE_ROUNDING, batch=128),
     read=lambda folder, space: images.archives(*_tars(folder), side=space.resolution),
 )
 VOC = Setup(
@@ -117,6 +125,7 @@ VOC = Setup(
     space=Space(skeleton=replace(IMAGENET, name="mcunet-voc", classes=20), resolution=64, width_percent=50),
     recipe=Recipe(largest_epochs=60, elastic_epochs=120, batch=128),
     fine_tuning=replace(_IMAGE_TUNING, batch=128),
+    rounding=replace(_IMAGE_ROUNDING, batch=128),
     read=lambda folder, space: voc.load(folder, side=space.resolution),
 )
 _ALL = {s.name: s for s in (DIGITS, FSDD, SPEECH_COMMANDS, VWW, IMAGES, CIFAR, VOC)}

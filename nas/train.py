@@ -133,14 +133,33 @@ def train_network(
     Raises:
         CheckpointError: `checkpoint` is of another network, task or recipe, or is damaged.
     """
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = _Run(network, task, recipe, device, checkpoint, f"{network.layout}/{task.name}", tell)
+    identity = f"{network.layout}/{task.name}"
+    train_module(network, task, recipe, identity=identity, device=device, checkpoint=checkpoint, tell=tell)
+
+
+def train_module(
+    module: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    *,
+    identity: str,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    tell: Tell = lambda _: None,
+) -> None:
+    """Trains anything that answers inputs with scores; `identity` says what it is, for its checkpoint.
+
+    Raises:
+        CheckpointError: `checkpoint` is of something else, or is damaged.
+    """
+    module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = _Run(module, task, recipe, device, checkpoint, identity, tell)
 
     def alone(x: Tensor, _: random.Random) -> Iterator[Tensor]:
-        yield network(x)
+        yield module(x)
 
     run.phase(Phase.LARGEST, alone, count=1)
-    network.eval()
+    module.eval()
 
 
 class _Run:
@@ -148,7 +167,7 @@ class _Run:
 
     def __init__(
         self,
-        model: Network,
+        model: nn.Module,
         task: Task,
         recipe: Recipe,
         device: torch.device,

@@ -51,28 +51,64 @@ class Range:
         return Range(low=min(self.low, other.low), high=max(self.high, other.high))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Calibrated:
+    """A float network about to become integers.
+
+    Args:
+        net: with stand-alone activations fused into the layer before where possible.
+        shapes, params: of every value of `net`, by name; shapes with a batch of 1.
+    """
+
+    net: fl.FloatNet
+    shapes: dict[str, ir.Shape]
+    params: dict[str, ir.QuantParams]
+
+
 def quantize(
     net: fl.FloatNet,
     calibration: Sequence[NDArray[np.floating]],
     *,
     input_ranges: Sequence[Range] | None = None,
 ) -> ir.Graph:
-    """The int8 network for `net`, with a batch of 1.
-
-    Args:
-        net: the float network; stand-alone activations are fused into the layer before where possible.
-        calibration: for each input of `net`, samples (count, ...) whose activations set the scales.
-        input_ranges: for each input, what it may hold, where that is known: its scale then depends on no sample.
+    """The int8 network for `net`, with a batch of 1: `integers` of `calibrate`, which say what each argument is.
 
     Raises:
         ModelFormatError: shapes that do not fit, values that are not finite.
         UnsupportedOp: a layer whose output scale is fixed is joined with values that this scale cannot hold.
     """
+    return integers(calibrate(net, calibration, input_ranges=input_ranges))
+
+
+def calibrate(
+    net: fl.FloatNet,
+    calibration: Sequence[NDArray[np.floating]],
+    *,
+    input_ranges: Sequence[Range] | None = None,
+) -> Calibrated:
+    """Decides the scale of every activation.
+
+    Args:
+        calibration: for each input of `net`, samples (count, ...) whose activations set the scales.
+        input_ranges: for each input, what it may hold, where that is known: its scale then depends on no sample.
+
+    Raises:
+        ModelFormatError, UnsupportedOp: as `quantize` does.
+    """
     fused = fl.fuse_bounds(net)
     shapes, ranges = _observe(fused, calibration)
     if input_ranges is not None:
         ranges.update({i.name: known for i, known in zip(fused.inputs, input_ranges, strict=True)})
-    return _Builder(fused, shapes, _activation_params(fused, ranges)).graph()
+    return Calibrated(net=fused, shapes=shapes, params=_activation_params(fused, ranges))
+
+
+def integers(calibrated: Calibrated) -> ir.Graph:
+    """The int8 network: weights and biases rounded, bounds as integers.
+
+    Raises:
+        ModelFormatError: a weight is not finite.
+    """
+    return _Builder(calibrated.net, calibrated.shapes, calibrated.params).graph()
 
 
 def activation_params(observed: Range) -> ir.QuantParams:
