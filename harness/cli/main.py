@@ -18,7 +18,19 @@ import sqlalchemy.exc
 import typer
 
 from harness import __version__
-from harness.cli import bench, boards, compile_model, doctor, frontier, memory, report, search, sim, space
+from harness.cli import (
+    bench,
+    boards,
+    compare_engines,
+    compile_model,
+    doctor,
+    frontier,
+    memory,
+    report,
+    search,
+    sim,
+    space,
+)
 from harness.errors import HarnessError, Interrupted
 from tinyengine.errors import TinyEngineError
 
@@ -33,6 +45,7 @@ app = typer.Typer(
 app.command("boards")(boards.command)
 app.command("bench")(bench.command)
 app.command("report")(report.command)
+app.command("compare-engines")(compare_engines.command)
 app.command("compile")(compile_model.command)
 app.command("doctor")(doctor.command)
 app.command("frontier")(frontier.command)

@@ -51,7 +51,8 @@ def run(
     What it sends on the UART appears here. It ends at WFI, BKPT, a semihosting exit, a branch to itself, when it
     waits for input, or at a limit. Exit code 1: it ended in a fault, or said so itself.
     """
-    from harness.sim.profile import End, Limits, run_elf
+    from harness.sim.execution import End, Limits
+    from harness.sim.profile import run_elf
     from harness.station import simulated_board
 
     if json is not None:

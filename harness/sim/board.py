@@ -7,6 +7,7 @@ over instructions that the core executed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from mmap import mmap
 from typing import TYPE_CHECKING
@@ -48,6 +49,25 @@ _OPTCR_SINGLE_BANK = 0xFFFF_AAFD
 """F76x and F77x after production: nDBANK = 1, one bank."""
 
 DFSR_HALTED, DFSR_BKPT, DFSR_VCATCH = 1, 2, 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemorySettings:
+    """Flash wait states, and what is switched on: L1 of an M7, the flash accelerator of an F4."""
+
+    wait_states: int
+    instruction_cache: bool
+    data_cache: bool
+    prefetch: bool = True
+
+    def __str__(self) -> str:
+        on = {
+            "instruction cache": self.instruction_cache,
+            "data cache": self.data_cache,
+            "prefetch": self.prefetch,
+        }
+        off = [name for name, is_on in on.items() if not is_on]
+        return f"{self.wait_states} wait states, {' and '.join(off) + ' off' if off else 'caches on'}"
 
 
 class SimulatedBoard:
@@ -256,6 +276,24 @@ class SimulatedBoard:
             flash = self._controller
             self.timing.set_caches(flash.instruction_cache, flash.data_cache, prefetch=flash.prefetch)
         self._check_limits()
+
+    @property
+    def memory_settings(self) -> MemorySettings:
+        """What the program has set of wait states, caches and flash accelerator."""
+        if self.chip.core == "cortex-m7" or not isinstance(self._controller, FlashF4F7):
+            caches = self.scs.instruction_cache, self.scs.data_cache, True
+        else:
+            flash = self._controller
+            caches = flash.instruction_cache, flash.data_cache, flash.prefetch
+        return MemorySettings(
+            wait_states=self._controller.latency, instruction_cache=caches[0], data_cache=caches[1],
+            prefetch=caches[2],
+        )  # fmt: skip
+
+    def impose_memory_settings(self, settings: MemorySettings) -> None:
+        """The timing model takes these from now on, until the program sets something itself."""
+        self.timing.set_wait_states(settings.wait_states)
+        self.timing.set_caches(settings.instruction_cache, settings.data_cache, prefetch=settings.prefetch)
 
     def _check_limits(self) -> None:
         """Clock against wait states and core voltage; silicon would misread flash or hang."""

@@ -16,7 +16,9 @@ from harness import host
 from harness.cli.main import main
 from harness.errors import ConfigError, MissingTool
 from harness.sim import native
-from harness.sim.profile import CLASSES, End, Limits, Profile, run_elf, trace_records
+from harness.sim.execution import End, Limits
+from harness.sim.profile import CLASSES, Profile, run_elf
+from harness.sim.trace import trace_records
 from harness.sim.wiring import Wiring
 from harness.toolchain import find_toolchain
 

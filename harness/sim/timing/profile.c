@@ -35,6 +35,12 @@ typedef struct {
     uint64_t cycles, instructions, entered;
 } tr_profile_function;
 
+/* One passage from the block at `begin` to the block at `end`, of which neither the end's cycles nor its instructions. */
+typedef struct {
+    uint64_t begin_cycles, begin_instructions, cycles, instructions;
+    uint32_t sp, lowest_sp;
+} tr_profile_window;
+
 typedef struct {
     void *engine;
     tr_unicorn_functions unicorn;
@@ -50,6 +56,10 @@ typedef struct {
     tr_profile_block *table[BUCKETS];
     tr_profile_event *events;
     uint64_t event_count, events_room, events_most, events_dropped;
+    tr_profile_window *windows;
+    uint32_t window_count, windows_most, inside;
+    uint32_t begin, end, fixed_end; /* `fixed_end` 0: where the function at `begin` returns to */
+    int lr_register;
 } tr_profile;
 
 static uint32_t function_at(const tr_profile *self, uint32_t pc) {
@@ -119,11 +129,33 @@ static void record(tr_profile *self, const tr_profile_block *block) {
         .cycles = self->cycles, .function = block->function | (block->entry ? UINT32_C(1) << 31 : 0)};
 }
 
-static uint32_t stack_pointer(tr_profile *self) {
+static uint32_t register_value(tr_profile *self, int number) {
     uint32_t value = 0;
     void *place = &value;
-    self->unicorn.reg_read_batch(self->engine, &self->sp_register, &place, 1);
+    self->unicorn.reg_read_batch(self->engine, &number, &place, 1);
     return value;
+}
+
+static uint32_t stack_pointer(tr_profile *self) { return register_value(self, self->sp_register); }
+
+/* Opens and closes windows at the start of a block, whose own cost is not in self->cycles yet. */
+static void watch(tr_profile *self, uint32_t address) {
+    tr_profile_window *window = &self->windows[self->window_count];
+    if (!self->inside) {
+        if (address != self->begin) return;
+        self->inside = 1;
+        self->end = self->fixed_end ? self->fixed_end : register_value(self, self->lr_register) & ~UINT32_C(1);
+        window->begin_cycles = self->cycles;
+        window->begin_instructions = self->instructions;
+        window->sp = window->lowest_sp = stack_pointer(self);
+        return;
+    }
+    /* A function that calls itself returns to the same place with a lower stack. */
+    if (address != self->end || (!self->fixed_end && stack_pointer(self) != window->sp)) return;
+    window->cycles = self->cycles - window->begin_cycles;
+    window->instructions = self->instructions - window->begin_instructions;
+    self->inside = 0;
+    if (++self->window_count == self->windows_most) self->unicorn.emu_stop(self->engine);
 }
 
 static void on_block(void *engine, uint64_t address, uint32_t bytes, void *context) {
@@ -132,6 +164,7 @@ static void on_block(void *engine, uint64_t address, uint32_t bytes, void *conte
     const uint64_t instructions = tr_core_instructions(self->core) - self->instructions;
     if (instructions == 0) return; /* the slice ends before this block */
     const uint64_t cycles = tr_core_cycles(self->core) - self->cycles;
+    if (self->window_count < self->windows_most) watch(self, (uint32_t)address);
     tr_profile_block *block = find(self, (uint32_t)address, bytes);
     if (block->function != self->current) {
         record(self, block);
@@ -145,6 +178,8 @@ static void on_block(void *engine, uint64_t address, uint32_t bytes, void *conte
     if (block->deepest < 0 || self->look_at_sp) {
         const uint32_t sp = stack_pointer(self) + (uint32_t)block->deepest;
         if (sp < self->lowest_sp) self->lowest_sp = sp;
+        if (self->inside && sp < self->windows[self->window_count].lowest_sp)
+            self->windows[self->window_count].lowest_sp = sp;
     }
     self->look_at_sp = block->moves_sp;
 }
@@ -185,9 +220,29 @@ void tr_profile_detach(tr_profile *self, int engine_lives) {
             self->table[n] = next;
         }
     }
+    free(self->windows);
     free(self->events);
     free(self->starts);
     free(self);
+}
+
+/* Measures up to `count` passages from `begin` to `end`, then stops the engine; `end` 0: the return of a function. */
+int tr_profile_watch(tr_profile *self, int lr_register, uint32_t begin, uint32_t end, uint32_t count) {
+    free(self->windows);
+    self->windows = calloc(count, sizeof *self->windows);
+    if (self->windows == NULL) return -1;
+    self->lr_register = lr_register;
+    self->begin = begin;
+    self->fixed_end = end;
+    self->window_count = self->inside = 0;
+    self->windows_most = count;
+    return 0;
+}
+
+const tr_profile_window *tr_profile_windows(const tr_profile *self, uint32_t *count, uint32_t *inside) {
+    *count = self->window_count;
+    *inside = self->inside;
+    return self->windows;
 }
 
 /* Adds up by function into `functions` (one a start) and by instruction class into `classes` (TR_OP_COUNT of them). */
