@@ -42,16 +42,28 @@ _STAGE_ACCUMULATOR = 2
 _STAGE_STORED = 3
 
 
+_WINDOW = 48
+"""Instructions that are looked at for a place, the oldest first."""
+
+
 @dataclass(slots=True)
 class _Slot:
-    """An instruction waiting to be placed."""
+    """An instruction waiting to be placed.
+
+    Args:
+        open: predecessors that are not placed yet.
+        earliest: cycle from which the placed ones let it issue.
+        score: how much placing it now is worth.
+    """
 
     index: int
     instruction: Instruction
     predecessors: dict[int, int] = field(default_factory=dict)
     successors: dict[int, int] = field(default_factory=dict)
     priority: float = 0.0
-    cycle: int = -1
+    open: int = 0
+    earliest: int = 0
+    score: float = 0.0
 
 
 def schedule(region: Sequence[Instruction], core: Core) -> list[Instruction]:
@@ -60,40 +72,50 @@ def schedule(region: Sequence[Instruction], core: Core) -> list[Instruction]:
         return list(region)
     slots = _dependences(region)
     _set_priorities(slots)
+    for slot in slots:
+        slot.open = len(slot.predecessors)
+        slot.score = slot.priority - 0.02 * slot.index
     waiting = list(slots)
     order: list[Instruction] = []
     cycle = 0
     while waiting:
-        ready = [s for s in waiting[:48] if _ready(s, slots, cycle)]
+        window = waiting[:_WINDOW]
+        ready = [s for s in window if not s.open and s.earliest <= cycle]
         if not ready:
             cycle += 1
             continue
-        older, younger = _best_pair(ready, waiting[:48], slots, cycle)
-        for slot in (older, younger):
-            if slot is not None:
-                slot.cycle = cycle
-                waiting.remove(slot)
-                order.append(slot.instruction)
+        for chosen in _best_pair(ready, window[-1].index, slots, cycle):
+            if chosen is not None:
+                for successor, delay in chosen.successors.items():
+                    after = slots[successor]
+                    after.open -= 1
+                    after.earliest = max(after.earliest, cycle + delay)
+                waiting.remove(chosen)
+                order.append(chosen.instruction)
         cycle += 1
     return order
 
 
-def _best_pair(
-    ready: list[_Slot], waiting: list[_Slot], slots: list[_Slot], cycle: int
-) -> tuple[_Slot, _Slot | None]:
+def _best_pair(ready: list[_Slot], newest: int, slots: list[_Slot], cycle: int) -> tuple[_Slot, _Slot | None]:
+    """What to issue together. The younger one may be waiting for nothing but the older one's issue.
+
+    Args:
+        newest: index of the youngest instruction that may be taken.
+    """
     best: tuple[float, _Slot, _Slot | None] | None = None
+    by_score = sorted(ready, key=lambda s: (-s.score, s.index))
     for older in ready:
-        older.cycle = cycle
-        candidates = [
-            s
-            for s in waiting
-            if s is not older and _ready(s, slots, cycle) and _pairs(older.instruction, s.instruction)
-        ]
-        older.cycle = -1
-        younger = max(candidates, key=lambda s: s.priority - 0.02 * s.index, default=None)
-        score = older.priority - 0.02 * older.index
+        younger = next((s for s in by_score if s is not older and _pairs(older.instruction, s.instruction)), None)
+        for successor, delay in older.successors.items():
+            s = slots[successor]
+            if delay or s.open != 1 or s.earliest > cycle or successor > newest:
+                continue
+            better = younger is None or (-s.score, s.index) < (-younger.score, younger.index)
+            if better and _pairs(older.instruction, s.instruction):
+                younger = s
+        score = older.score
         if younger is not None:
-            score += 6 + 0.4 * (younger.priority - 0.02 * younger.index)
+            score += 6 + 0.4 * younger.score
         if Kind.MULTIPLY in (older.instruction.kind, younger.instruction.kind if younger else None):
             score += 3
         if best is None or score > best[0]:
@@ -101,10 +123,6 @@ def _best_pair(
     if best is None:
         raise ValueError("nothing is ready")
     return best[1], best[2]
-
-
-def _ready(slot: _Slot, slots: list[_Slot], cycle: int) -> bool:
-    return all(slots[p].cycle >= 0 and slots[p].cycle + delay <= cycle for p, delay in slot.predecessors.items())
 
 
 def _dependences(region: Sequence[Instruction]) -> list[_Slot]:

@@ -165,7 +165,7 @@ class Chains:
 
     def price(self, chain: Chain, band: int) -> Price:
         """The links' own, in small bands, and the moving of rows."""
-        bands = list(_walk(chain, band))
+        bands = _bands(chain, band)
         cycles, flash = 0.0, 0
         for index, layer in enumerate(chain.layers):
             tile = _tile(layer, _most_rows(bands, index))
@@ -225,7 +225,7 @@ def rollings(chain: Chain, band: int) -> tuple[Rolling, ...]:
 
     An add reads its other operand in turns with writing, the row it is about to write.
     """
-    bands = list(_walk(chain, band))
+    bands = _bands(chain, band)
     out_row = chain.layers[-1].rows.out_row_bytes
     reads: list[list[int | None]] = []  # for each operand and band the first byte read there
     first = chain.layers[0].rows
@@ -301,6 +301,11 @@ def _link(graph: Graph, node: Node, value: TensorId) -> _Layer | None:
     return None
 
 
+@lru_cache(maxsize=4096)
+def _bands(chain: Chain, band: int) -> tuple[_Band, ...]:
+    return tuple(_walk(chain, band))
+
+
 def _walk(chain: Chain, band: int) -> Iterator[_Band]:
     """What each band does, as the driver does it."""
     layers = chain.layers
@@ -319,12 +324,13 @@ def _walk(chain: Chain, band: int) -> Iterator[_Band]:
         done = need
 
 
-def _most_rows(bands: list[_Band], index: int) -> int:
+def _most_rows(bands: tuple[_Band, ...], index: int) -> int:
     """Rows a link computes at a time: as many as most bands need."""
     counts = sorted(b.after[index] - b.before[index] for b in bands)
     return max(1, counts[len(counts) // 2])
 
 
+@lru_cache(maxsize=4096)
 def _tile(layer: _Layer, rows: int) -> Tile:
     """The rows at a time, with the form of weights that is cheapest by cycles plus bytes."""
     if isinstance(layer.found, add.Layer):
@@ -338,6 +344,7 @@ def _tile(layer: _Layer, rows: int) -> Tile:
     return min(zip(forms, prices, strict=True), key=lambda f: f[1].cycles + f[1].flash_bytes)[0]
 
 
+@lru_cache(maxsize=4096)
 def _price(layer: _Layer, tile: Tile) -> Price:
     if isinstance(layer.found, convolution.Layer):
         return convolution.price(layer.found, tile)
@@ -359,7 +366,7 @@ class _Place:
 @lru_cache(maxsize=4096)
 def _layout(chain: Chain, band: int) -> tuple[tuple[_Place, ...], int]:
     """Places in scratch, and its size. Planes keep their padding, so each has its own; widened rows share one."""
-    bands = list(_walk(chain, band))
+    bands = _bands(chain, band)
     places: list[_Place] = []
     offset = shared = 0
     for index, layer in enumerate(chain.layers):
