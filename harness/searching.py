@@ -6,13 +6,14 @@ read once, at the very end, and answered by the boards. Importing this module im
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,23 +23,28 @@ from harness.chips import load_chip
 from harness.errors import ConfigError, HarnessError
 from harness.job import Job, JobOptions, PreparedModel, prepare
 from harness.measure import BoardMeasure, source
+from harness.search_result import Final, PhaseTime, SearchResult, rows_of
 from harness.station import Station
 from harness.store import Store
+from nas import qat
 from nas.accuracy import InheritedAccuracy, top1, top1_of_scores
 from nas.arch import Arch
 from nas.data.task import Task, everything
 from nas.deploy import answers as reference_answers
 from nas.deploy import int8_graph
 from nas.errors import NasError
-from nas.evolve import Cost, Costs, Limit, Member, Mode, Search, Settings
+from nas.evolve import Cost, Limit, Member, Mode, Result, Search, Settings
 from nas.guide import BoardFacts, Guide
 from nas.library import Facts, library
 from nas.measure import Candidate, Measured, Unmeasured
+from nas.processes import pick_device
 from nas.setups import Setup, find
+from nas.space import layout
 from nas.supernet import Network
+from nas.trace import Foretold, Traced
 from nas.train import Progress, train_network, train_supernet
+from tinyengine.ir import Graph
 
-SCHEMA = "tinyrack.search/1"
 _KIB = 1024
 
 
@@ -56,6 +62,8 @@ class Request:
         data: the folder of the data; None for a task that needs none.
         latency_ms, sram_kb, flash_kb: limits on every board; kB are 1024 bytes, the firmware included.
         quick: train for two epochs a phase.
+        qat: train the final network in integers as well, and deploy the better of the two.
+        device: what trains: "auto", "cpu" or "cuda".
         measured: networks sent to the boards in each generation, at most.
     """
 
@@ -71,16 +79,22 @@ class Request:
     generations: int = 6
     measured: int = 4
     quick: bool = False
+    qat: bool = False
+    device: str = "auto"
     seed: int = 0
 
 
-def run(request: Request, *, store: Store, tell: Callable[[str], None]) -> dict[str, Any]:
-    """All of it; the document that tells of it, which is also left in the folder's parts.
+def run(
+    request: Request, *, store: Store, tell: Callable[[str], None], setup: Setup | None = None
+) -> SearchResult:
+    """All of it; every phase also leaves its part in the folder.
+
+    Args:
+        setup: what `request.task` names, unless the caller brings its own.
 
     Raises:
         SearchFailed: no network meets the limits, or the data cannot be read. HarnessError: boards, machine.
     """
-    begun = time.monotonic()
     settings = Settings(
         mode=request.mode,
         population=request.population,
@@ -94,33 +108,19 @@ def run(request: Request, *, store: Store, tell: Callable[[str], None]) -> dict[
     )
     limits = _limits(request.boards, request.latency_ms, request.sram_kb, request.flash_kb)
     try:
-        setup = _setup(request.task, seed=request.seed, quick=request.quick)
-        document = _Run(setup, request.boards, limits, settings, request.out, store, tell).all(request.data)
+        chosen = _recipes(setup or find(request.task), seed=request.seed, quick=request.quick)
+        device = pick_device(request.device)
+        return _Run(chosen, request, limits, settings, device, store, tell).all()
     except NasError as error:
         raise SearchFailed(str(error)) from error
-    return {**document, "seconds": round(time.monotonic() - begun, 1)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Final:
-    """The network in the end. Accuracies are shares; `measured` is one a board."""
-
-    arch: str
-    inherited: float
-    validation_float: float
-    validation_int8: float
-    measured: tuple[Measured, ...]
-    test_on_board: tuple[float, ...]
-    test_samples: int
-    bit_exact: bool
-
-
-def _setup(name: str, *, seed: int, quick: bool) -> Setup:
-    setup = find(name)
-    recipe, tuning = replace(setup.recipe, seed=seed), replace(setup.fine_tuning, seed=seed)
+def _recipes(setup: Setup, *, seed: int, quick: bool) -> Setup:
+    recipe, tuning, rounding = (replace(r, seed=seed) for r in (setup.recipe, setup.fine_tuning, setup.rounding))
     if quick:
-        recipe, tuning = replace(recipe, largest_epochs=2, elastic_epochs=2), replace(tuning, largest_epochs=1)
-    return replace(setup, recipe=recipe, fine_tuning=tuning)
+        recipe = replace(recipe, largest_epochs=2, elastic_epochs=2)
+        tuning, rounding = replace(tuning, largest_epochs=1), replace(rounding, largest_epochs=1)
+    return replace(setup, recipe=recipe, fine_tuning=tuning, rounding=rounding)
 
 
 def _limits(
@@ -142,42 +142,91 @@ def _limits(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Tuned:
+    """The chosen network, trained on; `exact`, `ptq` and `qat` are its validation accuracies."""
+
+    arch: Arch
+    inherited: float
+    exact: float
+    ptq: float
+    qat: float | None
+    graph: Graph
+    kind: str
+
+
 class _Run:
     """One search from data to a folder of C."""
 
     def __init__(
         self,
         setup: Setup,
-        boards: Sequence[Board],
+        request: Request,
         limits: tuple[Limit, ...],
         settings: Settings,
-        out: Path,
+        device: torch.device,
         store: Store,
         tell: Callable[[str], None],
     ) -> None:
-        self._setup, self._boards, self._limits, self._settings = setup, tuple(boards), limits, settings
-        self._out, self._tell = out, tell
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._setup, self._request, self._limits, self._settings = setup, request, limits, settings
+        self._boards, self._out, self._device = request.boards, request.out, device
+        self._store, self._tell = store, tell
         self._stop = threading.Event()
         self._options = JobOptions(repetitions=1, warmups=0)
-        self._measure = BoardMeasure(boards, store=store, options=self._options, stop=self._stop)
+        self._measure = BoardMeasure(self._boards, store=store, options=self._options, stop=self._stop)
+        self._phases: list[PhaseTime] = []
         try:
-            out.mkdir(parents=True, exist_ok=True)
+            self._out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"cannot be made: {error.strerror}", file=str(out), field="--out") from error
+            where = str(self._out)
+            raise ConfigError(f"cannot be made: {error.strerror}", file=where, field="--out") from error
 
-    def all(self, data: Path | None) -> dict[str, Any]:
-        """Every phase; the document that tells of it."""
+    def all(self) -> SearchResult:
+        """Every phase."""
+        setup = self._setup
         try:
-            task = self._setup.task(data)
+            with self._phase("data"):
+                task = setup.task(self._request.data)
             self._tell(f"{task.name}: {len(task.train.labels):,} samples to train on")
-            inherited = self._supernet(task)
-            found = self._search(inherited)
-            final, model = self._finish(found[0], inherited, task)
+            with self._phase("supernet"):
+                inherited = self._supernet(task)
+                largest = inherited(setup.space.extreme(largest=True))
+            self._tell(f"supernet: {largest:.1%} of the validation split, the largest sub-network")
+            with self._phase("search"):
+                found, foretold = self._search(inherited)
+            with self._phase("fine-tuning"):
+                tuned = self._tune(found.front[0], inherited, task)
+            with self._phase("final measurement"):
+                measured = self._measured(tuned.graph)
+            with self._phase("test split on the boards"):
+                final, models = self._tested(tuned, measured, task)
         finally:
             self._stop.set()
-        self._library(final, model, task)
-        return self._document(final, found, inherited)
+        self._library(final, models, task)
+        return SearchResult(
+            task=setup.name,
+            space=setup.space,
+            settings=self._settings,
+            limits=self._limits,
+            train_samples=len(task.train.labels),
+            validation_samples=len(task.validation.labels),
+            supernet_largest=largest,
+            front=found.front,
+            history=found.history,
+            foretold=tuple(foretold),
+            measurements=found.measurements,
+            measured=found.measured,
+            final=final,
+            phases=tuple(self._phases),
+        )
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        begun, cpu = time.monotonic(), _cpu_seconds()
+        yield
+        self._phases.append(
+            PhaseTime(name=name, seconds=time.monotonic() - begun, cpu_seconds=_cpu_seconds() - cpu)
+        )
 
     def _counter(self, board: str, wanted: int) -> Callable[[int], None]:
         def tell(count: int) -> None:
@@ -201,7 +250,7 @@ class _Run:
         )
         return InheritedAccuracy(supernet, task, self._device, seed=setup.recipe.seed)
 
-    def _search(self, inherited: InheritedAccuracy) -> tuple[Member, ...]:
+    def _search(self, inherited: InheritedAccuracy) -> tuple[Result, list[Foretold]]:
         setup = self._setup
 
         def candidate(arch: Arch) -> Candidate:
@@ -209,53 +258,73 @@ class _Run:
             return Candidate(name=f"{setup.name}-{arch.digest()[:8]}", graph=graph)
 
         guide = Guide(setup.space, [_facts(b, self._options) for b in self._boards], candidate, self._measure)
+        traced = Traced(guide, guide.ask)
         search = Search(
             setup.space,
             self._limits,
             self._settings,
             accuracy=lambda archs: [inherited(a) for a in archs],
-            predict=guide,
+            predict=traced,
             measure=guide.ask,
             log=self._out / "search.log",
             tell=lambda done, asked: self._tell(f"generation {done}, {asked} measurements"),
         )
-        return search.run().front
+        return search.run(), traced.foretold
 
-    def _finish(
-        self, best: Member, inherited: InheritedAccuracy, task: Task
-    ) -> tuple[_Final, list[PreparedModel]]:
-        """Fine-tunes, quantizes, measures, and asks the boards about the test split."""
-        setup, network = self._setup, inherited.network(best.arch)
-        tuned = inherited.supernet.extract(best.arch)
+    def _tune(self, best: Member, inherited: InheritedAccuracy, task: Task) -> _Tuned:
+        """Trains on alone, quantizes, and keeps whatever is best on the validation split."""
+        setup, digest = self._setup, best.arch.digest()[:12]
+        network = inherited.supernet.extract(best.arch)
         train_network(
-            tuned,
-            task,
-            setup.fine_tuning,
-            device=self._device,
-            checkpoint=self._out / f"tuned-{best.arch.digest()[:12]}.pt",
+            network, task, setup.fine_tuning, device=self._device, checkpoint=self._out / f"tuned-{digest}.pt"
         )
         options: list[tuple[float, Network]] = [
-            (top1(n, task.validation, device=self._device), n) for n in (tuned, network)
+            (top1(n, task.validation, device=self._device), n) for n in (network, inherited.network(best.arch))
         ]
         accuracy, kept = max(options, key=lambda option: option[0])
         self._tell(f"{best.arch.encode()}: {options[1][0]:.1%} inherited, {options[0][0]:.1%} fine-tuned")
         graph = int8_graph(kept, task.train, name=setup.name)
-        validation = everything(task.validation)
-        int8 = top1_of_scores(reference_answers(graph, validation), task.validation.labels)
-        final = Candidate(name=f"{setup.name}-final", graph=graph)
-        measured = self._measure([final])[0]
-        whole = tuple(m for m in measured if isinstance(m, Measured))
-        lost = [m for m in measured if isinstance(m, Unmeasured)]
+        int8 = self._int8_top1(graph, task)
+        words, aware, deployed = f"int8: {int8:.1%} quantized after training", None, graph
+        if self._request.qat:
+            file = self._out / f"qat-{digest}.pt"
+            trained = qat.train(kept, task, setup.rounding, name=setup.name, device=self._device, checkpoint=file)
+            aware = self._int8_top1(trained, task)
+            words += f", {aware:.1%} trained in integers"
+            deployed = trained if aware > int8 else graph
+        self._tell(words)
+        return _Tuned(
+            arch=best.arch, inherited=best.accuracy, exact=accuracy, ptq=int8, qat=aware, graph=deployed,
+            kind="ptq" if deployed is graph else "qat",
+        )  # fmt: skip
+
+    def _int8_top1(self, graph: Graph, task: Task) -> float:
+        return top1_of_scores(reference_answers(graph, everything(task.validation)), task.validation.labels)
+
+    def _candidate(self, graph: Graph) -> Candidate:
+        return Candidate(name=f"{self._setup.name}-final", graph=graph)
+
+    def _measured(self, graph: Graph) -> tuple[Measured, ...]:
+        """The final network on every board, within the limits."""
+        answered = self._measure([self._candidate(graph)])[0]
+        lost = [m for m in answered if isinstance(m, Unmeasured)]
         if lost:
             raise SearchFailed(f"{lost[0].board}: the final network was not measured: {lost[0].reason}")
-        self._refuse_broken(whole)
+        measured = tuple(m for m in answered if isinstance(m, Measured))
+        self._refuse_broken(measured)
+        return measured
+
+    def _tested(
+        self, tuned: _Tuned, measured: tuple[Measured, ...], task: Task
+    ) -> tuple[Final, list[PreparedModel]]:
+        """Asks the boards about the test split, which is read here and nowhere else."""
         test = task.test()
         inputs = everything(test)
-        want = reference_answers(graph, inputs)
-        models, shares, exact = [], [], all(m.bit_exact for m in whole)
+        want = reference_answers(tuned.graph, inputs)
+        models, shares, exact = [], [], all(m.bit_exact for m in measured)
         for board in self._boards:
             target = self._options.kernels.target(load_chip(board.chip).core)
-            model = prepare(source(final), self._options, target=target)
+            model = prepare(source(self._candidate(tuned.graph)), self._options, target=target)
             got = answers(
                 Job(board=board, model=model, options=self._options),
                 [x[None] for x in inputs],
@@ -267,19 +336,21 @@ class _Run:
             models.append(model)
             shares.append(top1_of_scores(got, test.labels))
             exact = exact and bool((got == want).all())
-        return (
-            _Final(
-                arch=best.arch.encode(),
-                inherited=best.accuracy,
-                validation_float=accuracy,
-                validation_int8=int8,
-                measured=whole,
-                test_on_board=tuple(shares),
-                test_samples=len(inputs),
-                bit_exact=exact,
-            ),
-            models,
+        final = Final(
+            arch=tuned.arch,
+            blocks=layout(self._setup.space.skeleton, tuned.arch).blocks,
+            inherited=tuned.inherited,
+            validation_float=tuned.exact,
+            validation_int8=tuned.ptq,
+            validation_qat=tuned.qat,
+            deployed=tuned.kind,
+            measured=measured,
+            rows=rows_of([m.id for m in measured], self._store.attempts()),
+            test_on_board=tuple(shares),
+            test_samples=len(inputs),
+            bit_exact=exact,
         )
+        return final, models
 
     def _refuse_broken(self, measured: Sequence[Measured]) -> None:
         """Fine-tuning changes no shape, so cycles move by little; a limit is a limit all the same."""
@@ -295,11 +366,11 @@ class _Run:
                         f"the fine-tuned network has {costs[limit.cost]:g}, more than {limit.words}"
                     )
 
-    def _library(self, final: _Final, models: Sequence[PreparedModel], task: Task) -> None:
+    def _library(self, final: Final, models: Sequence[PreparedModel], task: Task) -> None:
         for board, model, m, share in zip(self._boards, models, final.measured, final.test_on_board, strict=True):
             facts = Facts(
                 name=f"{self._setup.name} on {board.name}",
-                arch=final.arch,
+                arch=final.arch.encode(),
                 core=load_chip(board.chip).core,
                 classes=task.classes,
                 lines=(
@@ -314,58 +385,15 @@ class _Run:
             for file in library(model.compiled, facts, self._setup.front_end).files:
                 (folder / file.name).write_text(file.text, encoding="utf-8", newline="\n")
 
-    def _document(self, final: _Final, found: Sequence[Member], inherited: InheritedAccuracy) -> dict[str, Any]:
-        space = self._setup.space
-        return {
-            "schema": SCHEMA,
-            "task": self._setup.name,
-            "space": f"{space.skeleton.name} {space.name}",
-            "sub_networks": str(space.size),
-            "seed": self._settings.seed,
-            "limits": [{"board": x.board, "cost": x.cost.value, "most": x.most} for x in self._limits],
-            "supernet_largest_top1": inherited(space.extreme(largest=True)),
-            "front": [
-                {"arch": m.arch.encode(), "accuracy": m.accuracy, "costs": [_cost(c) for c in m.costs]}
-                for m in found
-            ],
-            "final": {
-                "arch": final.arch,
-                "inherited_top1": final.inherited,
-                "validation_float_top1": final.validation_float,
-                "validation_int8_top1": final.validation_int8,
-                "bit_exact": final.bit_exact,
-                "test_samples": final.test_samples,
-                "boards": [
-                    {
-                        "board": m.board,
-                        "simulated": m.simulated,
-                        "measurement": m.id,
-                        "latency_ms": m.latency_ms,
-                        "cycles": m.cycles,
-                        "sram_bytes": m.sram_bytes,
-                        "flash_bytes": m.flash_bytes,
-                        "test_top1_on_board": share,
-                        "library": f"library/{m.board}",
-                    }
-                    for m, share in zip(final.measured, final.test_on_board, strict=True)
-                ],
-            },
-        }
-
 
 def _facts(board: Board, options: JobOptions) -> BoardFacts:
     chip = load_chip(board.chip)
     return BoardFacts(name=board.name, target=options.kernels.target(chip.core), clock_hz=chip.clock.rated_hz)
 
 
-def _cost(costs: Costs) -> dict[str, Any]:
-    return {
-        "board": costs.board,
-        "latency_ms": costs.latency_ms.value,
-        "sram_bytes": costs.sram_bytes.value,
-        "flash_bytes": costs.flash_bytes.value,
-        "measurement": costs.latency_ms.id,
-    }
+def _cpu_seconds() -> float:
+    now = os.times()
+    return now.user + now.system + now.children_user + now.children_system
 
 
 def _kind(measured: Measured) -> str:

@@ -180,12 +180,14 @@ class Result:
         front: by accuracy, the best first; one network in the paper's mode.
         measurements: asked of boards, networks times boards.
         history: one entry a generation, the first of them before any.
+        measured: every network that boards have measured, those beyond the limits too.
     """
 
     front: tuple[Member, ...]
     generations: int
     measurements: int
     history: tuple[Generation, ...] = ()
+    measured: tuple[Member, ...] = ()
 
 
 class Search:
@@ -405,6 +407,7 @@ class Search:
                     generations=self._settings.generations,
                     measurements=self._measurements,
                     history=tuple(self._history),
+                    measured=tuple(m for m in members if m.measured and not m.failed),
                 )
             nearest = min((m for m in members if not m.failed), key=self._order, default=members[0])
             if not front:

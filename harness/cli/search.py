@@ -5,6 +5,7 @@ torch is imported when a search begins and not before: other commands do without
 
 from __future__ import annotations
 
+import datetime
 import sys
 import time
 from pathlib import Path
@@ -40,6 +41,10 @@ def command(
     quick: Annotated[
         bool, typer.Option("--quick", help="Train for two epochs a phase: shows that all of it works.")
     ] = False,
+    qat: Annotated[
+        bool, typer.Option("--qat", help="Train the final network in integers too; the better one is deployed.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="What trains: auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of training and search.")] = 0,
     results: Annotated[str, typer.Option("--results", help="Results folder or PostgreSQL URL.")] = "results",
     boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
@@ -59,6 +64,9 @@ def command(
         if error.name not in {"torch", "scipy"}:
             raise
         raise ConfigError(f"needs {error.name}; pip install 'tinyrack[nas]'", file="search") from error
+    from harness.report.search import render
+    from harness.search_result import document
+
     request = searching.Request(
         task=task,
         boards=chosen,
@@ -72,21 +80,27 @@ def command(
         generations=generations,
         measured=measured,
         quick=quick,
+        qat=qat,
+        device=device,
         seed=seed,
     )
     screen = console(stderr=True)
     with Store.open(results, now=time.time) as store:
-        document = searching.run(
+        found = searching.run(
             request, store=store, tell=lambda text: screen.print(text, soft_wrap=True, highlight=False)
         )
-    write_json(document, str(out / "search.json"))
+    values = document(found)
+    write_json(values, str(out / "search.json"))
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = out / "report.html"
+    page.write_text(render(found, generated=now), encoding="utf-8")
     if json is not None:
-        write_json(document, json)
+        write_json(values, json)
     if json != "-":
-        _show(document)
+        _show(values, page)
 
 
-def _show(document: dict[str, Any]) -> None:
+def _show(document: dict[str, Any], page: Path) -> None:
     final = document["final"]
     table = Table(title=f"{document['task']}: {final['arch']}")
     for name in ("board", "ms", "SRAM kB", "flash kB", "test top-1 on board", "measurement"):
@@ -100,11 +114,19 @@ def _show(document: dict[str, Any]) -> None:
             f"{b['test_top1_on_board']:.2%}",
             b["measurement"],
         )
-    screen = console()
+    screen, qat = console(), final["validation_qat_top1"]
     screen.print(table)
     screen.print(
-        f"validation: {final['validation_float_top1']:.1%} float, {final['validation_int8_top1']:.1%} int8; "
-        f"{'bit-exact on every board' if final['bit_exact'] else 'NOT bit-exact'}; {document['seconds']:.0f} s",
+        f"validation: {final['validation_float_top1']:.1%} float, {final['validation_int8_top1']:.1%} int8"
+        + ("" if qat is None else f", {qat:.1%} trained in integers")
+        + f"; {'bit-exact on every board' if final['bit_exact'] else 'NOT bit-exact'}",
         soft_wrap=True,
     )
+    spent = ", ".join(f"{p['name']} {p['seconds']:.0f}" for p in document["phases"])
+    screen.print(
+        f"{document['seconds']:.0f} s, {document['cpu_seconds']:.0f} CPU seconds without the simulated boards "
+        f"(seconds: {spent})",
+        soft_wrap=True,
+    )
+    screen.print(f"report: {page}", soft_wrap=True)
     sys.stdout.flush()

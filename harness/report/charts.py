@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from math import ceil, floor, log10
 
 WIDTH, HEIGHT = 760.0, 400.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 170.0, 40.0, 46.0
 _COLOURS = ("#0b6fa4", "#c0392b", "#1e8449", "#8e44ad", "#b9770e", "#34495e", "#d35480", "#7f8c8d")
+_LIMIT = "#c0392b"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +30,31 @@ class Bars:
     values: tuple[float, ...]
 
 
-def lines(found: Sequence[Line], *, title: str, x: str, y: str) -> str:
-    """A chart of curves with a legend."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dot:
+    """A point, with what is said of it when it is pointed at; `low` to `high` is the interval around its y."""
+
+    x: float
+    y: float
+    tip: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dots:
+    """Points of one kind."""
+
+    label: str
+    dots: tuple[Dot, ...]
+    strong: bool = False
+
+
+def lines(found: Sequence[Line], *, title: str, x: str, y: str, from_zero: bool = True) -> str:
+    """A chart of curves with a legend; `from_zero`: the y axis begins at 0 or below."""
     xs = [p[0] for line in found for p in line.points] or [0.0, 1.0]
     ys = [p[1] for line in found for p in line.points] or [0.0, 1.0]
-    frame = _Frame.around(min(xs), max(xs), min(0.0, *ys), max(ys))
+    frame = _Frame.around(min(xs), max(xs), min(0.0, *ys) if from_zero else min(ys), max(ys))
     parts = [frame.axes(title, x, y)]
     for number, line in enumerate(found):
         colour = _COLOURS[number % len(_COLOURS)]
@@ -41,6 +62,58 @@ def lines(found: Sequence[Line], *, title: str, x: str, y: str) -> str:
         width = 2.6 if line.strong else 1.3
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="{width}" points="{path}"/>')
         parts.append(_legend(number, colour, line.label))
+    return _svg(parts)
+
+
+def dots(
+    found: Sequence[Dots],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    limit_x: float | None = None,
+    diagonal: bool = False,
+    most_y: float | None = None,
+) -> str:
+    """Points with their intervals.
+
+    Args:
+        limit_x: where an upright line stands.
+        diagonal: draw y = x.
+        most_y: where the y axis ends, at least at the highest point; intervals beyond it are cut.
+    """
+    every = [d for kind in found for d in kind.dots]
+    xs = [d.x for d in every] + ([limit_x] if limit_x is not None else []) or [0.0, 1.0]
+    ys = [v for d in every for v in (d.y, d.low, d.high) if v is not None] or [0.0, 1.0]
+    top = max(ys) if most_y is None else max([most_y, *(d.y for d in every)])
+    frame = _Frame.around(min(xs), max(xs), min(*ys, top), top).widened()
+    parts = [frame.axes(title, x, y)]
+    if diagonal:
+        low, high = max(frame.low_x, frame.low_y), min(frame.high_x, frame.high_y)
+        parts.append(
+            f'<path d="M{frame.x(low):.1f} {frame.y(low):.1f}L{frame.x(high):.1f} {frame.y(high):.1f}" '
+            f'stroke="{_LIMIT}" stroke-dasharray="5 4"/>'
+        )
+    for number, kind in enumerate(found):
+        colour = _COLOURS[number % len(_COLOURS)]
+        for d in kind.dots:
+            at, across = frame.y(d.y), frame.x(d.x)
+            bar = ""
+            if d.low is not None and d.high is not None:
+                ends = [frame.y(min(max(v, frame.low_y), frame.high_y)) for v in (d.low, d.high)]
+                bar = (
+                    f'<path d="M{across:.1f} {ends[0]:.1f}V{ends[1]:.1f}" stroke="{colour}" stroke-opacity=".45"/>'
+                )
+            parts.append(
+                f'<g><title>{escape(d.tip)}</title>{bar}<circle cx="{across:.1f}" cy="{at:.1f}" '
+                f'r="{5 if kind.strong else 3}" fill="{colour}"/></g>'
+            )
+        parts.append(_legend(number, colour, kind.label))
+    if limit_x is not None:
+        across = frame.x(limit_x)
+        parts.append(
+            f'<path d="M{across:.1f} {_TOP}V{HEIGHT - _BOTTOM}" stroke="{_LIMIT}" stroke-dasharray="5 4"/>'
+        )
     return _svg(parts)
 
 
@@ -64,7 +137,7 @@ def bars(found: Sequence[Bars], *, title: str, x: str, y: str, limit: float | No
         parts.append(_legend(number, colour, each.label))
     if limit is not None:
         at = frame.y(limit)
-        parts.append(f'<path d="M{_LEFT} {at:.1f}H{WIDTH - _RIGHT}" stroke="#c0392b" stroke-dasharray="5 4"/>')
+        parts.append(f'<path d="M{_LEFT} {at:.1f}H{WIDTH - _RIGHT}" stroke="{_LIMIT}" stroke-dasharray="5 4"/>')
     return _svg(parts)
 
 
@@ -109,6 +182,17 @@ class _Frame:
             low_y=low_y,
             high_y=high_y if high_y > low_y else low_y + 1,
             ticks_x=ticks_x,
+        )
+
+    def widened(self) -> _Frame:
+        """With some room around, so that no point lies on an axis."""
+        across, up = 0.04 * (self.high_x - self.low_x), 0.06 * (self.high_y - self.low_y)
+        return replace(
+            self,
+            low_x=self.low_x - across,
+            high_x=self.high_x + across,
+            low_y=self.low_y - up,
+            high_y=self.high_y + up,
         )
 
     def x(self, value: float) -> float:

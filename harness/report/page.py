@@ -126,7 +126,7 @@ def render(rows: Sequence[Row], *, generated: str, source: str) -> str:
         loader=jinja2.FunctionLoader(lambda name: (package / name).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=_visible,
+        finalize=visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -145,7 +145,7 @@ def render(rows: Sequence[Row], *, generated: str, source: str) -> str:
     )
 
 
-def _visible(value: object) -> object:
+def visible(value: object) -> object:
     """Text without control characters and those that turn the direction of what follows."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
@@ -246,11 +246,11 @@ def _line(row: Row, slowest: int) -> Line:
         bit_exact={True: "yes", False: "no", None: ""}[row.bit_exact],
         retries=row.retries,
         warnings=row.warnings,
-        facts=_facts(row),
+        facts=facts(row),
     )
 
 
-def _facts(row: Row) -> tuple[Fact, ...]:
+def facts(row: Row) -> tuple[Fact, ...]:
     """Everything a figure hangs on, in the order in which it came about; unknown things are left out."""
     readback, link, flash = row.readback, row.link, row.flash
     found = (

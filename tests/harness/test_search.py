@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from harness import host
+from harness.boards import load_boards
 from harness.cli import search
+from harness.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,6 +48,66 @@ def test_the_command_names_every_task_there_is() -> None:
 def test_the_command_line_does_not_load_torch() -> None:
     program = "import sys, harness.cli.main; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=120, check=True)
+
+
+@pytest.mark.skipif(not host.can_simulate(), reason="simulated boards run on Linux only")
+def test_a_tiny_search_goes_all_the_way_from_training_to_a_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip(
+        "torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'"
+    )
+    from harness import searching
+    from harness.report.search import render
+    from harness.search_result import document
+    from harness.sim import boards as simulated
+    from nas.data.task import Samples
+    from nas.setups import Setup
+    from nas.train import Recipe
+    from tests.nas.tiny import SPACE, stripes
+
+    monkeypatch.setenv("TINYRACK_RUNTIME_DIR", str(tmp_path / "run"))
+    torch.set_num_threads(1)
+    read: list[str] = []
+
+    def test_split() -> Samples:
+        read.append("test")
+        return stripes(validation=12).test()
+
+    few = dataclasses.replace(stripes(), test=test_split)
+    recipe = Recipe(largest_epochs=4, elastic_epochs=2, batch=24, learning_rate_per_256=1.0, subnetworks=2)
+    tuning = dataclasses.replace(recipe, largest_epochs=1, elastic_epochs=0, learning_rate_per_256=0.1)
+    setup = Setup(
+        name="stripes", space=SPACE, recipe=recipe, fine_tuning=tuning, rounding=tuning, read=lambda *_: few
+    )
+    request = searching.Request(
+        task="stripes",
+        boards=load_boards().select(["f412-sim"]),
+        out=tmp_path / "found",
+        data=tmp_path,
+        latency_ms=20,
+        sram_kb=64,
+        population=4,
+        generations=1,
+        measured=1,
+        qat=True,
+    )
+    try:
+        with Store.open(str(tmp_path / "results"), now=time.time) as store:
+            found = searching.run(request, store=store, tell=lambda _: None, setup=setup)
+    finally:
+        simulated.stop("f412-sim")
+    final = found.final
+    assert read == ["test"] and final.bit_exact and final.test_samples == 12
+    (measured,) = final.measured
+    assert measured.id and measured.latency_ms <= 20 and measured.sram_bytes <= 64 * 1024
+    assert final.validation_qat is not None and final.test_on_board[0] > 0.5
+    assert found.supernet_largest > 0.5 and len(found.history) == 2 and found.foretold
+    assert all(m.costs[0].latency_ms.id for m in found.measured)
+    assert document(found)["final"]["boards"][0]["measurement"] == measured.id
+    page = render(found, generated="2026-01-01 00:00 UTC")
+    assert measured.id in page and final.arch.encode() in page and "Memory over time" in page
+    assert (tmp_path / "found" / "library" / "f412-sim" / "model.c").is_file()
 
 
 @pytest.mark.slow
