@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from tinyengine.fixedpoint import Requant
 from tinyengine.ir import DType, Graph, Quantize, Tensor
 from tinyengine.kernels.catalogue import Target
 from tinyengine.schedule import Optimize
+
+if TYPE_CHECKING:
+    from harness.tuning.record import Tuning
 
 Values = NDArray[Any]
 DEFAULT_SEED = 0
@@ -66,6 +69,7 @@ class JobOptions:
         kernels: fast ones for the board's core, or portable ones.
         memory: of simulated boards; those of QEMU are always ideal, silicon is what it is.
         optimize, flash_limit_bytes, sram_limit_bytes, fold_constants: as CompileOptions has them.
+        tuning: what was measured for this model on this kind of board.
     """
 
     repetitions: int = 5
@@ -79,6 +83,7 @@ class JobOptions:
     flash_limit_bytes: int | None = None
     sram_limit_bytes: int | None = None
     fold_constants: bool = True
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,18 +133,32 @@ def prepare(
     graph = source.graph(float_io=options.float_io)
     inputs = default_inputs(graph) if given is None else (fit_input(graph, given, where=source.name),)
     expected = reference.run(graph, inputs, requant=options.requant)
-    compiled = compile_graph(
-        graph,
-        CompileOptions(
-            requant=options.requant,
-            target=target,
-            optimize=options.optimize,
-            flash_limit_bytes=options.flash_limit_bytes,
-            sram_limit_bytes=options.sram_limit_bytes,
-            fold_constants=options.fold_constants,
-        ),
-    )
+    compiled = compile_graph(graph, compile_options(options, target))
     return PreparedModel(source=source, graph=graph, compiled=compiled, inputs=inputs, expected=tuple(expected))
+
+
+def prepare_compiled(source: ModelSource, graph: Graph, compiled: Compiled, options: JobOptions) -> PreparedModel:
+    """As `prepare` with the default input, for what somebody else has compiled from the imported `graph`."""
+    inputs = default_inputs(graph)
+    expected = reference.run(graph, inputs, requant=options.requant)
+    return PreparedModel(source=source, graph=graph, compiled=compiled, inputs=inputs, expected=tuple(expected))
+
+
+def compile_options(options: JobOptions, target: Target) -> CompileOptions:
+    """The part of the options that the compiler reads."""
+    tuning = options.tuning
+    is_tuned = tuning is not None and tuning.measured is not None
+    return CompileOptions(
+        requant=options.requant,
+        target=target,
+        optimize=options.optimize,
+        flash_limit_bytes=options.flash_limit_bytes,
+        sram_limit_bytes=tuning.sram_limit_bytes
+        if tuning is not None and is_tuned and options.sram_limit_bytes is None
+        else options.sram_limit_bytes,
+        fold_constants=options.fold_constants,
+        measured=None if tuning is None else tuning.measured,
+    )
 
 
 def default_inputs(graph: Graph) -> tuple[Values, ...]:

@@ -140,6 +140,7 @@ class Row:
         fault_class: what kind of trouble it was, as its symptoms tell; an `ok` row has one when it was overcome.
         advice: what to do about it.
         kernels: what was asked for: `auto`, the fastest for the core, or `c`, portable ones; None in older rows.
+        tuned: short digest of the tuning record that the kernels were chosen by; None for the cost table's choice.
         folded: whether channels proven constant were removed from the network.
         retries: attempts of the same job before this one, each a stored row of its own.
         warnings: what a reader must know about an otherwise good row.
@@ -195,6 +196,7 @@ class Row:
     float_io: bool | None = None
     kernels: str | None = None
     folded: bool | None = None
+    tuned: str | None = None
     static_ram_bytes: int | None = None
     stack_inference_bytes: int | None = None
     weights_bytes: int | None = None

@@ -70,6 +70,8 @@ LEAST_INFERENCE_S = 0.25
 FLASH_BYTES_PER_S = 10_000
 """A slow probe on a chip with slow sectors."""
 
+STALE_TUNING = "the tuning record is of other kernels than today's; `tinyrack tune` measures again"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
@@ -145,6 +147,8 @@ def blank_row(source: ModelSource, board: Board, options: JobOptions, *, now_s: 
         warmups=options.warmups,
         float_io=options.float_io,
         kernels=options.kernels.value,
+        tuned=None if options.tuning is None else options.tuning.digest,
+        warnings=(STALE_TUNING,) if options.tuning is not None and options.tuning.is_stale else (),
         baud=board.baud,
         tinyrack=__version__,
     )

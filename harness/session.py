@@ -24,12 +24,13 @@ from harness.boards import Board
 from harness.chips import load_chip
 from harness.diagnosis import ADVICE, HOPELESS
 from harness.errors import FaultClass, HarnessError, Interrupted, Outcome
-from harness.job import Job, JobOptions, PreparedModel, Values, prepare, sha256, to_blob
+from harness.job import Job, JobOptions, Kernels, PreparedModel, Values, prepare, sha256, to_blob
 from harness.models import ModelSource
 from harness.rack import Health, State
 from harness.row import Row
 from harness.runner import blank_row, broken_row, failed_row
 from harness.store import Store, StoredSession
+from harness.tuning.record import Tuning, fitting
 from tinyengine.errors import TinyEngineError
 from tinyengine.kernels.catalogue import Target
 
@@ -49,6 +50,7 @@ class Request:
     Args:
         given: the input; None draws it.
         save: folder that keeps what is behind each row.
+        tunings: records of `tinyrack tune`; each is used for its model on its kind of board.
     """
 
     models: tuple[ModelSource, ...]
@@ -56,11 +58,28 @@ class Request:
     options: JobOptions
     given: Values | None = None
     save: Path | None = None
+    tunings: tuple[Tuning, ...] = ()
+
+    def options_for(self, source: ModelSource, board: Board) -> JobOptions:
+        """The options with the record that is about this model on this board, if there is one."""
+        options = self.options
+        if options.kernels is not Kernels.AUTO:
+            return options
+        tuning = fitting(
+            self.tunings,
+            model_sha256=source.sha256,
+            board=board,
+            memory=options.memory.value,
+            requant=options.requant,
+            optimize=options.optimize,
+        )
+        return options if tuning is None else replace(options, tuning=tuning)
 
     def document(self) -> dict[str, Any]:
         """Everything that can change a figure or what is kept of it, as JSON."""
         options = asdict(self.options)
         options["requant"] = self.options.requant.value
+        options["tuning"] = sorted(t.digest for t in self.tunings)
         return {
             "models": [[m.name, m.sha256] for m in self.models],
             "boards": [_plain(board) for board in self.boards],
@@ -301,13 +320,16 @@ class Session:
         )
 
     def _ready(self, source: ModelSource, board: Board, target: Target) -> Job:
-        return Job(board=board, model=self._shelf.get(source, target), options=self._request.options)
+        options = self._request.options_for(source, board)
+        if target is Target.C:
+            options = replace(options, tuning=None)
+        return Job(board=board, model=self._shelf.get(source, target, options), options=options)
 
     def _target(self, board: Board) -> Target:
         return self._request.options.kernels.target(load_chip(board.chip).core)
 
     def _blank(self, source: ModelSource, board: Board) -> Row:
-        return blank_row(source, board, self._request.options, now_s=self._now())
+        return blank_row(source, board, self._request.options_for(source, board), now_s=self._now())
 
     def _keep(self, row: Row, *, show: bool = True) -> None:
         stored = self._store.append(self.id, row)
@@ -318,17 +340,17 @@ class Session:
 
 
 class _Shelf:
-    """Prepared models: each is made once a kind of core, by the first board that needs it."""
+    """Prepared models: each is made once a kind of core and tuning record, by the first board that needs it."""
 
     def __init__(self, request: Request, stop: threading.Event, make_ready: Prepare) -> None:
         self._request = request
         self._stop = stop
         self._make_ready = make_ready
         self._lock = threading.Lock()
-        self._futures: dict[tuple[str, Target], Future[PreparedModel]] = {}
+        self._futures: dict[tuple[str, Target, str | None], Future[PreparedModel]] = {}
 
-    def get(self, source: ModelSource, target: Target) -> PreparedModel:
-        key = (source.name, target)
+    def get(self, source: ModelSource, target: Target, options: JobOptions) -> PreparedModel:
+        key = (source.name, target, None if options.tuning is None else options.tuning.digest)
         with self._lock:
             future = self._futures.get(key)
             mine = future is None
@@ -336,7 +358,7 @@ class _Shelf:
                 future = self._futures[key] = Future()
         if mine:
             try:
-                future.set_result(self._make_ready(source, self._request.options, self._request.given, target))
+                future.set_result(self._make_ready(source, options, self._request.given, target))
             except BaseException as error:
                 future.set_exception(error)
         while True:

@@ -62,7 +62,13 @@ def arrange(
         UnsupportedOp: a node no kernel can compute.
         PlanError: the smallest arena found exceeds the limit.
     """
-    options = Options(graph, requant=requant, target=target, sharing=preferences.sharing)
+    options = Options(
+        graph,
+        requant=requant,
+        target=target,
+        sharing=preferences.sharing,
+        measured=preferences.measured,
+    )
     price = BYTE_PRICE[preferences.optimize]
     limit = preferences.flash_limit_bytes
     while True:
@@ -72,6 +78,15 @@ def arrange(
             flow = Dataflow(steps=tuple(s.step for s in steps), storage=options.flow.storage)
             return Schedule(flow=flow, steps=steps), found.plan
         price = max(2 * price, 1 / 16)
+
+
+def given(graph: Graph, ways: tuple[Way, ...], *, requant: Requant) -> tuple[Schedule, MemoryPlan]:
+    """The schedule that computes the graph in exactly these ways, planned."""
+    flow = Dataflow(steps=tuple(way.step for way in ways), storage=lifetimes.dataflow(graph).storage)
+    buffers = lifetimes.buffers(graph, flow, [way.scratch_bytes for way in ways])
+    leave = lifetimes.overlaps(graph, flow, buffers, [way.rolling(graph) for way in ways])
+    plan = planner.plan(buffers, tuple(way.step.name for way in ways), leave, rounds=_QUICK_ROUNDS)
+    return Schedule(flow=flow, steps=tuple(bind(graph, way, requant) for way in ways)), plan
 
 
 def best(options: Options, preferences: Preferences, price: float) -> Arrangement:

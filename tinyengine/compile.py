@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinyengine import codegen, cost, passes
-from tinyengine.arrange import arrange
+from tinyengine.arrange import arrange, given
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
+from tinyengine.measured import Measured
 from tinyengine.memory import checker, order
 from tinyengine.memory.plan import MemoryPlan
-from tinyengine.schedule import Optimize, Preferences, Schedule, Sharing
+from tinyengine.schedule import Optimize, Preferences, Schedule, Sharing, Way
 from tinyengine.sources import Sources
 
 
@@ -30,6 +31,7 @@ class CompileOptions:
         flash_limit_bytes: what the model may take of flash, roughly; None is no limit.
         sram_limit_bytes: what the arena may take; None is no limit.
         sharing: how far buffers may share bytes; less than everything is for comparisons.
+        measured: what a board said about the ways to compute layers; None, and all are estimated.
     """
 
     requant: Requant = Requant.EXACT
@@ -39,6 +41,7 @@ class CompileOptions:
     sram_limit_bytes: int | None = None
     sharing: Sharing = Sharing.FUSED
     fold_constants: bool = True
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,17 @@ class Compiled:
     output_names: tuple[str, ...]
 
 
+def lowered_graphs(graph: Graph, options: CompileOptions) -> tuple[tuple[Graph, ...], bool]:
+    """The graph after passes, in each order worth arranging, and whether constant channels were removed."""
+    lowered = passes.run(graph)
+    folded = False
+    if options.fold_constants:
+        whole, lowered = lowered, passes.fold_constant_channels(lowered, options.requant)
+        folded = lowered is not whole
+        lowered = passes.run(lowered) if folded else lowered
+    return tuple(dict.fromkeys((lowered, order.reorder(lowered)))), folded
+
+
 def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
     """Compiles one network.
 
@@ -85,23 +99,36 @@ def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
         UnsupportedOp: a node no kernel can compute.
         PlanError: the memory plan failed its check (our bug, but never shipped).
     """
-    lowered = passes.run(graph)
-    folded = False
-    if options.fold_constants:
-        whole, lowered = lowered, passes.fold_constant_channels(lowered, options.requant)
-        folded = lowered is not whole
-        lowered = passes.run(lowered) if folded else lowered
+    orders, folded = lowered_graphs(graph, options)
     preferences = Preferences(
         optimize=options.optimize,
         flash_limit_bytes=options.flash_limit_bytes,
         sram_limit_bytes=options.sram_limit_bytes,
         sharing=options.sharing,
+        measured=options.measured,
     )
     arranged = []
-    for ordered in dict.fromkeys((lowered, order.reorder(lowered))):
+    for ordered in orders:
         found = arrange(ordered, requant=options.requant, target=options.target, preferences=preferences)
         arranged.append((ordered, *found))
     lowered, scheduled, plan = min(arranged, key=lambda a: a[2].arena_bytes)
+    return _printed(graph, lowered, scheduled, plan, folded=folded, options=options)
+
+
+def compile_ways(graph: Graph, ways: tuple[Way, ...], options: CompileOptions) -> Compiled:
+    """The network computed in exactly these ways, each of this very graph; no pass runs and nothing is chosen.
+
+    Raises:
+        PlanError: the memory plan failed its check.
+    """
+    scheduled, plan = given(graph, ways, requant=options.requant)
+    return _printed(graph, graph, scheduled, plan, folded=False, options=options)
+
+
+def _printed(
+    graph: Graph, lowered: Graph, scheduled: Schedule, plan: MemoryPlan, *, folded: bool, options: CompileOptions
+) -> Compiled:
+    """The plan checked and everything printed; `graph` as imported, `lowered` after passes."""
     checker.check(plan, lowered, tuple(s.binding for s in scheduled.steps))
     words = f"requant {options.requant.value}, target {options.target.value}"
     return Compiled(

@@ -17,6 +17,7 @@ from tinyengine.kernels.dsp.chain import Chain
 from tinyengine.kernels.dsp.common import Price
 from tinyengine.kernels.parameters import Binding
 from tinyengine.kernels.tiling import Tile
+from tinyengine.measured import Measured
 from tinyengine.memory import lifetimes, planner
 from tinyengine.memory.lifetimes import Dataflow, Step, dataflow
 from tinyengine.memory.plan import Rolling
@@ -109,19 +110,27 @@ class Preferences:
         sram_limit_bytes: what live values and working memory may take at any step; None is no limit. As with
             flash, the smallest is taken where nothing fits.
         sharing: less than everything is for pictures and comparisons.
+        measured: what a board said about the ways; estimates are used where it said nothing.
     """
 
     optimize: Optimize = Optimize.BALANCED
     flash_limit_bytes: int | None = None
     sram_limit_bytes: int | None = None
     sharing: Sharing = Sharing.FUSED
+    measured: Measured | None = None
 
 
 class Options:
     """All ways to compute a network: for each step those that start with it, and what each needs of the arena."""
 
     def __init__(
-        self, graph: Graph, *, requant: Requant, target: Target, sharing: Sharing = Sharing.FUSED
+        self,
+        graph: Graph,
+        *,
+        requant: Requant,
+        target: Target,
+        sharing: Sharing = Sharing.FUSED,
+        measured: Measured | None = None,
     ) -> None:
         self.graph = graph
         self._sharing = sharing
@@ -134,6 +143,8 @@ class Options:
             found = list(ways(graph, step, requant, target))
             if sharing is Sharing.FUSED:
                 found += _chains(graph, self.flow, index, requant, target)
+            if measured is not None:
+                found = measured.prices(graph, found, requant, target)
             self.ways.append(found)
             self.needs.append([self._need(index, way) for way in found])
 

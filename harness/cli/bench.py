@@ -20,7 +20,14 @@ from rich.console import Console
 from harness import evidence, host, row
 from harness.boards import load_boards, with_faults
 from harness.cli import view
-from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, SramLimitOption
+from harness.cli.compiling import (
+    FlashLimitOption,
+    FoldOption,
+    OptimizeOption,
+    SramLimitOption,
+    TuningOption,
+    tunings,
+)
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError, Interrupted, Outcome
 from harness.evidence import Evidence
@@ -63,6 +70,7 @@ def command(
     flash_limit: FlashLimitOption = None,
     sram_limit: SramLimitOption = None,
     fold_constants: FoldOption = True,
+    tuning: TuningOption = None,
     memory: Annotated[
         Memory, typer.Option(help="Memory of simulated boards: the chip's, or one that never waits.")
     ] = Memory.CHIP,
@@ -102,8 +110,9 @@ def command(
     if not chosen:
         raise ConfigError("names no board", file="--boards")
     host.require(chosen)
+    sources = resolve_all(models)
     request = Request(
-        models=resolve_all(models),
+        models=sources,
         boards=chosen,
         options=JobOptions(
             repetitions=repetitions,
@@ -119,6 +128,7 @@ def command(
         ),
         given=None if input_file is None else read_input(input_file),
         save=None if save is None else evidence.prepare(save),
+        tunings=tunings(tuning, sources),
     )
     with Store.open(results, now=time.time) as store:
         result = run(request, store=store, fresh=fresh, screen=console(stderr=True))

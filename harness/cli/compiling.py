@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from harness.errors import ConfigError
+from harness.models import ModelSource
+from harness.tuning import record
+from harness.tuning.record import Tuning
 from tinyengine.schedule import Optimize
 
 OptimizeOption = Annotated[
@@ -28,3 +34,30 @@ FoldOption = Annotated[
         "--fold-constants/--no-fold-constants", help="Remove channels that are proven constant; same outputs."
     ),
 ]
+TuningOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tuning",
+        metavar="FILE|auto",
+        help="Choose kernels by what `tinyrack tune` measured: a record, or those kept for these models.",
+    ),
+]
+
+
+def tunings(given: Sequence[str] | None, models: Sequence[ModelSource]) -> tuple[Tuning, ...]:
+    """The records that `--tuning` names and that are about one of the models.
+
+    Raises:
+        ConfigError: a file is no record, or about none of the models.
+    """
+    wanted = {m.sha256 for m in models}
+    found: list[Tuning] = []
+    for text in given or ():
+        if text == "auto":
+            found += [t for t in record.kept() if t.model_sha256 in wanted]
+            continue
+        one = record.read(Path(text))
+        if one.model_sha256 not in wanted:
+            raise ConfigError(f"is about {one.model} ({one.model_sha256[:12]})", file=text, field="--tuning")
+        found.append(one)
+    return tuple(found)

@@ -1,0 +1,228 @@
+"""`tinyrack tune`: measures ways to compute a model's layers on a board and writes down what to choose."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from harness import host, paths, rack
+from harness.boards import load_boards
+from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, SramLimitOption
+from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.errors import ConfigError
+from harness.job import JobOptions, Memory
+from harness.models import resolve
+from harness.runner import Runner
+from harness.session import LEASE_WAIT_S
+from harness.station import Station
+from harness.toolchain import find_toolchain
+from harness.tuning import record
+from harness.tuning.bench import Step
+from harness.tuning.readings import Readings, kind_of
+from harness.tuning.record import Chosen, Tuning
+from harness.tuning.tuner import DEFAULT_SLACK, Tuner
+from tinyengine.fixedpoint import Requant
+from tinyengine.schedule import Optimize
+
+SCHEMA = record.SCHEMA
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .tflite file or zoo:NAME.")],
+    *,
+    board: Annotated[str, typer.Option("--board", metavar="NAME", help="The board that measures.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the record there, too.")
+    ] = None,
+    requant: Annotated[
+        Requant, typer.Option(help="Rounding: as TFLite Micro, or once as XNNPACK.")
+    ] = Requant.EXACT,
+    optimize: OptimizeOption = Optimize.BALANCED,
+    flash_limit: FlashLimitOption = None,
+    sram_limit: SramLimitOption = None,
+    fold_constants: FoldOption = True,
+    memory: Annotated[
+        Memory, typer.Option(help="Memory of a simulated board: the chip's, or one that never waits.")
+    ] = Memory.CHIP,
+    slack: Annotated[
+        float,
+        typer.Option(min=0.0, max=10.0, help="Leave out ways estimated to cost so much more than a rival's 1.0."),
+    ] = DEFAULT_SLACK,
+    boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Measure the ways to compute each layer on a board, and choose by that.
+
+    What was measured stays in the cache: a run that was killed goes on where it was. The record it writes is for
+    `tinyrack bench --tuning` and `tinyrack compile --tuning`.
+    """
+    if json is not None:
+        check_json_target(json)
+    chosen = load_boards(boards_file).select([board])
+    if len(chosen) != 1:
+        raise ConfigError("names no board", file="--board")
+    host.require(chosen)
+    source = resolve(model)
+    options = JobOptions(
+        requant=requant,
+        memory=memory,
+        optimize=optimize,
+        flash_limit_bytes=flash_limit,
+        sram_limit_bytes=sram_limit,
+        fold_constants=fold_constants,
+    )
+    stop = threading.Event()
+    station = Station(stop=stop, memory=memory)
+    runner = Runner(hardware=station, stop=stop, clock=time.monotonic, now=time.time, rng=random.SystemRandom())
+    readings = Readings(
+        paths.cache_dir() / "readings", kind_of(chosen[0], memory, toolchain=find_toolchain().description)
+    )
+    screen = console(stderr=True)
+    before = _handle_signals(stop, station)
+    try:
+        lease = rack.lease(
+            chosen[0],
+            timeout_s=LEASE_WAIT_S,
+            clock=time.monotonic,
+            stop=stop,
+            waiting=lambda words: screen.print(words, soft_wrap=True),
+        )
+        with lease, _View(screen, f"{source.name} on {board}") as view:
+            found = Tuner(
+                chosen[0],
+                runner=runner,
+                readings=readings,
+                options=options,
+                stop=stop,
+                observe=view.observe,
+                clock=time.monotonic,
+                now=time.time,
+                slack=slack,
+            ).tune(source)
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    kept = record.kept_file(found)
+    record.write(found, kept)
+    if out is not None:
+        record.write(found, out)
+    if json is not None:
+        write_json(record.to_document(found), json)
+    shown = console(stderr=json == "-")
+    shown.print(table(found))
+    for line in summary(found, out or kept):
+        shown.print(line, soft_wrap=True)
+
+
+def _handle_signals(stop: threading.Event, station: Station) -> list[tuple[signal.Signals, signal._HANDLER]]:
+    """The first signal ends the run in order. Returns what was set before."""
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        station.abort()
+
+    return [(number, signal.signal(number, on_signal)) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+class _View:
+    """A bar on a terminal; a line an image anywhere else."""
+
+    def __init__(self, screen: Console, title: str) -> None:
+        self._screen = screen
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[stage]}", style="dim"),
+            console=screen,
+            transient=True,
+            disable=not screen.is_terminal,
+        )
+        self._task = self._progress.add_task(title, total=None, stage="compile")
+
+    def __enter__(self) -> _View:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def observe(self, step: Step) -> None:
+        if step.total:
+            self._progress.update(self._task, completed=step.done, total=step.total, stage=step.stage)
+        else:
+            self._progress.update(self._task, stage=step.stage)
+        if not self._screen.is_terminal:
+            count = f"{step.done}/{step.total} ways: " if step.total else ""
+            self._screen.print(f"{count}{step.stage}", soft_wrap=True)
+
+
+def table(tuning: Tuning) -> Table:
+    """Each step of the chosen network beside the default's."""
+    shown = Table(title=f"{tuning.model} on {tuning.board}", title_justify="left", box=None, pad_edge=False)
+    shown.add_column("#", justify="right")
+    shown.add_column("kernel", overflow="fold")
+    shown.add_column("tile", no_wrap=True)
+    for name in ("estimate k", "measured k", "in place k", "default k", "gain"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for index, step in enumerate(tuning.steps):
+        gain = (
+            f"{1 - step.cycles / step.default_cycles:.1%}"
+            if step.cycles is not None and step.default_cycles
+            else ""
+        )
+        shown.add_row(
+            str(index),
+            Text(step.kernel),
+            Text(step.tile),
+            f"{step.estimated_cycles / 1e3:,.1f}",
+            _thousands(step.sample_cycles),
+            _thousands(step.cycles),
+            _thousands(step.default_cycles),
+            gain,
+        )
+    return shown
+
+
+def _thousands(cycles: int | None) -> str:
+    return "" if cycles is None else f"{cycles / 1e3:,.1f}"
+
+
+def summary(tuning: Tuning, file: Path) -> list[Text]:
+    """What it brought, and where it is."""
+    old, new = tuning.default, tuning.tuned
+    if tuning.chosen is Chosen.DEFAULT:
+        first = (
+            f"the default's choice is the best that was found: {old.cycles:,} cycles, {old.arena_bytes:,} B arena"
+        )
+    else:
+        first = (
+            f"{old.cycles:,} to {new.cycles:,} cycles ({1 - new.cycles / old.cycles:+.1%} faster), arena "
+            f"{old.arena_bytes:,} to {new.arena_bytes:,} B, model flash {old.model_flash_bytes:,} to "
+            f"{new.model_flash_bytes:,} B"
+        )
+    lines = [
+        Text(first),
+        Text(f"{len(tuning.ways):,} ways measured, in {tuning.seconds:,.0f} s; record {tuning.digest} in {file}"),
+    ]
+    if tuning.wrong:
+        lines.append(
+            Text(
+                f"{len(tuning.wrong)} ways gave another output than the reference, or could not be measured, and "
+                "are never taken",
+                style="red",
+            )
+        )
+    return lines

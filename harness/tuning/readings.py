@@ -1,0 +1,153 @@
+"""What boards said about single ways, kept for good: a file of lines in the cache, one file a kind of board.
+
+A kind is all that decides cycles but the layer: chip or timing model and memory, compiler, kernels. Lines are
+only ever added, each with one write, so that a killed run loses at most the line it was writing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+
+from harness.boards import Board
+from harness.job import Memory
+from tinyengine.measured import Measured
+
+_FORMAT = "tinyrack.readings/1"
+_GENERATORS = ("codegen.py", "fixedpoint.py", "lowering.py")
+
+
+class Verdict(StrEnum):
+    """What came of a way."""
+
+    OK = "ok"
+    WRONG = "wrong"
+    """Another output than the reference's."""
+    FAILED = "failed"
+    """It was not measured: it does not fit, does not build, or the board did not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One way on one kind of board; `cycles` only when ok."""
+
+    name: str
+    verdict: Verdict
+    cycles: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What readings have in common.
+
+    Args:
+        timing_model: None on silicon.
+        memory: of a simulated board; silicon is what it is.
+        kernels: digest of everything that generates kernels.
+    """
+
+    chip: str
+    simulated: bool
+    timing_model: str | None
+    memory: str
+    toolchain: str
+    kernels: str
+
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        return hashlib.sha256(json.dumps([_FORMAT, asdict(self)], sort_keys=True).encode()).hexdigest()
+
+
+def kind_of(board: Board, memory: Memory, *, toolchain: str) -> Kind:
+    """The kind of a board."""
+    from harness.sim.native import TIMING_MODEL
+
+    return Kind(
+        chip=board.chip,
+        simulated=board.simulated,
+        timing_model=TIMING_MODEL if board.simulated else None,
+        memory=memory.value if board.simulated else Memory.CHIP.value,
+        toolchain=toolchain,
+        kernels=kernels_digest(),
+    )
+
+
+@cache
+def kernels_digest() -> str:
+    """SHA-256 over the sources that turn a way into instructions."""
+    import tinyengine
+
+    root = Path(tinyengine.__file__).resolve().parent
+    files = [p for p in (root / "kernels").rglob("*") if p.suffix in {".py", ".j2"}]
+    files += [root / name for name in _GENERATORS]
+    h = hashlib.sha256()
+    for file in sorted(files):
+        h.update(f"{file.relative_to(root).as_posix()}\0".encode())
+        h.update(hashlib.sha256(file.read_bytes()).digest())
+    return h.hexdigest()
+
+
+class Readings:
+    """All readings of one kind, in memory and in the file."""
+
+    def __init__(self, folder: Path, kind: Kind) -> None:
+        """Reads what is there.
+
+        Raises:
+            OSError: the folder cannot be made or read.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.kind = kind
+        self.file = folder / f"{kind.digest()[:24]}.jsonl"
+        self._known: dict[str, Reading] = {}
+        if self.file.exists():
+            for line in self.file.read_text(encoding="utf-8").splitlines():
+                if (found := _parsed(line)) is not None:
+                    self._known[found.name] = found
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, name: str) -> Reading | None:
+        return self._known.get(name)
+
+    def add(self, readings: Iterable[Reading]) -> None:
+        """Keeps them, on disk before anything else happens."""
+        new = list(readings)
+        text = "".join(json.dumps(asdict(r)) + "\n" for r in new)
+        descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            # A torn line of a killed writer must not swallow this one.
+            os.write(descriptor, f"\n{text}".encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        self._known.update({r.name: r for r in new})
+
+    def measured(self, names: Iterable[str] | None = None) -> Measured:
+        """As the compiler wants them; all, or those asked for."""
+        chosen = self._known.values() if names is None else [self._known[n] for n in names if n in self._known]
+        return Measured(
+            cycles={r.name: r.cycles for r in chosen if r.cycles is not None},
+            wrong=frozenset(r.name for r in chosen if r.verdict is not Verdict.OK),
+        )
+
+
+def _parsed(line: str) -> Reading | None:
+    try:
+        values = json.loads(line)
+        return Reading(
+            name=str(values["name"]),
+            verdict=Verdict(values["verdict"]),
+            cycles=None if values["cycles"] is None else int(values["cycles"]),
+            reason=str(values["reason"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None  # torn, or of another program: it is measured again

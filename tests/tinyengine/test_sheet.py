@@ -1,0 +1,90 @@
+"""Every way that tuning may pick computes what the reference does; sheets run them alone, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.tinyengine.corebuild import CoreBatch
+from tests.tinyengine.random_graphs import random_inputs
+from tinyengine import reference, zoo
+from tinyengine.compile import Compiled, CompileOptions, compile_graph, lowered_graphs
+from tinyengine.fixedpoint import Requant
+from tinyengine.ir import Graph
+from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.catalogue import Target
+from tinyengine.measured import Measured, way_name
+from tinyengine.schedule import Optimize, Options
+from tinyengine.sheet import Sample, can_be_sampled, sheet
+
+CORES = {Core.M4: Target.M4, Core.M7: Target.M7}
+
+
+def every_way(graph: Graph, options: CompileOptions) -> dict[str, Sample]:
+    """All ways of all steps after passes, by name."""
+    found: dict[str, Sample] = {}
+    for ordered in lowered_graphs(graph, options)[0]:
+        for ways in Options(ordered, requant=options.requant, target=options.target).ways:
+            for way in ways:
+                sample = Sample(
+                    name=way_name(ordered, way, options.requant, options.target), graph=ordered, way=way
+                )
+                if way.step.node is not None and can_be_sampled(sample):
+                    found.setdefault(sample.name, sample)
+    return found
+
+
+@pytest.mark.parametrize("core", list(Core))
+def test_all_ways_of_a_keyword_network_are_bit_exact(core: Core) -> None:
+    options = CompileOptions(target=CORES[core])
+    samples = list(every_way(zoo.load("ds-cnn"), options).values())
+    assert len(samples) > 60
+    # A quarter a core keeps the test quick; which quarter differs.
+    chosen = samples[list(Core).index(core) :: 4]
+    made = sheet(chosen, name="all")
+    batch = CoreBatch([made.compile(options)], core)
+    inputs = random_inputs(made.graph, 1)
+    run = batch.run(0, inputs)
+    expected = reference.run(made.graph, inputs, requant=Requant.EXACT)
+    for sample, want, got in zip(chosen, expected, run.outputs, strict=True):
+        assert want.tobytes() == got.tobytes(), sample.name
+
+
+def test_measured_cycles_decide() -> None:
+    options = CompileOptions(target=Target.M4, optimize=Optimize.LATENCY)
+    graph = zoo.load("ds-cnn")
+
+    def bands(compiled: Compiled) -> set[int]:
+        steps = compiled.schedule.steps
+        return {s.tile.band for s in steps if s.spec.template == "dsp/pointwise.c.j2"}
+
+    # A board on which bands of sixteen pixels cost next to nothing.
+    cycles = {
+        n: 10 if "/pointwise/" in n and ".b16." in n else round(s.way.price.cycles)
+        for n, s in every_way(graph, options).items()
+    }
+    assert bands(compile_graph(graph, options)) != {16}
+    assert bands(compile_graph(graph, replace(options, measured=Measured(cycles=cycles)))) == {16}
+
+
+def test_a_wrong_way_is_never_taken() -> None:
+    options = CompileOptions(target=Target.M4)
+    graph = zoo.load("ds-cnn")
+    names = every_way(graph, options)
+    wrong = frozenset(n for n in names if "/pointwise/" in n)
+    assert wrong
+    tuned = compile_graph(graph, replace(options, measured=Measured(cycles={}, wrong=wrong)))
+    assert not any(s.spec.template == "dsp/pointwise.c.j2" for s in tuned.schedule.steps)
+
+
+def test_what_was_not_measured_is_estimated_in_proportion() -> None:
+    options = CompileOptions(target=Target.M4)
+    graph = lowered_graphs(zoo.load("ds-cnn"), options)[0][0]
+    ways = next(w for w in Options(graph, requant=Requant.EXACT, target=Target.M4).ways if len(w) > 6)
+    names = [way_name(graph, w, Requant.EXACT, Target.M4) for w in ways]
+    assert len(set(names)) == len(names)
+    measured = Measured(cycles={names[0]: round(2 * ways[0].price.cycles)})
+    priced = measured.prices(graph, ways, Requant.EXACT, Target.M4)
+    for before, after in zip(ways, priced, strict=True):
+        assert after.price.cycles == pytest.approx(2 * before.price.cycles, rel=0.01)
