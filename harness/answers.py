@@ -10,14 +10,16 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness import paths, rack
-from harness.build import BuildPlan, build
+from harness.boards import Board
+from harness.build import BuildPlan, Image, WeightUse, build
 from harness.chips import load_chip
 from harness.device import Device
 from harness.errors import FaultClass, FlashFailed
@@ -26,6 +28,8 @@ from harness.placement import weight_uses
 from harness.runner import FLASH_BYTES_PER_S, Deadlines, check_hello, inference_limit_s
 from harness.station import Hardware
 from harness.toolchain import find_toolchain
+from harness.wire import Hello
+from tinyengine.sources import Sources
 
 LEASE_WAIT_S = 600.0
 
@@ -51,21 +55,67 @@ def answers(
     Raises:
         HarnessError: the image cannot be built, or the board is at fault. Interrupted: `stop` was set.
     """
-    board, compiled, limits = job.board, job.model.compiled, deadlines or Deadlines()
+    limits, found = deadlines or Deadlines(), list[NDArray[np.int8]]()
+    uses = weight_uses(job.model.compiled)
+    with conversation(
+        job.board,
+        job.model.compiled.sources,
+        uses,
+        hardware=hardware,
+        stop=stop,
+        rng=rng,
+        limits=limits,
+        clock=clock,
+    ) as talk:
+        deadline_s = limits.run_s + inference_limit_s(job)
+        for count, values in enumerate(inputs, start=1):
+            talk.device.load_input(to_blob([values]))
+            talk.device.run_whole(warmups=0, repetitions=1, deadline_s=deadline_s)
+            (output,) = from_blob(talk.device.output(), job.model.graph)
+            found.append(output.reshape(-1).astype(np.int8))
+            tell(count)
+    return np.stack(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """A board that runs the image it was given, and said so."""
+
+    device: Device
+    hello: Hello
+    image: Image
+
+
+@contextmanager
+def conversation(
+    board: Board,
+    sources: Sources,
+    uses: tuple[WeightUse, ...] = (),
+    *,
+    hardware: Hardware,
+    stop: threading.Event,
+    rng: random.Random,
+    limits: Deadlines,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Conversation]:
+    """Builds, flashes and greets; the board is leased until the end.
+
+    Raises:
+        HarnessError: the image cannot be built, or the board is at fault. Interrupted: `stop` was set.
+    """
     chip = load_chip(board.chip)
     image = build(
         BuildPlan(
-            sources=compiled.sources,
+            sources=sources,
             chip=chip,
             uart=board.uart,
             clock_source=board.clock_source,
             baud=board.baud,
             toolchain=find_toolchain(),
-            weight_uses=weight_uses(compiled),
+            weight_uses=uses,
         ),
         cache_dir=paths.cache_dir(),
     )
-    found: list[NDArray[np.int8]] = []
     with (
         rack.lease(board, timeout_s=LEASE_WAIT_S, clock=clock, stop=stop),
         closing(hardware.probe(board)) as probe,
@@ -83,12 +133,6 @@ def answers(
         link.discard_input()
         probe.reset_and_run(timeout_s=limits.reset_s)
         device = Device(link, board=board.name, clock=clock, timing=limits.talk)
-        check_hello(device.hello(rng.getrandbits(63)), chip=chip, image=image, board=board)
-        deadline_s = limits.run_s + inference_limit_s(job)
-        for count, values in enumerate(inputs, start=1):
-            device.load_input(to_blob([values]))
-            device.run_whole(warmups=0, repetitions=1, deadline_s=deadline_s)
-            (output,) = from_blob(device.output(), job.model.graph)
-            found.append(output.reshape(-1).astype(np.int8))
-            tell(count)
-    return np.stack(found)
+        hello = device.hello(rng.getrandbits(63))
+        check_hello(hello, chip=chip, image=image, board=board)
+        yield Conversation(device=device, hello=hello, image=image)

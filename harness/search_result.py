@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from harness.front_end_run import FrontEndRun
 from harness.row import Row
 from nas.arch import Arch
 from nas.evolve import Costs, Generation, Limit, Member, Settings, Value
@@ -58,7 +59,7 @@ class Final:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """Everything about one search."""
+    """Everything about one search. `front_ends` has one entry a board where inputs are computed from sound."""
 
     task: str
     space: Space
@@ -73,6 +74,7 @@ class SearchResult:
     measurements: int
     measured: tuple[Member, ...]
     final: Final
+    front_ends: tuple[FrontEndRun, ...]
     phases: tuple[PhaseTime, ...]
 
     @property
@@ -129,6 +131,7 @@ def document(found: SearchResult) -> dict[str, Any]:
                 for m, share in zip(final.measured, final.test_on_board, strict=True)
             ],
         },
+        "front_ends": [{**asdict(f), "latency_ms": f.latency_ms} for f in found.front_ends],
         "phases": [asdict(p) for p in found.phases],
         "seconds": round(found.seconds, 1),
         "cpu_seconds": round(found.cpu_seconds, 1),

@@ -17,10 +17,12 @@ from pathlib import Path
 
 import torch
 
+from harness import front_end_run
 from harness.answers import answers
 from harness.boards import Board
 from harness.chips import load_chip
 from harness.errors import ConfigError, HarnessError
+from harness.front_end_run import FrontEndRun
 from harness.job import Job, JobOptions, PreparedModel, prepare
 from harness.measure import BoardMeasure, source
 from harness.search_result import Final, PhaseTime, SearchResult, rows_of
@@ -200,9 +202,11 @@ class _Run:
                 measured = self._measured(tuned.graph)
             with self._phase("test split on the boards"):
                 final, models = self._tested(tuned, measured, task)
+            with self._phase("front end on the boards"):
+                front_ends = self._front_ends()
         finally:
             self._stop.set()
-        self._library(final, models, task)
+        self._library(final, models, front_ends, task)
         return SearchResult(
             task=setup.name,
             space=setup.space,
@@ -217,6 +221,7 @@ class _Run:
             measurements=found.measurements,
             measured=found.measured,
             final=final,
+            front_ends=front_ends,
             phases=tuple(self._phases),
         )
 
@@ -352,6 +357,23 @@ class _Run:
         )
         return final, models
 
+    def _front_ends(self) -> tuple[FrontEndRun, ...]:
+        """What computes the inputs, on every board; nothing where inputs are pixels."""
+        front_end = self._setup.front_end
+        if front_end is None:
+            return ()
+        return tuple(
+            front_end_run.run(
+                front_end,
+                front_end.trials(),
+                board,
+                hardware=Station(stop=self._stop),
+                stop=self._stop,
+                rng=random.SystemRandom(),
+            )
+            for board in self._boards
+        )
+
     def _refuse_broken(self, measured: Sequence[Measured]) -> None:
         """Fine-tuning changes no shape, so cycles move by little; a limit is a limit all the same."""
         for m in measured:
@@ -366,7 +388,9 @@ class _Run:
                         f"the fine-tuned network has {costs[limit.cost]:g}, more than {limit.words}"
                     )
 
-    def _library(self, final: Final, models: Sequence[PreparedModel], task: Task) -> None:
+    def _library(
+        self, final: Final, models: Sequence[PreparedModel], front_ends: Sequence[FrontEndRun], task: Task
+    ) -> None:
         for board, model, m, share in zip(self._boards, models, final.measured, final.test_on_board, strict=True):
             facts = Facts(
                 name=f"{self._setup.name} on {board.name}",
@@ -378,6 +402,12 @@ class _Run:
                     f"{m.sram_bytes:,} bytes of SRAM and {m.flash_bytes:,} of flash with the benchmark's firmware",
                     f"{share:.2%} of the test split right, answered by that board",
                     f"measurement {m.id}",
+                    *(
+                        f"front end: {f.latency_ms:.2f} ms at most, {f.samples_bytes:,} bytes of samples and "
+                        f"{f.scratch_bytes:,} of scratch, {f.flash_bytes:,} of flash"
+                        for f in front_ends
+                        if f.board == board.name
+                    ),
                 ),
             )
             folder = self._out / "library" / board.name

@@ -122,6 +122,12 @@ def _show(document: dict[str, Any], page: Path) -> None:
         + f"; {'bit-exact on every board' if final['bit_exact'] else 'NOT bit-exact'}",
         soft_wrap=True,
     )
+    for f in document["front_ends"]:
+        screen.print(
+            f"front end on {f['board']}: {f['latency_ms']:.2f} ms, {f['samples_bytes']:,} B of samples, "
+            f"{f['scratch_bytes']:,} B of scratch, {'bit-exact' if f['bit_exact'] else 'NOT bit-exact'}",
+            soft_wrap=True,
+        )
     spent = ", ".join(f"{p['name']} {p['seconds']:.0f}" for p in document["phases"])
     screen.print(
         f"{document['seconds']:.0f} s, {document['cpu_seconds']:.0f} CPU seconds without the simulated boards "

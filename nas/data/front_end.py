@@ -157,17 +157,7 @@ class FrontEnd:
 
     def sources(self) -> Sources:
         """The same computation as C11: ``front_end.h`` and ``front_end.c``."""
-        loader = jinja2.FileSystemLoader(Path(__file__).parent)
-        environment = jinja2.Environment(
-            loader=loader,
-            undefined=jinja2.StrictUndefined,
-            variable_start_string="${",
-            variable_end_string="}",
-            line_statement_prefix="//%",
-            keep_trailing_newline=True,
-            trim_blocks=True,
-            autoescape=False,  # C, not HTML; only numbers go in
-        )
+        environment = _environment()
         first = [int(np.flatnonzero(row)[0]) for row in self.band_weights]
         weights = [[int(w) for w in np.trim_zeros(row)] for row in self.band_weights]
         values = {
@@ -188,6 +178,52 @@ class FrontEnd:
                 for name in ("front_end.h", "front_end.c")
             )
         )
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Of `te_front_end_scratch`: two numbers of 32 bits a sample of a frame, one of 16 a band and frame."""
+        return 8 * self.window + -(-2 * self.frames * self.bands // 4) * 4
+
+    def program(self) -> Sources:
+        """`sources` in the shape of a compiled model: 16-bit samples are its input, features its output."""
+        own = self.sources()
+        samples_bytes, features_bytes = 2 * self.samples, self.frames * self.columns
+        scratch_at = -(-samples_bytes // 16) * 16
+        features_at = -(-(scratch_at + self.scratch_bytes) // 16) * 16
+        values = {
+            "digest": own.digest(),
+            "samples_at": 0,
+            "samples_bytes": samples_bytes,
+            "scratch_at": scratch_at,
+            "features_at": features_at,
+            "features_bytes": features_bytes,
+            "arena_bytes": -(-(features_at + features_bytes) // 16) * 16,
+        }
+        shapes = tuple(
+            SourceFile(name=name, text=_environment().get_template(f"front_end_{name}.j2").render(values))
+            for name in ("model.h", "model.c")
+        )
+        return Sources(files=tuple(sorted((*own.files, *shapes), key=lambda f: f.name)))
+
+    def trials(self) -> tuple[Pcm, ...]:
+        """Clips to try an implementation with: noise as loud as it can be, a chirp that fades, and silence."""
+        t = np.arange(self.samples) / self.sample_rate_hz
+        noise = np.random.default_rng(0).integers(-(2**15), 2**15, self.samples).astype(np.int16)
+        sweep = np.sin(2 * np.pi * (100 + (self.sample_rate_hz / 4) * t / t[-1]) * t) * np.exp(-6 * t / t[-1])
+        return noise, np.rint(20000 * sweep).astype(np.int16), np.zeros(self.samples, dtype=np.int16)
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        variable_start_string="${",
+        variable_end_string="}",
+        line_statement_prefix="//%",
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        autoescape=False,  # C, not HTML; only numbers go in
+    )
 
 
 def _integers(values: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -61,6 +61,7 @@ def test_a_tiny_search_goes_all_the_way_from_training_to_a_board(
     from harness.report.search import render
     from harness.search_result import document
     from harness.sim import boards as simulated
+    from nas.data.front_end import FrontEnd
     from nas.data.task import Samples
     from nas.setups import Setup
     from nas.train import Recipe
@@ -78,7 +79,13 @@ def test_a_tiny_search_goes_all_the_way_from_training_to_a_board(
     recipe = Recipe(largest_epochs=4, elastic_epochs=2, batch=24, learning_rate_per_256=1.0, subnetworks=2)
     tuning = dataclasses.replace(recipe, largest_epochs=1, elastic_epochs=0, learning_rate_per_256=0.1)
     setup = Setup(
-        name="stripes", space=SPACE, recipe=recipe, fine_tuning=tuning, rounding=tuning, read=lambda *_: few
+        name="stripes",
+        space=SPACE,
+        recipe=recipe,
+        fine_tuning=tuning,
+        rounding=tuning,
+        front_end=FrontEnd(sample_rate_hz=8000, window=64, hop=40, frames=16, bands=16, high_hz=4000),
+        read=lambda *_: few,
     )
     request = searching.Request(
         task="stripes",
@@ -105,6 +112,8 @@ def test_a_tiny_search_goes_all_the_way_from_training_to_a_board(
     assert found.supernet_largest > 0.5 and len(found.history) == 2 and found.foretold
     assert all(m.costs[0].latency_ms.id for m in found.measured)
     assert document(found)["final"]["boards"][0]["measurement"] == measured.id
+    (front_end,) = found.front_ends
+    assert front_end.bit_exact and front_end.cycles > 0
     page = render(found, generated="2026-01-01 00:00 UTC")
     assert measured.id in page and final.arch.encode() in page and "Memory over time" in page
     assert (tmp_path / "found" / "library" / "f412-sim" / "model.c").is_file()
