@@ -9,13 +9,14 @@ import typer
 
 from harness import host
 from harness.boards import Board, load_boards
-from harness.cli import sim_run, sim_validate
+from harness.cli import sim_confirm, sim_run, sim_validate
 from harness.cli.output import JsonOption, console, write_json
 from harness.errors import ConfigError
 from harness.station import simulated_board
 
 app = typer.Typer(help="Start, stop and inspect simulated boards.", no_args_is_help=True, rich_markup_mode=None)
 app.command("run")(sim_run.run)
+app.command("confirm")(sim_confirm.confirm)
 app.command("validate")(sim_validate.validate)
 
 BoardArgument = Annotated[str, typer.Argument(metavar="BOARD", help="A simulated board of boards.yaml.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from harness.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.sim import validation
+    from harness.sim.hot_blocks import HotBlock
 
 
 def validate(
@@ -87,10 +89,15 @@ def _show(found: validation.Validation) -> None:
     if not found.hot_blocks:
         return
     screen.print()
+    screen.print(blocks_table(found.hot_blocks))
+
+
+def blocks_table(found: Sequence[HotBlock]) -> Table:
+    """Hot blocks with both models' cycles."""
     blocks = Table(
         "core", "hot block", "instr", "share", "modelled", "llvm-mca", "ratio", box=None, pad_edge=False
     )
-    for block in found.hot_blocks:
+    for block in found:
         mca, ratio = (block.note, "") if block.ratio is None else (f"{block.llvm_mca:g}", f"{block.ratio:.2f}")
         blocks.add_row(
             block.core,
@@ -101,4 +108,4 @@ def _show(found: validation.Validation) -> None:
             mca,
             ratio,
         )
-    screen.print(blocks)
+    return blocks

@@ -41,13 +41,14 @@ class BareMachine:
         self.uc.ctl_set_cpu_model(
             arm_const.UC_CPU_ARM_CORTEX_M4 if core == "cortex-m4" else arm_const.UC_CPU_ARM_CORTEX_M7
         )
-        segments, self.symbols = _read(elf)
-        spans = [(base, size) for base, size, _ in segments]
+        self.sections, self.symbols, self.sizes = _read(elf)
+        """What lies in memory, (base, bytes, content or nothing), and each name's address and size."""
+        spans = [(base, size) for base, size, _ in self.sections]
         spans += [*room, (_STACK_TOP - _STACK_BYTES, _STACK_BYTES), (_RETURN & -_PAGE, _PAGE)]
         spans.append((_CPACR & -_PAGE, _PAGE))
         for base, end in _pages(spans):
             self.uc.mem_map(base, end - base)
-        for base, _, data in segments:
+        for base, _, data in self.sections:
             self.uc.mem_write(base, data)
         self.uc.mem_write(_CPACR, (0xF << 20).to_bytes(4, "little"))
         self.uc.reg_write(arm_const.UC_ARM_REG_FPEXC, 1 << 30)
@@ -105,7 +106,7 @@ class BareMachine:
         return bytes(self.uc.mem_read(address, most)).split(b"\0")[0].decode("ascii", errors="replace")
 
 
-def _read(elf: Path) -> tuple[list[tuple[int, int, bytes]], dict[str, int]]:
+def _read(elf: Path) -> tuple[list[tuple[int, int, bytes]], dict[str, int], dict[str, int]]:
     """Base, size and content of what lies in memory, where it runs from; symbols without the Thumb bit."""
     with elf.open("rb") as stream:
         image = ELFFile(stream)
@@ -117,7 +118,12 @@ def _read(elf: Path) -> tuple[list[tuple[int, int, bytes]], dict[str, int]]:
         table = image.get_section_by_name(".symtab")
         if not isinstance(table, SymbolTableSection):
             raise ValueError(f"{elf}: there are no symbols in it")
-        return segments, {s.name: int(s["st_value"]) & ~1 for s in table.iter_symbols() if s.name}
+        symbols = [s for s in table.iter_symbols() if s.name]
+        return (
+            segments,
+            {s.name: int(s["st_value"]) & ~1 for s in symbols},
+            {s.name: int(s["st_size"]) for s in symbols},
+        )
 
 
 def _pages(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -92,27 +92,54 @@ def hottest(core: EmulatedCore, model: str, *, count: int = _BLOCKS) -> tuple[Ho
         ),
         cache_dir=paths.cache_dir(),
     )
-    seen: Counter[tuple[int, int]] = Counter()
     with BareMachine(image.elf, core=core) as machine:
-        from unicorn import unicorn_const
-
-        def on_block(_uc: object, address: int, size: int, _data: object) -> None:
-            seen[address, size] += 1
-
-        arena = machine.symbols["tr_arena"]
         values = np.random.default_rng(0).integers(0, 256, compiled.plan.arena_bytes, dtype=np.uint8)
-        machine.uc.mem_write(arena, values.tobytes())
-        machine.uc.hook_add(unicorn_const.UC_HOOK_BLOCK, on_block)
-        total = machine.call("te_invoke", arena)
-        code = {(pc, size): bytes(machine.uc.mem_read(pc, size)) for pc, size in seen}
-        names = _names(machine.symbols)
+        return price(
+            machine, image.elf, core=core, model=model, entry="te_invoke", arena=machine.symbols["tr_arena"],
+            content=values.tobytes(), count=count,
+        )[0]  # fmt: skip
+
+
+def price(
+    machine: BareMachine,
+    elf: Path,
+    *,
+    core: EmulatedCore,
+    model: str,
+    entry: str,
+    arena: int,
+    content: bytes,
+    count: int,
+) -> tuple[tuple[HotBlock, ...], int]:
+    """Calls `entry` with the arena and prices the blocks that take most cycles.
+
+    Args:
+        model: for the report.
+        content: of the arena before the call.
+
+    Returns:
+        The blocks, and the cycles of the whole call.
+    """
+    from unicorn import unicorn_const
+
+    seen: Counter[tuple[int, int]] = Counter()
+
+    def on_block(_uc: object, address: int, size: int, _data: object) -> None:
+        seen[address, size] += 1
+
+    machine.uc.mem_write(arena, content)
+    hook = machine.uc.hook_add(unicorn_const.UC_HOOK_BLOCK, on_block)
+    total = machine.call(entry, arena)
+    machine.uc.hook_del(hook)
+    code = {(pc, size): bytes(machine.uc.mem_read(pc, size)) for pc, size in seen}
+    names = _names(machine.symbols)
     priced = [(times * loop_cycles(code[at], at[0], core=core), at) for at, times in seen.items() if at[1] >= 16]
     priced.sort(key=lambda one: (-one[0], one[1]))
     out: list[HotBlock] = []
     for cycles, (pc, size) in priced:
         if len(out) == count:
             break
-        lines = _disassemble(image.elf, pc, size)
+        lines = _disassemble(elf, pc, size)
         if len(lines) < _LEAST_INSTRUCTIONS:
             continue
         modelled = loop_cycles(code[pc, size], pc, core=core)
@@ -123,7 +150,7 @@ def hottest(core: EmulatedCore, model: str, *, count: int = _BLOCKS) -> tuple[Ho
                 modelled=modelled, llvm_mca=other, note=note,
             )
         )  # fmt: skip
-    return tuple(out)
+    return tuple(out), total
 
 
 def _names(symbols: dict[str, int]) -> _Namer:

@@ -17,7 +17,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ _READS = 256
 _LOG_BYTES = 8 + 16 * _READS
 """The plug-in's log of counter reads: how many there were, then a ring of (cycles, instructions)."""
 _CHUNK_BYTES = 1024
+_POLL_S = 0.02
 _CORES = {"cortex-m4": 4, "cortex-m7": 7}
 
 
@@ -130,6 +131,18 @@ class QemuBoard:
         """
         begun = time.monotonic()
         pieces = self._pieces(elf)
+        verified = self.load(pieces, timeout_s=timeout_s)
+        return FlashReport(
+            programmed_bytes=sum(len(data) for _, data in pieces), erased_sectors=None, verified=verified,
+            seconds=time.monotonic() - begun, probe=self._name,
+        )  # fmt: skip
+
+    def load(self, pieces: Sequence[tuple[int, bytes]], *, timeout_s: float) -> bool:
+        """Puts bytes into memory and leaves the board held in reset; whether all of them were read back.
+
+        Raises:
+            FlashFailed: no memory takes them. BoardTimeout: the deadline passed.
+        """
         with self._deadline("writing the image", timeout_s) as until:
             self._monitor.call("stop", until)
             verified = True
@@ -143,10 +156,40 @@ class QemuBoard:
                         )  # fmt: skip
                     verified = verified and self._memory.read(address + at, len(part), until) == part
             self._monitor.reset(until)
-        return FlashReport(
-            programmed_bytes=sum(len(data) for _, data in pieces), erased_sectors=None, verified=verified,
-            seconds=time.monotonic() - begun, probe=self._name,
-        )  # fmt: skip
+        return verified
+
+    def read(self, address: int, size: int, *, timeout_s: float) -> bytes:
+        """Bytes of memory; the board stops for it.
+
+        Raises:
+            FlashFailed: no memory answers. BoardTimeout: the deadline passed.
+        """
+        out = b""
+        with self._deadline("reading memory", timeout_s) as until:
+            self._monitor.call("stop", until)
+            while len(out) < size:
+                part = self._memory.read(address + len(out), min(_CHUNK_BYTES, size - len(out)), until)
+                if not part:
+                    raise FlashFailed(
+                        self._name, "reading memory", f"nothing answers at {address + len(out):#010x}",
+                        "the chip folder and QEMU's machine differ",
+                    )  # fmt: skip
+                out += part
+        return out
+
+    def wait_for_reads(self, count: int, *, timeout_s: float) -> None:
+        """Waits until the program has read its counter so often.
+
+        Raises:
+            BoardTimeout: the deadline passed. FlashFailed: QEMU is gone.
+        """
+        with self._deadline("the program", timeout_s) as until:
+            while struct.unpack_from("<Q", self._reads)[0] < count:
+                if self._process.poll() is not None:
+                    raise Gone
+                if time.monotonic() > until:
+                    raise TimeoutError
+                time.sleep(_POLL_S)
 
     def reset_and_run(self, *, timeout_s: float) -> None:
         """Starts the firmware from reset."""
