@@ -110,14 +110,15 @@ def run(
     )
     limits = _limits(request.boards, request.latency_ms, request.sram_kb, request.flash_kb)
     try:
-        chosen = _recipes(setup or find(request.task), seed=request.seed, quick=request.quick)
+        chosen = recipes(setup or find(request.task), seed=request.seed, quick=request.quick)
         device = pick_device(request.device)
         return _Run(chosen, request, limits, settings, device, store, tell).all()
     except NasError as error:
         raise SearchFailed(str(error)) from error
 
 
-def _recipes(setup: Setup, *, seed: int, quick: bool) -> Setup:
+def recipes(setup: Setup, *, seed: int, quick: bool) -> Setup:
+    """`setup` with that seed in all its recipes; `quick` leaves two epochs a phase."""
     recipe, tuning, rounding = (replace(r, seed=seed) for r in (setup.recipe, setup.fine_tuning, setup.rounding))
     if quick:
         recipe = replace(recipe, largest_epochs=2, elastic_epochs=2)

@@ -30,6 +30,7 @@ from harness.cli import (
     search,
     sim,
     space,
+    train,
     tune,
 )
 from harness.errors import HarnessError, Interrupted
@@ -53,6 +54,7 @@ app.command("frontier")(frontier.command)
 app.command("memory")(memory.command)
 app.command("space")(space.command)
 app.command("search")(search.command)
+app.command("train")(train.command)
 app.command("tune")(tune.command)
 app.add_typer(sim.app, name="sim")
 

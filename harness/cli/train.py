@@ -1,0 +1,62 @@
+"""`tinyrack train`: only the supernet, on one processor or several; `tinyrack search` goes on from its folder.
+
+torchrun starts it several times (`torchrun --nproc-per-node 2 -m harness.cli.main train ...`): each process takes
+its share of every batch. torch is imported when training begins.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.errors import ConfigError
+
+SCHEMA = "tinyrack.train/1"
+
+
+def command(
+    *,
+    task: Annotated[str, typer.Option("--task", help="As `tinyrack search` has them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where supernet.pt goes.")],
+    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="The data; digits need none.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two epochs a phase.")] = False,
+    device: Annotated[str, typer.Option(help="What trains: auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int, typer.Option(help="The same seed as the search's.")] = 0,
+    json: JsonOption = None,
+) -> None:
+    """Train a task's supernet; `tinyrack search` with the same --out goes on from it."""
+    if json is not None:
+        check_json_target(json)
+    try:
+        from harness import training
+    except ModuleNotFoundError as error:
+        if error.name not in {"torch", "scipy"}:
+            raise
+        raise ConfigError(f"needs {error.name}; pip install 'tinyrack[nas]'", file="train") from error
+    screen = console(stderr=True)
+    request = training.Request(task=task, out=out, data=data, quick=quick, device=device, seed=seed)
+    found = training.run(request, tell=lambda text: screen.print(text, soft_wrap=True, highlight=False))
+    if found is None:
+        return  # one of several processes, and not the one that speaks
+    if json is not None:
+        document = {
+            "schema": SCHEMA,
+            "task": task,
+            "seed": seed,
+            "processes": found.processes,
+            "device": found.device,
+            "validation_top1": found.largest,
+            "weights_sha256": found.weights_sha256,
+            "seconds": round(found.seconds, 1),
+        }
+        write_json(document, json)
+    if json != "-":
+        several = "1 process" if found.processes == 1 else f"{found.processes} processes"
+        console().print(
+            f"{out / 'supernet.pt'}: {found.largest:.2%} of the validation split, the largest sub-network; "
+            f"{several} on {found.device}, {found.seconds:.0f} s",
+            soft_wrap=True,
+        )
