@@ -56,7 +56,7 @@ class Memory(StrEnum):
     """No access ever waits."""
 
 
-_TARGETS = {"cortex-m4": Target.M4, "cortex-m7": Target.M7}
+_TARGETS = {"cortex-m4": Target.M4, "cortex-m7": Target.M7, "cortex-m55": Target.M55}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,7 @@ from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import binders
 from tinyengine.kernels.dsp.chain import Chain, Chains
 from tinyengine.kernels.dsp.common import Price
+from tinyengine.kernels.mve import binders as helium
 from tinyengine.kernels.parameters import Binding, Table
 from tinyengine.kernels.tiling import Tile
 from tinyengine.memory.plan import Rolling
@@ -50,16 +51,17 @@ Predicate: TypeAlias = Callable[[Graph, Node], bool]
 
 
 class Target(Enum):
-    """What the kernels may use: portable C, or the DSP extension with text scheduled for one core."""
+    """What the kernels may use: portable C, the DSP extension with text scheduled for one core, or Helium."""
 
     C = "c"
     M4 = "m4"
     M7 = "m7"
+    M55 = "m55"
 
     @property
     def isa(self) -> str:
         """The suffix of kernel names."""
-        return "c" if self is Target.C else "dsp"
+        return {Target.C: "c", Target.M55: "mve"}.get(self, "dsp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,7 +308,31 @@ def _fast(target: Target, core: Core, requant: Requant) -> tuple[KernelSpec, ...
     )
 
 
+def _vector(requant: Requant) -> tuple[KernelSpec, ...]:
+    """Helium text for one rounding."""
+    found = helium.families(requant)
+
+    def spec(stem: str, operator: type, family: str, operands: tuple[str, ...] = ("x",)) -> KernelSpec:
+        one = found[family]
+        return KernelSpec(
+            stem=stem,
+            operator=operator,
+            template=f"mve/{family}.c.j2",
+            bind=one.bind,
+            accepts=lambda graph, node: _is_int8(graph, node) and one.accepts(graph, node),
+            tiles=one.tiles,
+            scratch_bytes=one.scratch_bytes,
+            price=one.price,
+            operands=operands,
+            target=Target.M55,
+            requants=frozenset({requant}),
+        )
+
+    return (spec("conv2d_s8", Conv2D, "convolution"),)
+
+
 CATALOGUE: tuple[KernelSpec, ...] = (
+    *(spec for requant in Requant for spec in _vector(requant)),
     *(
         spec
         for target, core in ((Target.M4, Core.M4), (Target.M7, Core.M7))

@@ -46,6 +46,7 @@ from tinyengine.kernels.dsp.depthwise import DepthwiseParameters as DspDepthwise
 from tinyengine.kernels.dsp.pointwise import PointwiseParameters
 from tinyengine.kernels.dsp.pool import PoolParameters as SumPoolParameters
 from tinyengine.kernels.dsp.winograd import WinogradParameters
+from tinyengine.kernels.mve.convolution import VectorConvolutionParameters
 from tinyengine.kernels.tiling import Tile
 
 NARROW = 1 << 30
@@ -309,6 +310,7 @@ Parameters: TypeAlias = (
     | DspDepthwiseParameters
     | DenseParameters
     | TableAddParameters
+    | VectorConvolutionParameters
 )
 
 
