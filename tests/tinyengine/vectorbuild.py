@@ -235,7 +235,7 @@ class VectorBatch:
         return runs
 
 
-                def _build(models: Sequence[Compiled]) -> Path:
+def _build(models: Sequence[Compiled]) -> Path:
     # Firmware is built with -O2; many small models are about kernels, and gcc's time is most of theirs.
     flags = [*_FLAGS, "-O2" if len(models) <= _MOST_OPTIMIZED else "-O1"]
     h = hashlib.sha256(repr((WARNINGS, flags, _LINK, _START, _MAIN)).encode())
