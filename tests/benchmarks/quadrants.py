@@ -1,0 +1,172 @@
+"""The paper's table 2 and figure 13 in small: engine x search, three seeds, mean and 95 % interval of int8 top-1.
+
+`python -m tests.benchmarks.quadrants digits` prints a study's table; each engine and seed is kept in
+results/quadrants, so that it goes on where it was stopped. Budgets are small, and stated in the table.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.bench_rows import CHECKOUT, NotMeasured
+from tests.benchmarks.figures import Better, Figure, figure
+
+if TYPE_CHECKING:
+    from nas.quadrants import Outcome, Study
+
+SEEDS = (0, 1, 2)
+_T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Student's t, two-sided 95 %, by the number of values."""
+_DATA = CHECKOUT.parent / "shared" / "data"
+_FOLDER = CHECKOUT / "results" / "quadrants"
+
+
+def _studies() -> dict[str, Study]:
+    from nas.data import fsdd, images
+    from nas.data.task import ArraySamples, Task
+    from nas.judge import Need
+    from nas.quadrants import Budget, Study
+    from nas.setups import CIFAR, DIGITS, FSDD, Setup
+    from nas.space import Space
+
+    def recipe_budget(setup: Setup, *, largest: int, elastic: int, tuning: int) -> Budget:
+        return Budget(
+            supernet=replace(setup.recipe, largest_epochs=largest, elastic_epochs=elastic, batch=64),
+            tuning=replace(setup.fine_tuning, largest_epochs=tuning, batch=64),
+        )
+
+    def widths(setup: Setup, percent: Sequence[int], rows: Sequence[int] = ()) -> tuple[Space, ...]:
+        return tuple(
+            replace(setup.space, width_percent=w, resolution=r)
+            for w in percent
+            for r in rows or (setup.space.resolution,)
+        )
+
+    def cifar(rows: int) -> Task:
+        folder = _existing(_DATA / "cifar10_jpeg_subset")
+        (train,), (test,) = (sorted(folder.glob(f"{split}*.tar")) for split in ("train", "test"))
+        whole = images.archives(train, test, side=rows, validation_share=0.04)
+        assert isinstance(whole.train, ArraySamples)
+        few = ArraySamples(inputs=whole.train.inputs[::6], labels=whole.train.labels[::6])
+        return replace(whole, train=few)
+
+    return {
+        "digits": Study(
+            name="digits",
+            task=lambda _: DIGITS.task(None),
+            spaces=widths(DIGITS, (20, 30, 40, 50, 60, 80, 100, 130)),
+            scaled=widths(DIGITS, range(10, 201, 10)),
+            limit=Need(sram_bytes=5 * 1024, flash_bytes=256 * 1024),
+            budget=recipe_budget(DIGITS, largest=4, elastic=4, tuning=2),
+        ),
+        "fsdd": Study(
+            name="fsdd",
+            task=lambda _: fsdd.load(_existing(_DATA / "fsdd"), speeds_percent=(100,)),
+            spaces=widths(FSDD, (10, 20, 30, 40, 50)),
+            scaled=widths(FSDD, range(5, 101, 5)),
+            limit=Need(sram_bytes=22 * 1024, flash_bytes=512 * 1024),
+            budget=recipe_budget(FSDD, largest=4, elastic=4, tuning=2),
+        ),
+        "cifar": Study(
+            name="cifar",
+            task=cifar,
+            spaces=widths(CIFAR, (20, 30, 40), (32, 48)),
+            scaled=widths(CIFAR, range(10, 101, 10), (32, 48)),
+            limit=Need(sram_bytes=30 * 1024, flash_bytes=480 * 1024),
+            budget=recipe_budget(CIFAR, largest=4, elastic=4, tuning=2),
+        ),
+    }
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise NotMeasured(f"there are no data in {folder}")
+    return folder
+
+
+def outcomes(name: str, seeds: Sequence[int] = SEEDS) -> tuple[Outcome, ...]:
+    """Both engines with every seed."""
+    import torch
+
+    from nas.judge import CmsisNN, RealPlan
+    from nas.quadrants import outcome
+    from tinyengine.kernels.catalogue import Target
+
+    study, device = _studies()[name], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return tuple(
+        outcome(study, judge, seed, folder=_FOLDER, device=device, tell=lambda t: print(t, file=sys.stderr))
+        for seed in seeds
+        for judge in (CmsisNN(), RealPlan(Target.M7))
+    )
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and half the width of its 95 % interval, in percent."""
+    if len(values) < 2:
+        return f"{100 * values[0]:.1f}" if values else "nothing fits"
+    half = _T_95[len(values)] * stdev(values) / len(values) ** 0.5
+    return f"{100 * mean(values):.1f} ± {100 * half:.1f}"
+
+
+def table(name: str, found: Sequence[Outcome]) -> str:
+    """Table 2's shape as Markdown, and figure 13's ends."""
+    engines = list(dict.fromkeys(o.engine for o in found))
+    study = _studies()[name]
+    lines = [
+        f"{name}: {study.limit.sram_bytes / 1024:g} kB and {study.limit.flash_bytes / 1024:g} kB for the network, "
+        f"each training sample shown {study.budget.shown} times, {len({o.seed for o in found})} seeds; "
+        "int8 top-1 in percent, mean and 95 % interval",
+        "",
+        "| engine | scaled MbV2 | TinyNAS |",
+        "|---|---|---|",
+    ]
+    for engine in engines:
+        own = [o for o in found if o.engine == engine]
+        cells = []
+        for share, words in (("scaled_int8", "scaled"), ("searched_int8", "space")):
+            values = [v for o in own if (v := getattr(o, share)) is not None]
+            names = ", ".join(sorted({getattr(o, words) for o in own if getattr(o, words)}))
+            cells.append(f"{interval(values)} ({names})" if names else "nothing fits")
+        lines.append(f"| {engine} | {cells[0]} | {cells[1]} |")
+    lines += ["", "| figure 13: best on the judging half, generation | evolution | random |", "|---|---|---|"]
+    for engine in engines:
+        curves = [o.curve for o in found if o.engine == engine and o.curve is not None]
+        if not curves:
+            continue
+        for generation in range(len(curves[0].evolution)):
+            columns = []
+            for values in ([c.evolution[generation] for c in curves], [c.random[generation] for c in curves]):
+                columns.append(interval([v for v in values if v is not None]))
+            lines.append(f"| {engine}, {generation} | {columns[0]} | {columns[1]} |")
+    return "\n".join(lines)
+
+
+def _gain(name: str) -> Figure:
+    @figure(
+        f"quadrants_{name}_tinyengine_tinynas_minus_cmsis_mbv2",
+        "points of int8 top-1, mean of 3 seeds",
+        0.0,
+        better=Better.MORE,
+        slow=True,
+    )
+    def measure() -> float:
+        found = outcomes(name)
+        scaled = [o.scaled_int8 for o in found if o.engine == "cmsis-nn" and o.scaled_int8 is not None]
+        searched = [o.searched_int8 for o in found if o.engine != "cmsis-nn" and o.searched_int8 is not None]
+        if not scaled or not searched:
+            raise NotMeasured("nothing fits")
+        return 100 * (mean(searched) - mean(scaled))
+
+    return measure
+
+
+GAINS = [_gain(name) for name in ("digits", "fsdd", "cifar")]
+
+if __name__ == "__main__":
+    chosen = [int(s) for s in sys.argv[2].split(",")] if len(sys.argv) > 2 else list(SEEDS)
+    print(table(sys.argv[1], outcomes(sys.argv[1], chosen)))
