@@ -324,7 +324,7 @@ def _chains(graph: Graph, flow: Dataflow, index: int, requant: Requant, target: 
     """Ways that compute several steps from `index` on as one, where each value between is only the next one's."""
     makers = catalogue.chains(target)
     first = flow.steps[index].node
-    if makers is None or requant is not Requant.EXACT or first is None:
+    if makers is None or first is None:
         return []
     readers = Counter(flow.storage[t] for n in graph.nodes for t in set(n.inputs))
     readers.update(flow.storage[t] for t in graph.outputs)
@@ -335,7 +335,7 @@ def _chains(graph: Graph, flow: Dataflow, index: int, requant: Requant, target: 
         if step.node is None or value not in step.node.inputs or readers[value] != 1:
             break
         nodes.append(step.node)
-        fused = makers.from_nodes(graph, tuple(nodes))
+        fused = makers.from_nodes(graph, tuple(nodes), requant)
         if fused is None:
             break
         between = {n.outputs[0] for n in nodes[:-1]}

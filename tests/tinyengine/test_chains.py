@@ -12,6 +12,7 @@ from tests.tinyengine.random_graphs import Builder, f32, random_inputs
 from tests.tinyengine.test_dsp_networks import MOST_STACK_BYTES, TARGETS, Layers
 from tinyengine import reference
 from tinyengine.compile import Compiled, CompileOptions, compile_graph
+from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Add, Conv2D, DepthwiseConv2D, Graph, Padding, QuantParams
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import chain
@@ -106,16 +107,20 @@ def residual_stages(seed: int) -> Graph:
     return net.b.graph((x,))
 
 
-def assert_all_modes_equal_the_reference(graphs: list[Graph], core: Core) -> list[Compiled]:
+def assert_all_modes_equal_the_reference(
+    graphs: list[Graph], core: Core, requant: Requant = Requant.EXACT
+) -> list[Compiled]:
     """Compiles each graph in three ways, runs all in one image; the arena's guards are part of the run."""
     cases = [(g, mode) for g in graphs for mode in (Optimize.SRAM, Optimize.BALANCED, Optimize.LATENCY)]
-    models = [compile_graph(g, CompileOptions(target=TARGETS[core], optimize=mode)) for g, mode in cases]
+    models = [
+        compile_graph(g, CompileOptions(target=TARGETS[core], optimize=mode, requant=requant)) for g, mode in cases
+    ]
     batch = CoreBatch(models, core)
     for index, (graph, mode) in enumerate(cases):
         for seed in (0, 3):
             inputs = random_inputs(graph, seed)
             run = batch.run(index, inputs, paint=0xA5 if seed else 0x5A)
-            (expected,) = reference.run(graph, inputs)
+            (expected,) = reference.run(graph, inputs, requant=requant)
             kernels = [layer.kernel for layer in models[index].layers]
             assert expected.tobytes() == run.outputs[0].tobytes(), f"{graph.name} {mode.value} {core}: {kernels}"
             assert run.stack_bytes < MOST_STACK_BYTES
@@ -132,27 +137,39 @@ def test_networks_of_blocks_equal_the_reference_in_every_mode(core: Core) -> Non
         assert sram.plan.arena_bytes <= balanced.plan.arena_bytes <= latency.plan.arena_bytes
 
 
+@pytest.mark.parametrize("core", Core)
+def test_networks_rounded_once_are_fused_too(core: Core) -> None:
+    graphs = [inverted_residuals(s) for s in (0, 4)] + [residual_stages(51)]
+    models = assert_all_modes_equal_the_reference(graphs, core, Requant.SINGLE)
+    assert sum(bool(s.step.chain) for m in models for s in m.schedule.steps) >= 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("core", Core)
 @pytest.mark.parametrize("start", range(100, 220, 20))
 def test_many_networks_of_blocks_equal_the_reference(core: Core, start: int) -> None:
-    assert_all_modes_equal_the_reference([inverted_residuals(s) for s in range(start, start + 20)], core)
-    assert_all_modes_equal_the_reference([residual_stages(s) for s in range(start, start + 6)], core)
+    for requant in Requant:
+        some = [inverted_residuals(s) for s in range(start, start + 20)]
+        assert_all_modes_equal_the_reference(some, core, requant)
+        some = [residual_stages(s) for s in range(start, start + 6)]
+        assert_all_modes_equal_the_reference(some, core, requant)
 
 
 @pytest.mark.parametrize("band", chain.BANDS)
 def test_every_possible_chain_equals_the_reference(band: int) -> None:
-    """Not the cheapest ones only: each network is computed in the longest chains there are."""
+    """Not the cheapest ones only: each network is computed in the longest chains there are, in turns of rounding."""
     graphs = [inverted_residuals(s) for s in range(20, 26)] + [residual_stages(s) for s in range(60, 63)]
     models = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Options, "cut", lambda self, bound, price: longest_chains(self, band))  # noqa: ARG005
-        for g in graphs:
-            models.append(compile_graph(g, CompileOptions(target=TARGETS[Core.M4], optimize=Optimize.SRAM)))
+        for index, g in enumerate(graphs):
+            requant = list(Requant)[(index + band) % 2]
+            options = CompileOptions(target=TARGETS[Core.M4], optimize=Optimize.SRAM, requant=requant)
+            models.append(compile_graph(g, options))
     batch = CoreBatch(models, Core.M4)
     for index, graph in enumerate(graphs):
         inputs = random_inputs(graph, band)
-        (expected,) = reference.run(graph, inputs)
+        (expected,) = reference.run(graph, inputs, requant=list(Requant)[(index + band) % 2])
         got = batch.run(index, inputs).outputs[0]
         assert np.array_equal(expected, got), f"{graph.name}: {[x.kernel for x in models[index].layers]}"
     lengths = Counter(len(s.step.chain) for m in models for s in m.schedule.steps if s.step.chain)

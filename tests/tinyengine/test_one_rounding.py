@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyengine import fixedpoint
-from tinyengine.fixedpoint import Multiplier
+from tinyengine.fixedpoint import Multiplier, Requant
+from tinyengine.importers import tflite
+from tinyengine.ir import Conv2D, DepthwiseConv2D
+from tinyengine.kernels.assembly.requantize import Rounding
+from tinyengine.kernels.dsp import common
 from tinyengine.kernels.dsp.rounding import MOST_BIAS, OneRounding, one_rounding, two_roundings_as_one
 
+WEIGHTED = (Conv2D, DepthwiseConv2D)
 _EVERYTHING = np.arange(-255, 256, dtype=np.int64)
 
 
@@ -62,6 +70,20 @@ def test_a_smaller_shift_equals_two_roundings_on_every_accumulator() -> None:
 
 def test_ties_of_both_parities_have_no_integer_form() -> None:
     assert one_rounding(0.25, -1000, 1000, _EVERYTHING) is None
+
+
+def test_a_channel_without_integers_does_not_slow_its_whole_layer(shared_dir: Path) -> None:
+    data = (shared_dir / "models" / "mlperf_kws_ref_model.tflite").read_bytes()
+    graph = tflite.load(data, name="kws")
+    layers = [common.weighted(graph, n, Requant.SINGLE) for n in graph.nodes if isinstance(n.op, WEIGHTED)]
+    found = [layer for layer in layers if isinstance(layer, common.Weighted)]
+    forms = Counter(layer.epilogue.rounding for layer in found)
+    assert forms[Rounding.MIXED] >= 1
+    assert not forms[Rounding.FLOAT]
+    for layer in found:
+        in_float = [c for c in layer.channels if c.multiplier < 0]
+        assert bool(in_float) == (layer.epilogue.rounding is Rounding.MIXED)
+        assert len(in_float) <= len(layer.channels) // 8
 
 
 def test_scales_outside_the_shifts_are_refused() -> None:

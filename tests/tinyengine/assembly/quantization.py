@@ -34,7 +34,9 @@ class Quantization:
         ]
 
 
-ROUNDINGS = (Rounding.TWICE, Rounding.ONCE, Rounding.FLOAT)
+ROUNDINGS = (Rounding.TWICE, Rounding.ONCE, Rounding.FLOAT, Rounding.MIXED)
+_FLOAT_EVERY = 3
+"""Of a mixed layer's channels, from the second on."""
 
 QUANTIZATIONS = (
     Quantization(shifts=(7,), zero_point=-128, clamp=Clamp()),
@@ -65,8 +67,16 @@ class Channels:
     @property
     def constants(self) -> tuple[ChannelConstants, ...]:
         if self.rounding is Rounding.FLOAT:
-            return tuple(requantize.constants_float(s, self.zero_point) for s in self.scales.tolist())
-        return tuple(requantize.constants(m, self.zero_point) for m in self.multipliers)
+            return self._in_float
+        integers = tuple(requantize.constants(m, self.zero_point) for m in self.multipliers)
+        if self.rounding is not Rounding.MIXED:
+            return integers
+        pairs = zip(integers, self._in_float, strict=True)
+        return tuple(f if c % _FLOAT_EVERY == 1 else i for c, (i, f) in enumerate(pairs))
+
+    @property
+    def _in_float(self) -> tuple[ChannelConstants, ...]:
+        return tuple(requantize.constants_float(s, self.zero_point) for s in self.scales.tolist())
 
     @property
     def scales(self) -> NDArray[np.float32]:
@@ -87,6 +97,9 @@ class Channels:
             y = fixedpoint.requantize_once(acc, m, s) + self.zero_point
         else:
             y = fixedpoint.requantize_float(acc, self.scales) + self.zero_point
+            if self.rounding is Rounding.MIXED:
+                once = fixedpoint.requantize_once(acc, m, s) + self.zero_point
+                y = np.where(np.arange(len(m)) % _FLOAT_EVERY == 1, y, once)
         return np.clip(y, self.clamp.low, self.clamp.high).astype(np.int8)
 
 

@@ -13,6 +13,7 @@ from tinyengine.kernels.assembly.scheduler import Core, schedule
 
 _REGISTERS = ("r0", "r1", "r2", "r3", "s0", FLAGS)
 _KINDS = [k for k in Kind if k is not Kind.FIXED]
+_ORDERED = (Kind.STORE, Kind.BRANCH)
 
 
 @st.composite
@@ -22,9 +23,7 @@ def regions(draw: st.DrawFn) -> list[Instruction]:
     for index in range(draw(st.integers(0, 70))):
         kind = draw(st.sampled_from(_KINDS))
         reads = draw(some)
-        writes = (
-            frozenset() if kind is Kind.STORE else draw(st.frozensets(st.sampled_from(_REGISTERS), max_size=2))
-        )
+        writes = frozenset() if kind in _ORDERED else draw(st.frozensets(st.sampled_from(_REGISTERS), max_size=2))
         accumulator = next(iter(sorted(reads)), None) if kind is Kind.MULTIPLY else None
         address = frozenset(sorted(reads)[:1]) if kind in (Kind.LOAD, Kind.STORE) else frozenset[str]()
         found.append(
@@ -42,13 +41,13 @@ def regions(draw: st.DrawFn) -> list[Instruction]:
 
 
 def meaning(region: list[Instruction]) -> tuple[dict[str, dict[str, str]], dict[str, str], list[str]]:
-    """Which write each read sees, which write each register ends with, and the order of stores."""
+    """Which write each read sees, which write each register ends with, and the order of stores and branches."""
     writer = dict.fromkeys(_REGISTERS, "entry")
     seen = {}
     for each in region:
         seen[each.text] = {r: writer[r] for r in each.reads}
         writer.update(dict.fromkeys(each.writes, each.text))
-    return seen, writer, [i.text for i in region if i.kind is Kind.STORE]
+    return seen, writer, [i.text for i in region if i.kind in _ORDERED]
 
 
 @given(regions(), st.sampled_from(Core))

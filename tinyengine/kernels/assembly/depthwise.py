@@ -15,7 +15,7 @@ first output in an NHWC map.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,8 @@ _OUT, _ROWS, _MULTIPLIER, _ADDEND, _BIAS, _SHIFT, _GROUPS = "s0", "s1", "s2", "s
 HEADER_WORDS = 4
 """bias, multiplier, addend, right shift; weight words follow."""
 _UNROLLED_COLUMNS = 32
-"""Widest row of outputs written out without a loop over column groups."""
+_RARE_COLUMNS = 8
+"""The same in code that few channels take."""
 _GROUP_COLUMNS = range(24, 3, -2)
 """Sizes of a group in longer rows, even: a row's words hold two columns."""
 
@@ -47,6 +48,7 @@ class Plane:
         out_step_bytes: from one output column to the next (channels of the NHWC map).
         out_row_bytes: from one row of outputs to the next.
         epilogue: requantization; the shift is a literal when all channels share it.
+        most_unrolled: widest row of outputs written out without a loop over column groups.
     """
 
     kernel: tuple[int, int]
@@ -56,6 +58,7 @@ class Plane:
     out_step_bytes: int
     out_row_bytes: int
     epilogue: Epilogue
+    most_unrolled: int = _UNROLLED_COLUMNS
 
     @property
     def pairs(self) -> tuple[tuple[int, int | None], ...]:
@@ -83,10 +86,11 @@ class Plane:
     def group(self) -> int:
         """Outputs a pass over a row's columns computes."""
         if self.resident:
-            if self.columns <= _UNROLLED_COLUMNS and self._reaches(self.columns):
+            if self.columns <= self.most_unrolled and self._reaches(self.columns):
                 return self.columns
             # Each group costs some ten cycles, a rest as much as a group.
-            fitting = [g for g in _GROUP_COLUMNS if g <= self.columns and self._reaches(g)] or [1]
+            most = min(self.columns, self.most_unrolled)
+            fitting = [g for g in _GROUP_COLUMNS if g <= most and self._reaches(g)] or [1]
             return min(fitting, key=lambda g: (-(-self.columns // g), self.columns % g))
         free = 11 - len(self.pairs)  # r2-r12 but for the weights; lr holds the activation word
         return min(self.columns, free)
@@ -177,6 +181,20 @@ def _body(e: Emitter, name: str, plane: Plane) -> None:
     if plane.epilogue.right_shift is None:
         e.ldr("r12", "r1", 12, "right shift")
         e.to_fp(_SHIFT, "r12")
+    if plane.epilogue.is_mixed:
+        e.from_fp("r12", _MULTIPLIER)
+        e.fixed("cmp r12, #0")
+        e.fixed(f"blt .L{name}_float", "rounded in float32")
+        with e.out_of_line():
+            e.label(f".L{name}_float")
+            in_float = replace(plane, epilogue=plane.epilogue.in_float, most_unrolled=_RARE_COLUMNS)
+            _rows_of(e, f"{name}_float", in_float)
+            e.leave()
+        plane = replace(plane, epilogue=plane.epilogue.in_integers)
+    _rows_of(e, name, plane)
+
+
+def _rows_of(e: Emitter, name: str, plane: Plane) -> None:
     if plane.resident:
         _resident(e, name, plane)
     else:

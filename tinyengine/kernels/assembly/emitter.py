@@ -24,6 +24,7 @@ class Emitter:
         self.core = core
         self._done: list[Instruction] = []
         self._region: list[Instruction] | None = None
+        self._cold: list[Instruction] = []
 
     def _add(self, instruction: Instruction) -> None:
         (self._done if self._region is None else self._region).append(instruction)
@@ -37,6 +38,15 @@ class Emitter:
         finally:
             region, self._region = self._region, None
         self._done.extend(schedule(region, self.core))
+
+    @contextmanager
+    def out_of_line(self) -> Iterator[None]:
+        """Code behind the function's end, for what is rare: reached by a branch, left by a branch or `leave`."""
+        hot, self._done = self._done, self._cold
+        try:
+            yield
+        finally:
+            self._cold, self._done = self._done, hot
 
     # --- memory ---
 
@@ -185,7 +195,19 @@ class Emitter:
             )
         )
 
-    # --- fixed ---
+    # --- flow ---
+
+    def branch_out(self, condition: str, label: str, *reads: Register, comment: str = "") -> None:
+        """To out-of-line code that reads `reads`; in a region everything its code needs is done before."""
+        self._add(
+            Instruction(
+                text=f"b{condition} {label}", kind=Kind.BRANCH, reads=frozenset({*reads, FLAGS}), comment=comment
+            )
+        )
+
+    def leave(self) -> None:
+        """Return from the function."""
+        self.fixed("pop {r3-r11, pc}")
 
     def fixed(self, text: str, comment: str = "") -> None:
         """An instruction nothing may move across; never inside `scheduled()`."""
@@ -212,15 +234,18 @@ class Emitter:
         ]
         # Nine registers: one more keeps the stack 8-byte aligned.
         lines.append("    push {r3-r11, lr}")
+        self.leave()
+        self._done += self._cold
         if self.core is Core.M4:
             self._done = [_wide(i) for i in self._done]
         lines += [i.render() for i in self._done]
-        lines.append("    pop {r3-r11, pc}")
         lines.append(f"    .size {name}, . - {name}")
         return "\n".join(lines) + "\n"
 
 
-_MAY_BE_NARROW = frozenset({"ldr", "str", "strh", "strb", "mov", "add", "cmp", "subs", "adds", "uxth", "bne"})
+_MAY_BE_NARROW = frozenset(
+    {"ldr", "str", "strh", "strb", "mov", "add", "cmp", "subs", "adds", "uxth", "bne", "bcs", "b", "lsls"}
+)
 
 
 def _wide(instruction: Instruction) -> Instruction:

@@ -30,6 +30,8 @@ class Kind(Enum):
     MOVE_TO_FP = auto()
     FLOAT = auto()
     """Single-precision arithmetic and conversion."""
+    BRANCH = auto()
+    """A conditional branch out of a region, hardly ever taken: reads what its target reads."""
     FIXED = auto()
     """Nothing moves across it: multiple loads and stores, branches, labels."""
 

@@ -7,13 +7,14 @@ negative accumulator needs one less: ADD t, acc, ASR #31. Where the clamp starts
 accumulator is clamped anyway and the correction is left out.
 
 One rounding is SMMLA, which truncates, without correction: nested floors are one. Where no integers round as
-float32 does, VCVT, VMUL and VCVTR do what the float form says, five instructions more.
+float32 does, VCVT, VMUL and VCVTR do what the float form says, five instructions more. A layer may mix both: a
+channel rounded in float32 has its scale's sign set, which no integer multiplier has, and kernels branch on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -34,6 +35,8 @@ class Rounding(Enum):
     ONCE = "smmla"
     FLOAT = "float"
     """Once, in float32, ties to even."""
+    MIXED = "mixed"
+    """Some channels as FLOAT, the others as ONCE; the sign of a channel's multiplier says which."""
     NONE = "none"
     """The sum is on the output's scale already, shifted up."""
 
@@ -43,7 +46,8 @@ class ChannelConstants:
     """What the epilogue of one output channel loads.
 
     Args:
-        multiplier: m in [2^30, 2^31); in float the bits of half the scale, for the accumulator is doubled.
+        multiplier: m in [2^20, 2^31); in float the bits of half the scale, for the accumulator is doubled, and
+            negated: bit 31 tells a float channel from the others.
         addend: c = 2^(e-1) + (zero_point << e); in float the zero point.
         right_shift: e, 1 to MOST_RIGHT_SHIFT; 0 in float.
     """
@@ -68,6 +72,21 @@ class Epilogue:
     clamp: Clamp
     rounding: Rounding = Rounding.TWICE
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether kernels must look which form a channel takes."""
+        return self.rounding is Rounding.MIXED
+
+    @property
+    def in_float(self) -> Epilogue:
+        """A mixed form's channels that are rounded in float32."""
+        return replace(self, right_shift=0, rounding=Rounding.FLOAT)
+
+    @property
+    def in_integers(self) -> Epilogue:
+        """A mixed form's other channels; any other form itself."""
+        return replace(self, rounding=Rounding.ONCE) if self.is_mixed else self
+
 
 def refusal(multipliers: Sequence[Multiplier]) -> str | None:
     """Why these multipliers do not fit two instructions, or None. The plain C kernel takes what is refused."""
@@ -90,7 +109,7 @@ def constants(multiplier: Multiplier, zero_point: int) -> ChannelConstants:
 def epilogue(
     multipliers: Sequence[Multiplier], zero_point: int, clamp: Clamp, rounding: Rounding = Rounding.TWICE
 ) -> Epilogue:
-    """The cheapest form that is exact for these channels."""
+    """The cheapest form that is exact for these channels; of a mixed layer, those in integers."""
     shifts = {0} if rounding is Rounding.FLOAT else {-m.shift for m in multipliers}
     return Epilogue(
         right_shift=shifts.pop() if len(shifts) == 1 else None,
@@ -102,7 +121,7 @@ def epilogue(
 
 def constants_float(scale: float, zero_point: int) -> ChannelConstants:
     """The words of one channel that is rounded in float32."""
-    bits = int(np.float32(scale / 2).view(np.int32))
+    bits = int(np.float32(-scale / 2).view(np.int32))
     return ChannelConstants(multiplier=bits, addend=zero_point, right_shift=0)
 
 
@@ -131,7 +150,7 @@ def rescale(
     if form.rounding is Rounding.FLOAT:
         if scale is None:
             scale = _SCALE
-            e.to_fp(scale, multiplier, "half the scale")
+            e.to_fp(scale, multiplier, "half the scale, negated")
         for start in range(0, len(accumulators), len(temporaries)):
             some = accumulators[start : start + len(temporaries)]
             pairs = tuple(zip(some, temporaries, strict=False))
@@ -140,7 +159,7 @@ def rescale(
             for _, t in pairs:
                 e.floating(f"vcvt.f32.s32 {t}, {t}", t, t)
             for _, t in pairs:
-                e.floating(f"vmul.f32 {t}, {t}, {scale}", t, t, scale)
+                e.floating(f"vnmul.f32 {t}, {t}, {scale}", t, t, scale)
             for _, t in pairs:
                 e.floating(f"vcvtr.s32.f32 {t}, {t}", t, t, comment="to nearest even")
             for a, t in pairs:

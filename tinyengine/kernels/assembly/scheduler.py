@@ -3,7 +3,8 @@
 Cortex-M4 issues in order, one at a time: a region stays as written, its author groups the loads. Cortex-M7 issues
 two: a list scheduler fills both slots by the pairing rules and latencies measured on silicon (sources in
 harness/sim/timing/README.md). Data hazards through registers decide what may move. Addresses are not compared: a
-kernel promises that inside a region nothing it stores is loaded, and stores keep their order among each other.
+kernel promises that inside a region nothing it stores is loaded, and stores keep their order among each other, and
+with branches out of the region.
 """
 
 from __future__ import annotations
@@ -146,9 +147,9 @@ def _dependences(region: Sequence[Instruction]) -> list[_Slot]:
             for reader in readers.get(reg, ()):
                 if reader != i:
                     need(reader, i, 0)
-        if ins.kind is Kind.STORE:
+        if ins.kind in (Kind.STORE, Kind.BRANCH):
             if last_store >= 0:
-                need(last_store, i, 1)
+                need(last_store, i, 1 if ins.kind is Kind.STORE else 0)
             last_store = i
         for reg in ins.reads:
             readers.setdefault(reg, []).append(i)
@@ -167,6 +168,8 @@ def _set_priorities(slots: list[_Slot]) -> None:
 def _latency(producer: Instruction, consumer: Instruction, register: Register) -> int:
     """Cycles from the producer's issue to the first at which the consumer may issue."""
     usual, by_multiply = _AVAILABLE[producer.kind]
+    if consumer.kind is Kind.BRANCH:
+        return 0
     if register in consumer.address:
         return max(usual - _STAGE_ADDRESS, 1)
     if consumer.kind is Kind.STORE:
@@ -188,7 +191,7 @@ def _factors(instruction: Instruction) -> list[Register]:
 def _pairs(older: Instruction, younger: Instruction) -> bool:
     """Whether `younger` can issue in the same cycle after `older` (register hazards are checked elsewhere)."""
     a, b = older.kind, younger.kind
-    if older.writes & younger.reads and b is not Kind.STORE:
+    if older.writes & younger.reads and b not in (Kind.STORE, Kind.BRANCH):
         return False
     if {a, b} in ({Kind.FLOAT}, {Kind.STORE}, {Kind.MULTIPLY}, {Kind.STORE, Kind.MULTIPLY}):
         return False

@@ -34,6 +34,7 @@ _SECOND: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
 _W0, _W1, _X0, _X1 = "r10", "r11", "r12", "lr"
 # Loop state in FP registers.
 _OUT, _X_BASE, _X_END, _BLOCKS, _OUT_BASE, _SEGMENT_END = "s0", "s1", "s2", "s3", "s4", "s5"
+# In a mixed layer the carry says, from a pair's start to its end, that a channel of it is rounded in float32.
 
 Words: TypeAlias = NDArray[np.uint32]
 
@@ -190,22 +191,36 @@ def _body(e: Emitter, name: str, tile: Tile) -> None:
     e.to_fp(_BLOCKS, "r5")
     e.label(f".L{name}_pair", align=False)
     e.to_fp(_OUT, "r2")
+    tail_bytes = 4 * BIAS_WORDS + tile.weight_bytes
+    if tile.epilogue.is_mixed:
+        e.add_immediate("r10", "r1", tail_bytes)
+        e.ldr("r11", "r10", 0, "multiplier")
+        e.ldr("r12", "r10", 8, "second channel's")
+        e.alu("orr r11, r11, r12", "r11", "r11", "r12")
+        e.fixed("lsls r11, r11, #1", "carry: a channel is rounded in float32")
     e.label(f".L{name}_tile")
     first, second = _FIRST[: len(tile.pixel_offsets_bytes)], _SECOND[: len(tile.pixel_offsets_bytes)]
+    restore_bytes = 0
     if tile.window.passes > 1:
         _looped_window(e, name, tile, first, second)
+        tail_bytes, restore_bytes = 0, tail_bytes
         with e.scheduled():
-            _epilogue(e, tile, first, second, tail_bytes=0, restore_bytes=tile.weight_bytes + 4 * BIAS_WORDS)
+            _epilogue(e, name, tile, first, second, tail_bytes=tail_bytes, restore_bytes=restore_bytes)
     else:
         regions = _regions(tile)
         for start, last in regions:
             with e.scheduled():
                 _steps(e, tile, first, second, start, last, fresh=start == 0)
                 if (start, last) == regions[-1]:
-                    _epilogue(
-                        e, tile, first, second, tail_bytes=4 * BIAS_WORDS + tile.weight_bytes, restore_bytes=0
-                    )
-    _next_tile(e, name)
+                    _epilogue(e, name, tile, first, second, tail_bytes=tail_bytes, restore_bytes=0)
+    if tile.epilogue.is_mixed:
+        with e.out_of_line():
+            e.label(f".L{name}_float")
+            _mixed_epilogue(e, name, tile, first, second, tail_bytes=tail_bytes, restore_bytes=restore_bytes)
+            e.fixed("cmp r0, r0", "sets the carry again")
+            e.fixed(f"b .L{name}_next")
+        e.label(f".L{name}_next", align=False)
+    _next_tile(e, name, tile)
     _next_pair(e, name, tile)
 
 
@@ -231,7 +246,7 @@ def _looped_window(
                 e.from_fp(_W0, _SEGMENT_END)
                 e.add_immediate("r1", "r1", tile.step_bytes * words, "next weights")
                 e.add_immediate("r0", "r0", tile.window.step_bytes, "next run of activations")
-    e.fixed(f"cmp r1, {_W0}")
+    e.fixed(f"{_compare(tile)} r1, {_W0}")
     e.fixed(f"bne .L{name}_run")
 
 
@@ -277,8 +292,14 @@ def _steps(
                 e.multiply("smlad", second[p], second_weights, x, bias1 or second[p])
 
 
+def _compare(tile: Tile) -> str:
+    """For equality; TEQ leaves the carry alone."""
+    return "teq" if tile.epilogue.is_mixed else "cmp"
+
+
 def _epilogue(
     e: Emitter,
+    name: str,
     tile: Tile,
     first: Sequence[Register],
     second: Sequence[Register],
@@ -287,26 +308,69 @@ def _epilogue(
     restore_bytes: int,
 ) -> None:
     """Requantize, clamp, store, advance; leaves the end of the row in r10 for the loop's compare."""
-    form = tile.epilogue
     if tile.byte_weights:
-        for a, b in zip(first, second, strict=True):
-            e.alu(f"sub {b}, {b}, {a}", b, b, a, comment="256 * second channel")
-        for a, b in zip(first, second, strict=True):
-            e.alu(f"asr {b}, {b}, #7", b, b, comment="doubled")
-            e.alu(f"lsl {a}, {a}, #1", a, a)
+        _separate(e, first, second)
+    if tile.epilogue.is_mixed:
+        e.branch_out("cs", f".L{name}_float", *first, *second, "r0", "r1", _OUT, comment="float32")
     for channel, accumulators in enumerate((first, second)):
-        m, c, spare = _W0, _W1, _X0
-        e.ldr(m, "r1", tail_bytes + 8 * channel, "multiplier")
-        e.ldr(c, "r1", tail_bytes + 8 * channel + 4, "rounding and zero point")
-        rescale(e, form, accumulators, m, c, spare)
+        _requantize(e, tile.epilogue.in_integers, accumulators, tail_bytes, channel)
+    _store(e, tile, first, second, restore_bytes=restore_bytes)
+
+
+def _separate(e: Emitter, first: Sequence[Register], second: Sequence[Register]) -> None:
+    """Sums over shared halfwords become two channels' doubled accumulators."""
+    for a, b in zip(first, second, strict=True):
+        e.alu(f"sub {b}, {b}, {a}", b, b, a, comment="256 * second channel")
+    for a, b in zip(first, second, strict=True):
+        e.alu(f"asr {b}, {b}, #7", b, b, comment="doubled")
+        e.alu(f"lsl {a}, {a}, #1", a, a)
+
+
+def _mixed_epilogue(
+    e: Emitter,
+    name: str,
+    tile: Tile,
+    first: Sequence[Register],
+    second: Sequence[Register],
+    *,
+    tail_bytes: int,
+    restore_bytes: int,
+) -> None:
+    """The epilogue of a pair with a channel in float32; which one, its multiplier's sign says."""
+    form = tile.epilogue
+    for channel, accumulators in enumerate((first, second)):
+        e.ldr(_W0, "r1", tail_bytes + 8 * channel, "multiplier")
+        e.fixed(f"cmp {_W0}, #0")
+        e.fixed(f"bge .L{name}_integers{channel}")
+        _requantize(e, form.in_float, accumulators, tail_bytes, channel)
+        e.fixed(f"b .L{name}_done{channel}")
+        e.label(f".L{name}_integers{channel}", align=False)
+        _requantize(e, form.in_integers, accumulators, tail_bytes, channel)
+        e.label(f".L{name}_done{channel}", align=False)
+    _store(e, tile, first, second, restore_bytes=restore_bytes)
+
+
+def _requantize(
+    e: Emitter, form: Epilogue, accumulators: Sequence[Register], tail_bytes: int, channel: int
+) -> None:
+    """Doubled accumulators of one channel to int8, not clamped."""
+    m, c, spare = _W0, _W1, _X0
+    e.ldr(m, "r1", tail_bytes + 8 * channel, "multiplier")
+    e.ldr(c, "r1", tail_bytes + 8 * channel + 4, "rounding and zero point")
+    rescale(e, form, accumulators, m, c, spare)
+    if form.right_shift is None:
+        e.ldr(m, "r1", tail_bytes + 16 + 4 * channel, "right shift")
+    for a in accumulators:
         if form.right_shift is None:
-            e.ldr(m, "r1", tail_bytes + 16 + 4 * channel, "right shift")
-            for a in accumulators:
-                e.alu(f"asr {a}, {a}, {m}", a, a, m)
-                saturate(e, form, a)
-        else:
-            for a in accumulators:
-                saturate(e, form, a)
+            e.alu(f"asr {a}, {a}, {m}", a, a, m)
+        saturate(e, form, a)
+
+
+def _store(
+    e: Emitter, tile: Tile, first: Sequence[Register], second: Sequence[Register], *, restore_bytes: int
+) -> None:
+    """Clamp, store, advance."""
+    form = tile.epilogue
     for a in (*first, *second):
         clamp(e, form, a)
     e.from_fp(_X0, _OUT)
@@ -324,8 +388,8 @@ def _epilogue(
     e.to_fp(_OUT, _X0)
 
 
-def _next_tile(e: Emitter, name: str) -> None:
-    e.fixed(f"cmp r0, {_W0}")
+def _next_tile(e: Emitter, name: str, tile: Tile) -> None:
+    e.fixed(f"{_compare(tile)} r0, {_W0}")
     e.fixed(f"bne .L{name}_tile")
 
 

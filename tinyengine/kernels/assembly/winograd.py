@@ -237,10 +237,18 @@ def _multiply(e: Emitter, name: str, layer: Winograd) -> None:
             if n < 3 or layer.epilogue.right_shift is None:
                 e.ldr("r2", "r1", offset)
                 e.to_fp(f"s{8 + n}", "r2", ("bias, 4 times", "multiplier", "addend", "right shift")[n])
+            if n == 1 and layer.epilogue.is_mixed:
+                e.fixed("lsls r2, r2, #1", "carry: rounded in float32")
         e.from_fp("r0", "s2")
         for tile in range(GROUP_TILES):
             with e.scheduled():
-                _outputs(e, layer, channel, tile)
+                results = _outputs(e, name, layer, channel, tile)
+            if layer.epilogue.is_mixed:
+                with e.out_of_line():
+                    e.label(f".L{name}_float{channel}{tile}")
+                    _requantize(e, layer, layer.epilogue.in_float, results, channel, tile)
+                    e.fixed(f"b .L{name}_done{channel}{tile}")
+                e.label(f".L{name}_done{channel}{tile}", align=False)
     e.from_fp("r2", "s1")
     e.from_fp("r4", "s3")
     e.from_fp("r1", "s7")
@@ -272,11 +280,10 @@ def _position(e: Emitter, layer: Winograd) -> None:
                         e.multiply("smlad", a, w, x, a)
 
 
-def _outputs(e: Emitter, layer: Winograd, channel: int, tile: int) -> None:
-    """Sixteen products of one tile and channel to four bytes."""
+def _outputs(e: Emitter, name: str, layer: Winograd, channel: int, tile: int) -> tuple[Register, ...]:
+    """Sixteen products of one tile and channel to four bytes; returns where the doubled accumulators were."""
     top: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
     bottom: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
-    form = layer.epilogue
     for column in range(4):
         m = (top[column], "r11", "r12", bottom[column])
         for r in range(4):
@@ -297,6 +304,16 @@ def _outputs(e: Emitter, layer: Winograd, channel: int, tile: int) -> None:
     results = (top[0], top[1], bottom[0], bottom[1])
     for y in results:
         e.alu(f"asr {y}, {y}, #1", y, y, comment="four times to twice the accumulator")
+    if layer.epilogue.is_mixed:
+        e.branch_out("cs", f".L{name}_float{channel}{tile}", *results, "s1", comment="float32")
+    _requantize(e, layer, layer.epilogue.in_integers, results, channel, tile)
+    return results
+
+
+def _requantize(
+    e: Emitter, layer: Winograd, form: Epilogue, results: Sequence[Register], channel: int, tile: int
+) -> None:
+    """Doubled accumulators of one tile and channel to four bytes."""
     e.from_fp("r10", "s9")
     e.from_fp("r11", "s10")
     rescale(e, form, results, "r10", "r11", "r12", scale="s9", temporaries=("s12", "s13", "s14", "s15"))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Add, Conv2D, DepthwiseConv2D, Graph, Node, TensorId
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import add, common, convolution, depthwise
@@ -142,13 +143,13 @@ class Chains:
         self._core = core
         self._link = lru_cache(maxsize=512)(_link)
 
-    def from_nodes(self, graph: Graph, nodes: tuple[Node, ...]) -> Chain | None:
+    def from_nodes(self, graph: Graph, nodes: tuple[Node, ...], requant: Requant) -> Chain | None:
         """The chain, or None where a layer is no link or does not follow its predecessor."""
         layers: list[_Layer] = []
         operands: list[TensorId] = []
         value = nodes[0].inputs[0]
         for node in nodes:
-            layer = self._link(graph, node, value)
+            layer = self._link(graph, node, value, requant)
             if layer is None or (layer.kind == "add" and not layers):
                 return None
             if layers and layers[-1].rows.out_height != layer.rows.height:
@@ -254,7 +255,7 @@ def rollings(chain: Chain, band: int) -> tuple[Rolling, ...]:
     return tuple(found)
 
 
-def _link(graph: Graph, node: Node, value: TensorId) -> _Layer | None:
+def _link(graph: Graph, node: Node, value: TensorId, requant: Requant) -> _Layer | None:
     """The layer as a link that continues `value`."""
     shape, out = graph.tensors[value].shape, graph.tensors[node.outputs[0]].shape
     if len(shape) != 4 or len(out) != 4 or shape[0] != 1 or out[1] < 2:
@@ -263,7 +264,7 @@ def _link(graph: Graph, node: Node, value: TensorId) -> _Layer | None:
     if row % 4 or out_row % 4:
         return None
     if isinstance(node.op, Conv2D):
-        conv = convolution.layer(graph, node)
+        conv = convolution.layer(graph, node, requant)
         if isinstance(conv, str):
             return None
         rows = Rows(
@@ -277,7 +278,7 @@ def _link(graph: Graph, node: Node, value: TensorId) -> _Layer | None:
         )
         return _Layer(kind="convolution", node=node, found=conv, rows=rows)
     if isinstance(node.op, DepthwiseConv2D):
-        plane = depthwise.layer(graph, node)
+        plane = depthwise.layer(graph, node, requant)
         if isinstance(plane, str) or plane.in_steps != (row, shape[3]) or plane.size != (shape[1], shape[2]):
             return None  # a map on its side has no rows
         rows = Rows(
@@ -291,7 +292,7 @@ def _link(graph: Graph, node: Node, value: TensorId) -> _Layer | None:
         )
         return _Layer(kind="depthwise", node=node, found=plane, rows=rows)
     if isinstance(node.op, Add) and node.inputs[0] != node.inputs[1]:
-        sum_ = add.layer(graph, node)
+        sum_ = add.layer(graph, node, requant)
         if isinstance(sum_, str):
             return None
         rows = Rows(

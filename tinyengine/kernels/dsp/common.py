@@ -27,6 +27,10 @@ PLACEHOLDER = "te_assembly"
 
 _MOST_DOUBLED = 1 << 30
 """Accumulators under this magnitude may be doubled in int32."""
+_MOST_CONSTANT_SHIFT = 13
+"""Of channels that are constants: larger ones would need biases that byte weights cannot share a word with."""
+_FLOAT_CYCLES = 6
+"""What float32 costs an output more."""
 # Cycles a step of two input channels takes on the M4 with this many pixels a tile.
 _STEP_CYCLES = {4: 16, 3: 13, 2: 9, 1: 6}
 _TILE_CYCLES = 40
@@ -119,6 +123,7 @@ def weighted(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Weig
     low, high = lowering.conv_accumulator_range(graph, node)
     scales = lowering.conv_single_scales(graph, node) if requant is Requant.SINGLE else None
     floats = None if scales is None else np.array(scales, dtype=np.float32)
+    constant: dict[int, int] = {}
     for channel, m in enumerate(multipliers):
         ends = np.array([low[channel], high[channel]])
         bounds = (
@@ -128,13 +133,17 @@ def weighted(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Weig
         )
         first, last = np.clip(bounds + zero_point_out, op.clamp.low, op.clamp.high)
         if first == last:
-            # Requantization is monotonic: the channel is a constant. Training leaves such channels, with scales
-            # and biases no fast form could hold; a bias of 4 (v - z) at a scale of 1/4 says the same.
-            weights[(slice(None),) * axis + (channel,)] = 0
-            low[channel] = high[channel] = bias[channel] = 4 * (int(first) - zero_point_out)
-            multipliers[channel] = Multiplier(multiplier=1 << 30, shift=-1)
-            if floats is not None:
-                floats[channel] = 0.25
+            constant[channel] = int(first) - zero_point_out
+    # Requantization is monotonic: such a channel is a constant. Training leaves them, with scales and biases no
+    # fast form could hold; a bias of v 2^(e+1) at a scale of 2^-(e+1) says the same, with the others' shift.
+    others_shifts = [-m.shift for channel, m in enumerate(multipliers) if channel not in constant]
+    e = min(max(min(others_shifts, default=1), 1), _MOST_CONSTANT_SHIFT)
+    for channel, value in constant.items():
+        weights[(slice(None),) * axis + (channel,)] = 0
+        low[channel] = high[channel] = bias[channel] = value << (e + 1)
+        multipliers[channel] = Multiplier(multiplier=1 << 30, shift=-e)
+        if floats is not None:
+            floats[channel] = 2.0 ** -(e + 1)
     most = int(np.maximum(np.abs(low), np.abs(high)).max())
     if most >= _MOST_DOUBLED - rounding.MOST_BIAS:
         return "an accumulator may reach 2^30"
@@ -147,7 +156,8 @@ def weighted(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Weig
         most_accumulator=most,
     )
     if floats is not None:
-        return _once(found, floats, low, high, zero_point_out)
+        may_mix = not isinstance(op, FullyConnected)
+        return _once(found, floats, low, high, zero_point_out, may_mix=may_mix)
     reason = requantize.refusal(multipliers)
     if reason:
         return reason
@@ -158,26 +168,41 @@ def weighted(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Weig
             rounding.two_roundings_as_one(m, int(a), int(b), steps, least)
             for m, a, b in zip(multipliers, low, high, strict=True)
         ]
-        if whole := _all(fits):
-            return _integers(found, whole, zero_point_out)
+        if None not in fits:
+            return _integers(found, fits, None, zero_point_out)
     return replace(found, channels=tuple(requantize.constants(m, zero_point_out) for m in multipliers))
 
 
 def _once(
-    found: Weighted, scales: NDArray[np.float32], low: Integers, high: Integers, zero_point: int
+    found: Weighted,
+    scales: NDArray[np.float32],
+    low: Integers,
+    high: Integers,
+    zero_point: int,
+    *,
+    may_mix: bool,
 ) -> Weighted:
-    """`found` rounded once: in integers where all channels can, else in float32."""
+    """`found` rounded once: in integers where a channel can, else in float32.
+
+    Args:
+        may_mix: the layer's kernels can do both; else one channel in float32 makes all so.
+    """
     clamp = found.epilogue.clamp
-    steps = _steps(clamp, zero_point)
     shifts = [-fixedpoint.quantize_multiplier(float(s)).shift for s in scales]
-    for shift in (min(shifts), 0) if min(shifts) >= 1 else ():
-        if whole := _all(
-            [
-                rounding.one_rounding(float(s), int(a), int(b), steps, shift)
-                for s, a, b in zip(scales, low, high, strict=True)
-            ]
-        ):
-            return _integers(found, whole, zero_point)
+    least = min(shifts)
+    best: tuple[float, list[OneRounding | None]] | None = None
+    for shift in (least, 0) if least >= 1 else ():
+        fits = [
+            _one_rounding(float(s), int(a), int(b), clamp, zero_point, shift)
+            for s, a, b in zip(scales, low, high, strict=True)
+        ]
+        cost = _FLOAT_CYCLES * fits.count(None) / len(fits) + (0 if shift else 1)
+        if best is None or cost < best[0]:
+            best = cost, fits
+        if None not in fits or least == max(shifts):
+            break
+    if best is not None and (None not in best[1] or (may_mix and best[0] < _FLOAT_CYCLES / 2)):
+        return _integers(found, best[1], scales, zero_point)
     return replace(
         found,
         channels=tuple(requantize.constants_float(float(s), zero_point) for s in scales),
@@ -185,32 +210,39 @@ def _once(
     )
 
 
+@lru_cache(maxsize=1 << 16)
+def _one_rounding(
+    scale: float, low: int, high: int, clamp: Clamp, zero_point: int, right_shift: int
+) -> OneRounding | None:
+    """Kept: other graphs of the same network ask again."""
+    return rounding.one_rounding(scale, low, high, _steps(clamp, zero_point), right_shift)
+
+
 def _steps(clamp: Clamp, zero_point: int) -> Integers:
     """Outputs, without zero point, between which the clamp leaves a difference."""
     return np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
 
 
-def _all(fits: Sequence[OneRounding | None]) -> tuple[OneRounding, ...]:
-    """The forms, if every channel has one."""
-    whole = tuple(f for f in fits if f is not None)
-    return whole if len(whole) == len(fits) else ()
-
-
-def _integers(found: Weighted, whole: Sequence[OneRounding], zero_point: int) -> Weighted:
-    """`found` with one integer rounding a channel."""
-    multipliers = [Multiplier(multiplier=f.multiplier, shift=-f.right_shift) for f in whole]
+def _integers(
+    found: Weighted, fits: Sequence[OneRounding | None], scales: NDArray[np.float32] | None, zero_point: int
+) -> Weighted:
+    """`found` with one integer rounding a channel; those without one are rounded in float32 by `scales`."""
+    multipliers = [Multiplier(multiplier=f.multiplier, shift=-f.right_shift) for f in fits if f is not None]
+    kind = Rounding.MIXED if None in fits else Rounding.ONCE
+    channels = []
+    for channel, f in enumerate(fits):
+        if f is not None:
+            addend = f.addend + (zero_point << f.right_shift)
+            channels.append(ChannelConstants(multiplier=f.multiplier, addend=addend, right_shift=f.right_shift))
+        elif scales is not None:
+            channels.append(requantize.constants_float(float(scales[channel]), zero_point))
+        else:
+            raise ValueError(f"channel {channel} has neither an integer form nor a scale")
     return replace(
         found,
-        bias=found.bias + np.array([f.bias for f in whole], dtype=np.int64),
-        channels=tuple(
-            ChannelConstants(
-                multiplier=f.multiplier,
-                addend=f.addend + (zero_point << f.right_shift),
-                right_shift=f.right_shift,
-            )
-            for f in whole
-        ),
-        epilogue=requantize.epilogue(multipliers, zero_point, found.epilogue.clamp, Rounding.ONCE),
+        bias=found.bias + np.array([0 if f is None else f.bias for f in fits], dtype=np.int64),
+        channels=tuple(channels),
+        epilogue=requantize.epilogue(multipliers, zero_point, found.epilogue.clamp, kind),
         most_accumulator=found.most_accumulator + rounding.MOST_BIAS,
     )
 
