@@ -157,7 +157,7 @@ def test_many_networks_of_blocks_equal_the_reference(core: Core, start: int) -> 
 
 @pytest.mark.parametrize("band", chain.BANDS)
 def test_every_possible_chain_equals_the_reference(band: int) -> None:
-    """Not the cheapest ones only: each network is computed in the longest chains there are, in turns of rounding."""
+    """Not the cheapest ones only: each network is computed in the longest chains there are, roundings in turn."""
     graphs = [inverted_residuals(s) for s in range(20, 26)] + [residual_stages(s) for s in range(60, 63)]
     models = []
     with pytest.MonkeyPatch.context() as patch:
