@@ -328,7 +328,13 @@ def _vector(requant: Requant) -> tuple[KernelSpec, ...]:
             requants=frozenset({requant}),
         )
 
-    return (spec("conv2d_s8", Conv2D, "convolution"),)
+    return (
+        spec("conv2d_s8", Conv2D, "convolution"),
+        spec("dwconv2d_s8", DepthwiseConv2D, "depthwise"),
+        spec("fc_s8", FullyConnected, "dense"),
+        spec("add_s8", Add, "add", ("a", "b")),
+        spec("avgpool2d_s8", AveragePool2D, "pool"),
+    )
 
 
 CATALOGUE: tuple[KernelSpec, ...] = (

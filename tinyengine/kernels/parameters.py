@@ -46,7 +46,11 @@ from tinyengine.kernels.dsp.depthwise import DepthwiseParameters as DspDepthwise
 from tinyengine.kernels.dsp.pointwise import PointwiseParameters
 from tinyengine.kernels.dsp.pool import PoolParameters as SumPoolParameters
 from tinyengine.kernels.dsp.winograd import WinogradParameters
+from tinyengine.kernels.mve.add import VectorAddParameters
 from tinyengine.kernels.mve.convolution import VectorConvolutionParameters
+from tinyengine.kernels.mve.dense import VectorDenseParameters
+from tinyengine.kernels.mve.depthwise import VectorDepthwiseParameters
+from tinyengine.kernels.mve.pool import VectorPoolParameters
 from tinyengine.kernels.tiling import Tile
 
 NARROW = 1 << 30
@@ -311,6 +315,10 @@ Parameters: TypeAlias = (
     | DenseParameters
     | TableAddParameters
     | VectorConvolutionParameters
+    | VectorDepthwiseParameters
+    | VectorDenseParameters
+    | VectorAddParameters
+    | VectorPoolParameters
 )
 
 

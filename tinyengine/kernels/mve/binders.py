@@ -6,10 +6,10 @@ from functools import lru_cache, partial
 from typing import Any
 
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import Conv2D, DepthwiseConv2D, Graph, Node
+from tinyengine.ir import AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Node
 from tinyengine.kernels import parameters
 from tinyengine.kernels.dsp.common import Plan, Price
-from tinyengine.kernels.mve import convolution
+from tinyengine.kernels.mve import add, convolution, dense, depthwise, pool
 from tinyengine.kernels.parameters import Binding, Table
 from tinyengine.kernels.tiling import Tile
 
@@ -45,6 +45,8 @@ class Family:
         if isinstance(node.op, Conv2D | DepthwiseConv2D):
             shape = graph.tensors[node.inputs[1]].shape
             geometry = parameters.geometry((shape[1], shape[2]), node.op.stride, node.op.dilation)
+        elif isinstance(node.op, AveragePool2D):
+            geometry = parameters.geometry(node.op.kernel, node.op.stride)
         return Binding(
             parameters=plan.parameters,
             tables=(Table(role="table", data=plan.table),) if plan.table.size else (),
@@ -57,5 +59,5 @@ class Family:
 
 def families(requant: Requant) -> dict[str, Family]:
     """The families under one rounding, by module name."""
-    modules = (convolution,)
+    modules = (convolution, depthwise, dense, add, pool)
     return {m.__name__.rsplit(".", 1)[1]: Family(m, requant) for m in modules}
