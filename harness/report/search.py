@@ -267,7 +267,7 @@ def _drawing(blocks: tuple[BlockShape, ...]) -> _Drawing:
     placed = []
     for number, b in enumerate(blocks):
         line, place = divmod(number, _ROW_BLOCKS)
-        width = (room - _BLOCK_GAP) * (0.55 + 0.45 * (b.out_columns * b.out_rows / widest) ** 0.5)
+        width = (room - _BLOCK_GAP) * (0.8 + 0.2 * (b.out_columns * b.out_rows / widest) ** 0.5)
         height = _BLOCK_HEIGHT * (0.55 + 0.45 * b.expanded / deepest)
         placed.append(
             _Block(

@@ -62,7 +62,7 @@ def _studies() -> dict[str, Study]:
             spaces=widths(DIGITS, (20, 30, 40, 50, 60, 80, 100, 130)),
             scaled=widths(DIGITS, range(10, 201, 10)),
             limit=Need(sram_bytes=5 * 1024, flash_bytes=256 * 1024),
-            budget=recipe_budget(DIGITS, largest=4, elastic=4, tuning=2),
+            budget=recipe_budget(DIGITS, largest=3, elastic=3, tuning=9),
         ),
         "fsdd": Study(
             name="fsdd",
@@ -70,7 +70,7 @@ def _studies() -> dict[str, Study]:
             spaces=widths(FSDD, (10, 20, 30, 40, 50)),
             scaled=widths(FSDD, range(5, 101, 5)),
             limit=Need(sram_bytes=22 * 1024, flash_bytes=512 * 1024),
-            budget=recipe_budget(FSDD, largest=4, elastic=4, tuning=2),
+            budget=recipe_budget(FSDD, largest=3, elastic=3, tuning=9),
         ),
         "cifar": Study(
             name="cifar",
@@ -78,7 +78,7 @@ def _studies() -> dict[str, Study]:
             spaces=widths(CIFAR, (20, 30, 40), (32, 48)),
             scaled=widths(CIFAR, range(10, 101, 10), (32, 48)),
             limit=Need(sram_bytes=30 * 1024, flash_bytes=480 * 1024),
-            budget=recipe_budget(CIFAR, largest=4, elastic=4, tuning=2),
+            budget=recipe_budget(CIFAR, largest=3, elastic=3, tuning=9),
         ),
     }
 
