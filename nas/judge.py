@@ -1,28 +1,26 @@
 """What a sub-network takes of SRAM and flash, before any weight exists: what stage 1 asks a million times.
 
 `PaperCost` counts as the paper did, `CmsisNN` as its baseline engine needs. `RealPlan` asks the compiler: the
-kernels of the board's core with all their tiles, and the memory planner itself. Layers are priced once a shape,
-with noise for weights, and remembered. A judge knows no limits: samples judged once serve every combination.
+kernels of the board's core with all their tiles, chains of layers, and the memory planner itself. A judge knows no
+limits: samples judged once serve every combination.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from nas import network
 from nas.network import Weights
+from nas.remembered import Known, Memory, Remembering
 from nas.space import BlockShape, Layout
-from tinyengine.fixedpoint import Requant
-from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, DType, Graph, Node, Shape
+from tinyengine.arrange import Arrangement, best
+from tinyengine.ir import Conv2D, DepthwiseConv2D, DType, Graph, Node
 from tinyengine.kernels.catalogue import Target
-from tinyengine.kernels.tiling import Tile
-from tinyengine.memory import lifetimes, planner
-from tinyengine.memory.lifetimes import Dataflow
-from tinyengine.memory.plan import Buffer, MemoryPlan, Overlap, Rolling
-from tinyengine.schedule import ways
+from tinyengine.memory import lifetimes
+from tinyengine.memory.plan import MemoryPlan
+from tinyengine.schedule import Optimize, Preferences
 
 
 class Need(NamedTuple):
@@ -108,125 +106,15 @@ def _columns_bytes(graph: Graph, node: Node) -> int:
     return (4 if isinstance(node.op, Conv2D) else 2) * rows * columns * depth
 
 
-class _Way(NamedTuple):
-    """One kernel with one tile for a layer, as far as memory is concerned."""
-
-    scratch_bytes: int
-    table_bytes: int
-    cycles: float
-    number: int
-    form: tuple[str, Tile]
-
-
-_BANDED_PIXELS = 256
-_BAND_PIXELS = 48
-_NEAR_CHANNELS = 85
-"""Three pixels of outputs are within an 8-bit offset."""
-
-
-class _Key(NamedTuple):
-    """What decides a layer's ways."""
-
-    op: str
-    stride: tuple[int, int] | None
-    clamp: Clamp | None
-    shapes: tuple[Shape, ...]
-
-    @classmethod
-    def of(cls, graph: Graph, node: Node) -> _Key:
-        shapes = tuple(graph.tensors[t].shape for t in (*node.inputs, *node.outputs))
-        return cls(
-            type(node.op).__name__, getattr(node.op, "stride", None), getattr(node.op, "clamp", None), shapes
-        )
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        """In and out."""
-        return self.shapes[0][-1], self.shapes[-1][-1]
-
-    def code(self) -> tuple[object, ...]:
-        """What decides the size of generated functions.
-
-        Those of a depthwise layer work on one channel's plane. Those of a pointwise layer loop over channels and
-        over bands of pixels: of channels it matters whether offsets fit an instruction, of large maps the
-        remainder after whole bands.
-        """
-        if self.op == DepthwiseConv2D.__name__:
-            return self.op, self.stride, self.shapes[0][2], self.shapes[1][1:3]
-        if self.op == Conv2D.__name__ and self.shapes[1][1:3] == (1, 1):
-            pixels = self.shapes[0][1] * self.shapes[0][2]
-            banded = pixels if pixels <= _BANDED_PIXELS else _BANDED_PIXELS + pixels % _BAND_PIXELS
-            depth, channels = self.channels
-            return self.op, self.clamp, depth, channels % 2, channels <= _NEAR_CHANNELS, banded
-        return tuple(self)
-
-
-class _Layer:
-    """A shape with the ways to compute it; generated functions are rendered for chosen ways only."""
-
-    def __init__(self, graph: Graph, node: Node, target: Target) -> None:
-        self._graph = network.alone(graph, node)
-        step = lifetimes.dataflow(self._graph).steps[0]
-        self._found = [w for w in ways(self._graph, step, Requant.EXACT, target) if not w.last_resort]
-        constants = sum(t.size_bytes for t in self._graph.tensors if t.is_constant)
-        self._rolling: dict[int, tuple[Rolling, ...]] = {}
-        self.ways = tuple(
-            _Way(
-                scratch_bytes=way.scratch_bytes,
-                table_bytes=way.price.flash_bytes or constants,
-                cycles=way.price.cycles,
-                number=number,
-                form=(way.spec.template, way.tile),
-            )
-            for number, way in enumerate(self._found)
-        )
-
-    def rolling(self, way: _Way) -> tuple[Rolling, ...]:
-        """How the output may share bytes with operands."""
-        if way.number not in self._rolling:
-            self._rolling[way.number] = self._found[way.number].rolling(self._graph)
-        return self._rolling[way.number]
-
-    def code(self, way: _Way) -> tuple[tuple[str, int], ...]:
-        """Generated functions as (digest, bytes)."""
-        chosen = self._found[way.number]
-        if chosen.step.node is None:
-            return ()
-        binding = chosen.spec.bind(self._graph, chosen.step.node, Requant.EXACT, chosen.tile)
-        return tuple(
-            (hashlib.sha256(f.text.encode()).hexdigest(), INSTRUCTION_BYTES * _instructions(f.text))
-            for f in binding.assembly
-        )
-
-
-INSTRUCTION_BYTES = 4
-"""Most of the generated text is wide instructions, and alignment makes the others so."""
 DRIVER_BYTES = 350
 """The C around a layer's generated functions, or a portable kernel: the scheduler's figure."""
 
 
-def _instructions(text: str) -> int:
-    return sum(line.startswith("    ") and line[4] != "." for line in text.splitlines())
-
-
-class _Laid(NamedTuple):
-    """A network with its kernels chosen, ready to be planned."""
-
-    keys: list[_Key]
-    chosen: list[_Way]
-    steps: tuple[str, ...]
-    buffers: tuple[Buffer, ...]
-    overlaps: tuple[Overlap, ...]
-
-    def plan(self) -> MemoryPlan:
-        return planner.plan(self.buffers, self.steps, self.overlaps)
-
-
 class RealPlan:
-    """The compiler's kernels and planner, a kernel a layer: least working memory and, in it, the smallest tables.
+    """What the compiler ships when it is asked for the least memory: its kernels, chains of layers and planner.
 
-    The compiler can also fuse layers into chains, which takes less memory again at some cost in cycles; what fits
-    here fits there. Pricing every chain of every sample would take minutes a space.
+    That is ``optimize=sram`` and, in the least arena, the smallest tables (a flash limit nothing meets). Told
+    looser limits the compiler fits them too, and is faster.
 
     Args:
         target: the kernels that are there.
@@ -234,72 +122,39 @@ class RealPlan:
     """
 
     def __init__(self, target: Target, *, most: Need | None = None) -> None:
-        self._target = target
+        self._memory = Memory(target, FLASH_BYTE_CYCLES)
         self._most = most
-        self._layers: dict[_Key, _Layer] = {}
-        self._code: dict[tuple[object, ...], tuple[tuple[str, int], ...]] = {}
 
     @property
     def name(self) -> str:
-        return f"plan-{self._target.value}"
+        return f"plan-{self._memory.target.value}"
 
     def need(self, layout: Layout) -> Need:
-        laid = self._laid(layout)
-        bound = Need(
-            sram_bytes=planner.lower_bound_bytes(laid.buffers, laid.overlaps),
-            flash_bytes=sum(w.table_bytes for w in laid.chosen),
-        )
-        if self._most is not None and not fits(bound, self._most):
-            return bound
+        graph = network.graph(layout, Weights.SHAPES)
+        if self._most is not None:
+            least_flash = sum(self._memory.least_flash_bytes(graph, n) for n in graph.nodes)
+            if least_flash > self._most.flash_bytes:
+                return Need(sram_bytes=graph.tensors[graph.inputs[0]].size_bytes, flash_bytes=least_flash)
+        found = self._arranged(graph)
         functions: dict[str, int] = {}
-        for key, way in zip(laid.keys, laid.chosen, strict=True):
-            functions.update(self._functions(key, way))
-        drivers = {(key, way.form) for key, way in zip(laid.keys, laid.chosen, strict=True)}
-        flash_bytes = bound.flash_bytes + sum(functions.values()) + DRIVER_BYTES * len(drivers)
-        return Need(sram_bytes=laid.plan().arena_bytes, flash_bytes=flash_bytes)
+        tables = 0
+        for way in found.ways:
+            code = self._memory.code(way)
+            functions.update(code.functions)
+            tables += way.price.flash_bytes + code.surplus_bytes
+        drivers = {way.form if isinstance(way, Known) else way for way in found.ways}
+        return Need(
+            sram_bytes=found.plan.arena_bytes,
+            flash_bytes=tables + sum(functions.values()) + DRIVER_BYTES * len(drivers),
+        )
 
     def plan(self, layout: Layout) -> MemoryPlan:
         """The arena of `layout`."""
-        return self._laid(layout).plan()
+        return self._arranged(network.graph(layout, Weights.SHAPES)).plan
 
-    def _laid(self, layout: Layout) -> _Laid:
-        graph = network.graph(layout, Weights.SHAPES)
-        flow = lifetimes.dataflow(graph)
-        nodes = [s.node for s in flow.steps if s.node is not None]
-        keys = [_Key.of(graph, n) for n in nodes]
-        for key, node in zip(keys, nodes, strict=True):
-            if key not in self._layers:
-                self._layers[key] = _Layer(graph, node, self._target)
-        layers = [self._layers[k] for k in keys]
-        chosen = self._choose(graph, flow, layers)
-        buffers = lifetimes.buffers(graph, flow, [w.scratch_bytes for w in chosen])
-        return _Laid(
-            keys=keys,
-            chosen=chosen,
-            steps=tuple(s.name for s in flow.steps),
-            buffers=buffers,
-            overlaps=lifetimes.overlaps(
-                graph, flow, buffers, [layer.rolling(way) for layer, way in zip(layers, chosen, strict=True)]
-            ),
-        )
-
-    def _choose(self, graph: Graph, flow: Dataflow, layers: list[_Layer]) -> list[_Way]:
-        live = lifetimes.live_bytes(lifetimes.buffers(graph, flow), len(flow.steps))
-        room = max(b + min(w.scratch_bytes for w in layer.ways) for b, layer in zip(live, layers, strict=True))
-        return [
-            min(
-                (w for w in layer.ways if b + w.scratch_bytes <= room),
-                key=lambda w: FLASH_BYTE_CYCLES * w.table_bytes + w.cycles,
-            )
-            for b, layer in zip(live, layers, strict=True)
-        ]
-
-    def _functions(self, key: _Key, way: _Way) -> tuple[tuple[str, int], ...]:
-        """The layer's code. Its size hangs on few of a shape's numbers, so few shapes are rendered."""
-        alike = (key.code(), way.form)
-        if alike not in self._code:
-            self._code[alike] = self._layers[key].code(way)
-        return tuple((f"{digest}/{key.channels}", size) for digest, size in self._code[alike])
+    def _arranged(self, graph: Graph) -> Arrangement:
+        options = Remembering(graph, self._memory)
+        return best(options, Preferences(optimize=Optimize.SRAM), FLASH_BYTE_CYCLES, quick=True)
 
 
 FLASH_BYTE_CYCLES = 1e6
@@ -324,10 +179,11 @@ def profile(layout: Layout, target: Target) -> Profile:
     plan = RealPlan(target).plan(layout)
     peaks: dict[str, int] = {}
     for step, name in enumerate(plan.steps):
-        block = name.split("/")[0]
         covered, end = 0, 0
         for placement in plan.live_at(step):
             covered += max(0, placement.end - max(end, placement.offset))
             end = max(end, placement.end)
-        peaks[block] = max(peaks.get(block, 0), covered)
+        for layer in name.split(" + "):  # a step may be several layers, of several blocks
+            block = layer.split("/")[0]
+            peaks[block] = max(peaks.get(block, 0), covered)
     return Profile(blocks=tuple(peaks), block_bytes=tuple(peaks.values()))

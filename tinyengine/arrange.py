@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from tinyengine.errors import PlanError
 from tinyengine.fixedpoint import Requant
@@ -89,31 +90,37 @@ def given(graph: Graph, ways: tuple[Way, ...], *, requant: Requant) -> tuple[Sch
     return Schedule(flow=flow, steps=tuple(bind(graph, way, requant) for way in ways)), plan
 
 
-def best(options: Options, preferences: Preferences, price: float) -> Arrangement:
+def best(options: Options, preferences: Preferences, price: float, *, quick: bool = False) -> Arrangement:
     """The best arrangement at a price of flash.
+
+    Args:
+        quick: plan one cut only, for whom an arena that may be a little larger is good enough.
 
     Raises:
         PlanError: the smallest arena found exceeds the limit.
     """
     bounds = options.bounds()
-    fastest = options.cycles(options.cut(bounds[-1], 0.0))
     limit = preferences.sram_limit_bytes
     if limit is not None:
         return _within(options, bounds, limit, price)
-    # Where flash has a price, the cheapest kernels may be slower than any bound makes them.
-    cheapest = options.cycles(options.cut(bounds[-1], price))
-    slowest = max(cheapest, SLOWEST_BALANCED * fastest)
-    if preferences.optimize is Optimize.LATENCY:
-        slowest = max(cheapest, _LATENCY_SLACK * fastest)
-    elif preferences.optimize is Optimize.SRAM:
-        slowest = float("inf")
+    slowest = _slowest(options, bounds[-1], preferences.optimize, price)
     found: list[Arrangement] = []
-    start = options.smallest(bounds, slowest, price)
-    for bound in _attempts(options, bounds[bounds.index(start) :], price):
+    start = bounds[0] if slowest == inf else options.smallest(bounds, slowest, price)
+    for bound in _attempts(options, bounds[bounds.index(start) :], price, 1 if quick else _ATTEMPTS):
         if found and bound >= min(a.plan.arena_bytes for a in found):
             break
-        found += [a for a in _arrangements(options, bound, price) if a.cycles <= slowest]
+        found += [a for a in _arrangements(options, bound, price, quick=quick) if a.cycles <= slowest]
     return min(found, key=lambda a: (a.plan.arena_bytes, a.cost(price)))
+
+
+def _slowest(options: Options, room: int, optimize: Optimize, price: float) -> float:
+    """Cycles an arrangement may take; `room` is as much as any needs."""
+    if optimize is Optimize.SRAM:
+        return inf
+    fastest = options.cycles(options.cut(room, 0.0))
+    # Where flash has a price, the cheapest kernels may be slower than any bound makes them.
+    cheapest = options.cycles(options.cut(room, price))
+    return max(cheapest, (_LATENCY_SLACK if optimize is Optimize.LATENCY else SLOWEST_BALANCED) * fastest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,12 +191,12 @@ def _attempts(options: Options, bounds: Sequence[int], price: float, most: int =
             return
 
 
-def _arrangements(options: Options, bound: int, price: float) -> Iterator[Arrangement]:
+def _arrangements(options: Options, bound: int, price: float, *, quick: bool = False) -> Iterator[Arrangement]:
     """Both attempts at a cut, the better planned one first."""
     cut = options.cut(bound, price)
-    direct = _planned(options, cut)
+    direct = _planned(options, cut, quick=quick)
     if direct.plan.arena_bytes > direct.plan.lower_bound_bytes:
-        small = _planned(options, tuple(_smallest(options, i, way) for i, way in _indexed(cut)))
+        small = _planned(options, tuple(_smallest(options, i, way) for i, way in _indexed(cut)), quick=quick)
         room = max(bound, small.plan.arena_bytes)
         if room < direct.plan.arena_bytes:
             yield _filled(options, small, room, price)
@@ -224,9 +231,9 @@ def _buffers(
     return buffers, leave, tuple(way.step.name for way in cut)
 
 
-def _planned(options: Options, cut: tuple[Way, ...]) -> Arrangement:
+def _planned(options: Options, cut: tuple[Way, ...], *, quick: bool) -> Arrangement:
     buffers, leave, names = _buffers(options, cut)
-    plan = planner.plan(buffers, names, leave, rounds=_QUICK_ROUNDS)
+    plan = planner.plan(buffers, names, leave, rounds=_QUICK_ROUNDS, quick=quick)
     return Arrangement(ways=cut, plan=plan, cycles=options.cycles(cut))
 
 

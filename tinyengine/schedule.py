@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from tinyengine import cost
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import Graph, op_name
+from tinyengine.ir import Graph, Node, TensorId, op_name
 from tinyengine.kernels import catalogue, parameters
 from tinyengine.kernels.catalogue import KernelSpec, Target
 from tinyengine.kernels.dsp import chain
@@ -20,7 +20,7 @@ from tinyengine.kernels.tiling import Tile
 from tinyengine.measured import Measured
 from tinyengine.memory import lifetimes, planner
 from tinyengine.memory.lifetimes import Dataflow, Step, dataflow
-from tinyengine.memory.plan import Rolling
+from tinyengine.memory.plan import Buffer, Rolling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -133,40 +133,51 @@ class Options:
         measured: Measured | None = None,
     ) -> None:
         self.graph = graph
-        self._sharing = sharing
+        self._requant, self._target, self._sharing = requant, target, sharing
         self.flow = dataflow(graph)
         self._buffers = lifetimes.buffers(graph, self.flow)
         self._kept = {self.flow.storage[t] for t in graph.outputs}
+        self._spans: dict[tuple[int, int, tuple[Rolling, ...]], int] = {}
         self.ways: list[list[Way]] = []
         self.needs: list[list[int]] = []
-        for index, step in enumerate(self.flow.steps):
-            found = list(ways(graph, step, requant, target))
-            if sharing is Sharing.FUSED:
-                found += _chains(graph, self.flow, index, requant, target)
+        for index in range(len(self.flow.steps)):
+            found = self.starting_at(index)
             if measured is not None:
                 found = measured.prices(graph, found, requant, target)
             self.ways.append(found)
-            self.needs.append([self._need(index, way) for way in found])
+            self.needs.append([self.need(index, way) for way in found])
 
-    def _need(self, index: int, way: Way) -> int:
+    def starting_at(self, index: int) -> list[Way]:
+        """All ways that start with this step."""
+        found = list(ways(self.graph, self.flow.steps[index], self._requant, self._target))
+        if self._sharing is Sharing.FUSED:
+            found += _chains(self.graph, self.flow, index, self._requant, self._target)
+        return found
+
+    def need(self, index: int, way: Way) -> int:
         """Bytes that must exist while the way runs: its operands, its output as far as it must not overlap them,
         working memory, and what lives across it."""
         last = index + way.length - 1
-        inside = {f"t{t}" for step in self.flow.steps[index:last] for t in step.writes}
-        live = [b for b in self._buffers if b.first <= last and b.last >= index and b.key not in inside]
-        sizes = {b.key: -(-b.size_bytes // b.alignment) * b.alignment for b in live}
-        total = sum(sizes.values()) + way.scratch_bytes
-        step = way.step
+        rollings = self.rolling(way)
+        asked = (index, last, rollings)
+        if asked not in self._spans:
+            self._spans[asked] = self._span(index, last, way.step, rollings)
+        return self._spans[asked] + way.scratch_bytes
+
+    def _span(self, index: int, last: int, step: Step, rollings: tuple[Rolling, ...]) -> int:
+        """What a way of the steps from `index` to `last` needs besides its working memory."""
+        inside = {f"t{t}" for s in self.flow.steps[index:last] for t in s.writes}
+        live = {b.key: b for b in self._buffers if b.first <= last and b.last >= index and b.key not in inside}
+        total = sum(_aligned(b) for b in live.values())
         if step.node is None or len(step.writes) != 1:
             return total
-        target = f"t{step.writes[0]}"
+        target = _aligned(live[f"t{step.writes[0]}"])
         saved = 0
-        rolling = lifetimes.permitted(step, self.flow, self.rolling(way))
-        for b in live:
-            one = rolling.get(b.key)
-            if one is not None and b.last <= last and int(b.key[1:]) not in self._kept:
-                saved += sizes[b.key] + sizes[target] - planner.union_bytes(sizes[b.key], sizes[target], one)
-        return total - min(saved, sizes[target])
+        for key, one in lifetimes.permitted(step, self.flow, rollings).items():
+            b = live.get(key)
+            if b is not None and b.last <= last and int(b.key[1:]) not in self._kept:
+                saved += _aligned(b) + target - planner.union_bytes(_aligned(b), target, one)
+        return total - min(saved, target)
 
     def rolling(self, way: Way) -> tuple[Rolling, ...]:
         """How a way's output may share bytes with each operand, as far as all buffers may."""
@@ -229,6 +240,10 @@ class Options:
     def cycles(chosen: Sequence[Way]) -> float:
         """An estimate, to compare."""
         return sum(way.price.cycles for way in chosen)
+
+
+def _aligned(buffer: Buffer) -> int:
+    return -(-buffer.size_bytes // buffer.alignment) * buffer.alignment
 
 
 MOST_BYTE_PRICE = 1e6
@@ -320,38 +335,51 @@ def ways(graph: Graph, step: Step, requant: Requant, target: Target) -> tuple[Wa
     return tuple(found)
 
 
-def _chains(graph: Graph, flow: Dataflow, index: int, requant: Requant, target: Target) -> list[Way]:
-    """Ways that compute several steps from `index` on as one, where each value between is only the next one's."""
-    makers = catalogue.chains(target)
+def runs(graph: Graph, flow: Dataflow, index: int) -> Iterator[tuple[Node, ...]]:
+    """Layers from `index` on that could be one step, two and more: each value between is only the next one's."""
     first = flow.steps[index].node
-    if makers is None or first is None:
-        return []
+    if first is None:
+        return
     readers = Counter(flow.storage[t] for n in graph.nodes for t in set(n.inputs))
     readers.update(flow.storage[t] for t in graph.outputs)
     nodes = [first]
-    found = []
     for step in flow.steps[index + 1 : index + chain.LONGEST]:
         value = nodes[-1].outputs[0]
         if step.node is None or value not in step.node.inputs or readers[value] != 1:
-            break
+            return
         nodes.append(step.node)
-        fused = makers.from_nodes(graph, tuple(nodes), requant)
+        yield tuple(nodes)
+
+
+def joined(graph: Graph, flow: Dataflow, nodes: tuple[Node, ...], operands: tuple[TensorId, ...]) -> Step:
+    """The one step that computes `nodes`, reading `operands` from the arena."""
+    between = {n.outputs[0] for n in nodes[:-1]}
+    reads = dict.fromkeys(flow.storage[t] for t in operands if t not in between)
+    return Step(
+        name=" + ".join(n.name for n in nodes),
+        node=nodes[-1],
+        reads=tuple(t for t in reads if not graph.tensors[t].is_constant),
+        writes=nodes[-1].outputs,
+        chain=nodes,
+        operands=operands,
+    )
+
+
+def _chains(graph: Graph, flow: Dataflow, index: int, requant: Requant, target: Target) -> list[Way]:
+    """Ways that compute several steps from `index` on as one."""
+    makers = catalogue.chains(target)
+    if makers is None:
+        return []
+    found: list[Way] = []
+    for nodes in runs(graph, flow, index):
+        fused = makers.from_nodes(graph, nodes, requant)
         if fused is None:
             break
-        between = {n.outputs[0] for n in nodes[:-1]}
-        reads = dict.fromkeys(flow.storage[t] for t in fused.operands if t not in between)
-        joined = Step(
-            name=" + ".join(n.name for n in nodes),
-            node=nodes[-1],
-            reads=tuple(t for t in reads if not graph.tensors[t].is_constant),
-            writes=nodes[-1].outputs,
-            chain=tuple(nodes),
-            operands=fused.operands,
-        )
+        step = joined(graph, flow, nodes, fused.operands)
         out_rows = graph.tensors[nodes[-1].outputs[0]].shape[1]
         found += [
             Way(
-                step=joined,
+                step=step,
                 spec=catalogue.chain_spec(fused, target),
                 tile=Tile(band=band),
                 scratch_bytes=makers.scratch_bytes(fused, band),

@@ -91,11 +91,13 @@ def plan(
     overlaps: Sequence[Overlap] = (),
     *,
     rounds: int = ROUNDS_LIMIT,
+    quick: bool = False,
 ) -> MemoryPlan:
     """The best plan found.
 
     Args:
         rounds: of improvement, at most.
+        quick: first try the order that is right most often in networks of fused layers.
 
     Raises:
         PlanError: a buffer is malformed (empty, ends before it starts, alignment not a power of two, key twice),
@@ -104,7 +106,7 @@ def plan(
     _refuse_malformed(buffers, overlaps)
     bound = lower_bound_bytes(buffers, overlaps)
     enough = max(bound, _aligned_bound_bytes(buffers, overlaps))
-    offsets, _ = _search(buffers, overlaps, enough, rounds)
+    offsets, _ = _search(buffers, overlaps, enough, rounds, quick=quick)
     return with_offsets(buffers, offsets, steps, overlaps)
 
 
@@ -138,7 +140,7 @@ def _refuse_malformed(buffers: Sequence[Buffer], overlaps: Sequence[Overlap]) ->
 
 
 def _search(
-    buffers: Sequence[Buffer], overlaps: Sequence[Overlap], bound: int, rounds: int
+    buffers: Sequence[Buffer], overlaps: Sequence[Overlap], bound: int, rounds: int, *, quick: bool
 ) -> tuple[list[int], int]:
     """Offsets in the order of `buffers`, and the arena."""
     if not buffers:
@@ -147,7 +149,7 @@ def _search(
     best_offsets: list[int] = []
     best_arena = -1
     best_order: list[int] = []
-    for order in _orders(buffers):
+    for order in _orders(buffers, quick=quick):
         for tightest in (False, True):
             offsets, arena = _place(buffers, conflicts, order, tightest)
             if best_arena < 0 or arena < best_arena:
@@ -178,9 +180,11 @@ _KEYS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
 )
 
 
-def _orders(buffers: Sequence[Buffer]) -> Iterable[list[int]]:
+def _orders(buffers: Sequence[Buffer], *, quick: bool) -> Iterable[list[int]]:
     """Outwards from the highest steps, because neighbours overlap; then by size, length and time."""
     indices = range(len(buffers))
+    if quick:
+        yield sorted(indices, key=lambda i: (buffers[i].first - buffers[i].last, -buffers[i].size_bytes, i))
     live: dict[int, int] = {}
     for step in {b.first for b in buffers}:
         live[step] = sum(b.size_bytes for b in buffers if b.first <= step <= b.last)

@@ -164,19 +164,31 @@ class Chains:
             return None
         return Chain(layers=tuple(layers), operands=tuple(operands))
 
+    def link(self, graph: Graph, node: Node, value: TensorId, requant: Requant) -> _Layer | None:
+        """The layer as a link that continues `value`; None where it is none."""
+        return self._link(graph, node, value, requant)
+
     def price(self, chain: Chain, band: int) -> Price:
         """The links' own, in small bands, and the moving of rows."""
         bands = _bands(chain, band)
         cycles, flash = 0.0, 0
         for index, layer in enumerate(chain.layers):
             tile = _tile(layer, _most_rows(bands, index))
-            one = _price(layer, tile)
+            one = link_price(layer, tile)
             cycles += one.cycles + _BAND_CYCLES * len(bands)
             flash += one.flash_bytes
             if index:
                 kept = sum(b.before[index - 1] - b.kept[index] for b in bands)
                 cycles += _MOVE_CYCLES * kept * layer.rows.row_bytes
         return Price(cycles=cycles if self._core is Core.M4 else 0.55 * cycles, flash_bytes=flash)
+
+    def plan(self, layer: _Layer, tile: Tile) -> Plan[Any]:
+        """One link's driver literals, table and functions."""
+        if isinstance(layer.found, convolution.Layer):
+            return convolution.plan(layer.found, tile, self._core)
+        if isinstance(layer.found, depthwise.Layer):
+            return depthwise.plan(layer.found, tile, self._core)
+        return add.plan(layer.found, tile, self._core)
 
     def scratch_bytes(self, chain: Chain, band: int) -> int:
         """Line buffers, planes, and the largest widened band."""
@@ -188,13 +200,7 @@ class Chains:
         assembly, tables, links = [], [], []
         for index, (layer, place) in enumerate(zip(chain.layers, places, strict=True)):
             tile = _tile(layer, place.most_rows)
-            plan: Plan[Any]
-            if isinstance(layer.found, convolution.Layer):
-                plan = convolution.plan(layer.found, tile, self._core)
-            elif isinstance(layer.found, depthwise.Layer):
-                plan = depthwise.plan(layer.found, tile, self._core)
-            else:
-                plan = add.plan(layer.found, tile, self._core)
+            plan = self.plan(layer, tile)
             tables.append(plan.table)
             links.append(
                 Link(
@@ -219,6 +225,12 @@ class Chains:
             assembly=tuple(assembly),
             tables=tuple(tables),
         )
+
+
+def tiles(chain: Chain, band: int) -> tuple[Tile, ...]:
+    """Each link's."""
+    bands = _bands(chain, band)
+    return tuple(_tile(layer, _most_rows(bands, index)) for index, layer in enumerate(chain.layers))
 
 
 def rollings(chain: Chain, band: int) -> tuple[Rolling, ...]:
@@ -346,7 +358,8 @@ def _tile(layer: _Layer, rows: int) -> Tile:
 
 
 @lru_cache(maxsize=4096)
-def _price(layer: _Layer, tile: Tile) -> Price:
+def link_price(layer: _Layer, tile: Tile) -> Price:
+    """What one link costs with a tile."""
     if isinstance(layer.found, convolution.Layer):
         return convolution.price(layer.found, tile)
     if isinstance(layer.found, depthwise.Layer):
