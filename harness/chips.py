@@ -171,11 +171,13 @@ class Qemu(_Frozen):
         machine: QEMU's name.
         counter: address of 64 bits of the code memory that our plug-in counts in; they stand in for the DWT.
         counts: modelled cycles, or instructions where the core's timing is not modelled.
+        boot: where the core finds stack pointer and reset vector, if that is not where the image starts.
     """
 
     machine: str
     counter: Address
     counts: Literal["cycles", "instructions"]
+    boot: Address | None = None
 
 
 class Chip(_Frozen):

@@ -25,10 +25,11 @@ class Core(StrEnum):
     C = "c"
     M4 = "cortex-m4"
     M7 = "cortex-m7"
+    M55 = "cortex-m55"
 
     @property
     def target(self) -> Target:
-        return {Core.C: Target.C, Core.M4: Target.M4, Core.M7: Target.M7}[self]
+        return {Core.C: Target.C, Core.M4: Target.M4, Core.M7: Target.M7, Core.M55: Target.M55}[self]
 
 
 def command(
@@ -39,7 +40,7 @@ def command(
         Requant, typer.Option(help="Rounding: as TFLite Micro, or once as XNNPACK.")
     ] = Requant.EXACT,
     core: Annotated[
-        Core, typer.Option(help="Portable C, or with generated Thumb-2 for a core's DSP extension.")
+        Core, typer.Option(help="Portable C, or with generated text for a core's DSP extension or Helium.")
     ] = Core.C,
     optimize: OptimizeOption = Optimize.BALANCED,
     flash_limit: FlashLimitOption = None,

@@ -41,6 +41,8 @@ _READS = 256
 _LOG_BYTES = 8 + 16 * _READS
 """The plug-in's log of counter reads: how many there were, then a ring of (cycles, instructions)."""
 _CHUNK_BYTES = 1024
+_BOOT_BYTES = 8
+"""Stack pointer and reset vector."""
 _POLL_S = 0.02
 _CORES = {"cortex-m4": 4, "cortex-m7": 7}
 
@@ -232,6 +234,9 @@ class QemuBoard:
                     self._name, "reading the image", f"{len(data)} B at {address:#010x} are outside {code.name}",
                     "it was built for another board",
                 )  # fmt: skip
+        if self._qemu.boot is not None:
+            vectors = next((data[:_BOOT_BYTES] for address, data in pieces if address == code.base), b"")
+            pieces.append((self._qemu.boot, vectors))
         return pieces
 
     def _find_uart(self, until: float) -> str:

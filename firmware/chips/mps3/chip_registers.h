@@ -18,6 +18,6 @@
 #define DBGMCU_IDCODE_REV_ID 20, 4
 
 /* Not a register: 64 bits of the code memory that our QEMU plug-in keeps at the number of executed instructions. */
-#define TR_CYCLE_WORDS 0x0007FFF0u
+#define TR_CYCLE_WORDS 0x011FFFF0u
 
 #endif
