@@ -160,10 +160,14 @@ class Network(nn.Module):
         _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.stem(x)
+        return self._classify(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The map after the last block."""
+        y: Tensor = self.stem(x)
         for block in self.blocks.values():
             y = block(y)
-        return self._classify(y)
+        return y
 
     def _classify(self, y: Tensor) -> Tensor:
         if self.head is not None:

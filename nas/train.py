@@ -213,7 +213,7 @@ class _Run:
             losses = []
             for step, (x, y) in enumerate(self._batches(f"{phase}", epoch)):
                 for group in optimizer.param_groups:
-                    group["lr"] = _learning_rate(recipe, epoch + step / steps, epochs)
+                    group["lr"] = learning_rate(recipe, epoch + step / steps, epochs)
                 optimizer.zero_grad(set_to_none=True)
                 total = 0.0
                 for scores in answers(x, rng):
@@ -282,7 +282,8 @@ def batches(
             yield tensor_of(inputs, device), labels
 
 
-def _learning_rate(recipe: Recipe, epoch: float, epochs: int) -> float:
+def learning_rate(recipe: Recipe, epoch: float, epochs: int) -> float:
+    """After `epoch` of `epochs`: rising in the warm-up, then falling as a cosine."""
     peak = recipe.learning_rate_per_256 * recipe.batch / 256
     if epoch < recipe.warmup_epochs:
         return peak * (epoch + 0.1) / (recipe.warmup_epochs + 0.1)
