@@ -20,11 +20,13 @@ from harness.boards import Board
 from harness.errors import ConfigError
 from harness.models import ModelSource
 from tinyengine import reference
-from tinyengine.compile import Compiled, CompileOptions, compile_graph
+from tinyengine.arrange import Rung
+from tinyengine.compile import Compiled, CompileOptions, compile_graph, ladder
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import DType, Graph, Quantize, Tensor
 from tinyengine.kernels.catalogue import Target
-from tinyengine.schedule import Optimize
+from tinyengine.memory.patches import Grid
+from tinyengine.schedule import Optimize, Sharing
 
 if TYPE_CHECKING:
     from harness.tuning.record import Tuning
@@ -68,7 +70,7 @@ class JobOptions:
         layers: make the separate run with per-layer cycles.
         kernels: fast ones for the board's core, or portable ones.
         memory: of simulated boards; those of QEMU are always ideal, silicon is what it is.
-        optimize, flash_limit_bytes, sram_limit_bytes, fold_constants: as CompileOptions has them.
+        optimize, flash_limit_bytes, sram_limit_bytes, sharing, patches, fold_constants: as in CompileOptions.
         tuning: what was measured for this model on this kind of board.
     """
 
@@ -82,6 +84,8 @@ class JobOptions:
     optimize: Optimize = Optimize.BALANCED
     flash_limit_bytes: int | None = None
     sram_limit_bytes: int | None = None
+    sharing: Sharing = Sharing.PATCHES
+    patches: Grid | None = None
     fold_constants: bool = True
     tuning: Tuning | None = None
 
@@ -90,8 +94,8 @@ class JobOptions:
 class PreparedModel:
     """A compiled model with one input and the reference's output for it.
 
-    `input_blob` and `expected_blob` are what goes over the wire: all inputs (outputs) in a row, C order,
-    little-endian.
+    `ladder`: plans with less sharing, for pictures. `input_blob` and `expected_blob` are what goes over the wire:
+    all inputs (outputs) in a row, C order, little-endian.
     """
 
     source: ModelSource
@@ -99,6 +103,7 @@ class PreparedModel:
     compiled: Compiled
     inputs: tuple[Values, ...]
     expected: tuple[Values, ...]
+    ladder: tuple[Rung, ...] = ()
 
     @property
     def input_blob(self) -> bytes:
@@ -133,8 +138,15 @@ def prepare(
     graph = source.graph(float_io=options.float_io)
     inputs = default_inputs(graph) if given is None else (fit_input(graph, given, where=source.name),)
     expected = reference.run(graph, inputs, requant=options.requant)
-    compiled = compile_graph(graph, compile_options(options, target))
-    return PreparedModel(source=source, graph=graph, compiled=compiled, inputs=inputs, expected=tuple(expected))
+    chosen = compile_options(options, target)
+    return PreparedModel(
+        source=source,
+        graph=graph,
+        compiled=compile_graph(graph, chosen),
+        inputs=inputs,
+        expected=tuple(expected),
+        ladder=ladder(graph, chosen),
+    )
 
 
 def prepare_compiled(source: ModelSource, graph: Graph, compiled: Compiled, options: JobOptions) -> PreparedModel:
@@ -156,6 +168,8 @@ def compile_options(options: JobOptions, target: Target) -> CompileOptions:
         sram_limit_bytes=tuning.sram_limit_bytes
         if tuning is not None and is_tuned and options.sram_limit_bytes is None
         else options.sram_limit_bytes,
+        sharing=options.sharing,
+        patches=options.patches,
         fold_constants=options.fold_constants,
         measured=None if tuning is None else tuning.measured,
     )

@@ -51,6 +51,36 @@ class MemoryMap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RungRow:
+    """A step of the memory ladder: `sharing` names it."""
+
+    sharing: str
+    arena_bytes: int
+    memory: MemoryMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchesRow:
+    """The first layers, computed in patches.
+
+    Args:
+        rows, columns: patches over the last map of these layers; `split` is the name of the last.
+        macs: of these layers computed once; `recomputed_macs` on top, a share of them in `recomputed_share`.
+        peak_bytes: working memory of a patch.
+    """
+
+    rows: int
+    columns: int
+    layers: int
+    split: str
+    kinds: int
+    macs: int
+    recomputed_macs: int
+    recomputed_share: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LinkStats:
     """What the serial line needed: frames, requests sent again, bytes that were no frame, frames of earlier jobs.
 
@@ -141,6 +171,8 @@ class Row:
         advice: what to do about it.
         kernels: what was asked for: `auto`, the fastest for the core, or `c`, portable ones; None in older rows.
         tuned: short digest of the tuning record that the kernels were chosen by; None for the cost table's choice.
+        patches: the first layers where they are computed patch by patch, else None.
+        ladder: plans of this model with less sharing than `memory`, for pictures; what each rung saves.
         folded: whether channels proven constant were removed from the network.
         retries: attempts of the same job before this one, each a stored row of its own.
         warnings: what a reader must know about an otherwise good row.
@@ -206,6 +238,8 @@ class Row:
     flash: Flashing | None = None
     readback: Readback | None = None
     memory: MemoryMap | None = None
+    patches: PatchesRow | None = None
+    ladder: tuple[RungRow, ...] = ()
     placement: PlacementRow | None = None
     tinyrack: str | None = None
 

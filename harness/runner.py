@@ -12,7 +12,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
 from harness import __version__, paths, stats
@@ -46,9 +46,11 @@ from harness.row import (
     LayerRow,
     LinkStats,
     MemoryMap,
+    PatchesRow,
     PlacementRow,
     Readback,
     Row,
+    RungRow,
     StageTime,
 )
 from harness.station import Hardware, Modelled
@@ -199,6 +201,13 @@ def model_facts(row: Row, model: PreparedModel) -> Row:
             for layer in compiled.layers
         ),
         memory=memory_map(compiled.plan),
+        ladder=tuple(
+            RungRow(sharing=rung.sharing.value, arena_bytes=rung.plan.arena_bytes, memory=memory_map(rung.plan))
+            for rung in model.ladder
+        ),
+        patches=None
+        if compiled.patches is None
+        else PatchesRow(**asdict(compiled.patches), recomputed_share=compiled.patches.recomputed_share),
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from tinyengine import patched
 from tinyengine.errors import PlanError
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph
@@ -28,6 +29,7 @@ from tinyengine.schedule import (
     Options,
     Preferences,
     Schedule,
+    Sharing,
     Way,
     bind,
     flash_bytes,
@@ -71,6 +73,7 @@ def arrange(
         measured=preferences.measured,
     )
     price = BYTE_PRICE[preferences.optimize]
+    _offer_patches(options, preferences, price)
     limit = preferences.flash_limit_bytes
     while True:
         found = best(options, preferences, price)
@@ -88,6 +91,29 @@ def given(graph: Graph, ways: tuple[Way, ...], *, requant: Requant) -> tuple[Sch
     leave = lifetimes.overlaps(graph, flow, buffers, [way.rolling(graph) for way in ways])
     plan = planner.plan(buffers, tuple(way.step.name for way in ways), leave, rounds=_QUICK_ROUNDS)
     return Schedule(flow=flow, steps=tuple(bind(graph, way, requant) for way in ways)), plan
+
+
+def _offer_patches(options: Options, preferences: Preferences, price: float) -> None:
+    """Adds patches to the ways to begin, where they may be of use to a mode or under a limit."""
+    if not options.ways or preferences.sharing is not Sharing.PATCHES:
+        return
+    if preferences.patches is not None:
+        patched.force(options, preferences.patches, plan=_plans, price=price)
+        return
+    bounds = options.bounds()
+    cheapest = options.cycles(options.cut(bounds[-1], price))
+    if preferences.sram_limit_bytes is not None:
+        slowest = float("inf")
+        below = options.smallest(bounds, _LATENCY_SLACK * cheapest, price)
+    else:
+        slowest = _slowest(options, bounds[-1], preferences.optimize, price)
+        below = options.smallest(bounds, slowest, price)
+    patched.offer(options, plan=_plans, below=below, most_extra_cycles=slowest - cheapest, price=price)
+
+
+def _plans(options: Options, bound: int, price: float) -> Iterator[tuple[tuple[Way, ...], MemoryPlan, float]]:
+    for a in _arrangements(options, bound, price):
+        yield a.ways, a.plan, a.cycles
 
 
 def best(options: Options, preferences: Preferences, price: float, *, quick: bool = False) -> Arrangement:
@@ -113,6 +139,27 @@ def best(options: Options, preferences: Preferences, price: float, *, quick: boo
     return min(found, key=lambda a: (a.plan.arena_bytes, a.cost(price)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """A step of the memory ladder: the plan that a mode leads to with no more sharing than this."""
+
+    sharing: Sharing
+    plan: MemoryPlan
+
+
+def rungs(graph: Graph, *, requant: Requant, target: Target, preferences: Preferences) -> tuple[Rung, ...]:
+    """The rungs below `preferences.sharing`, least sharing first; limits are left aside.
+
+    Raises:
+        UnsupportedOp: a node no kernel can compute.
+    """
+    price = BYTE_PRICE[preferences.optimize]
+    below = list(Sharing)[: list(Sharing).index(preferences.sharing)]
+    options = Options(graph, requant=requant, target=target, sharing=Sharing.FUSED, measured=preferences.measured)
+    mode = Preferences(optimize=preferences.optimize)
+    return tuple(Rung(sharing=s, plan=best(options.limited(s), mode, price).plan) for s in below)
+
+
 def _slowest(options: Options, room: int, optimize: Optimize, price: float) -> float:
     """Cycles an arrangement may take; `room` is as much as any needs."""
     if optimize is Optimize.SRAM:
@@ -132,12 +179,14 @@ class Point:
         cycles: estimated for a Cortex-M4 (other cores are priced in proportion), not measured.
         flash_bytes: estimated.
         fused: steps that compute several layers.
+        patches: the grid of the first layers, empty without one.
     """
 
     arena_bytes: int
     cycles: float
     flash_bytes: int
     fused: int
+    patches: str = ""
 
 
 def frontier(graph: Graph, *, requant: Requant, target: Target, points: int = 12) -> tuple[Point, ...]:
@@ -148,6 +197,7 @@ def frontier(graph: Graph, *, requant: Requant, target: Target, points: int = 12
     """
     options = Options(graph, requant=requant, target=target)
     price = BYTE_PRICE[Optimize.BALANCED]
+    _offer_patches(options, Preferences(optimize=Optimize.SRAM), price)
     bounds = list(_attempts(options, options.bounds(), price, most=1000))
     spread = sorted({bounds[round(i * (len(bounds) - 1) / max(1, points - 1))] for i in range(points)})
     found = [best(options, Preferences(optimize=mode), price) for mode in (Optimize.SRAM, Optimize.BALANCED)]
@@ -163,6 +213,7 @@ def frontier(graph: Graph, *, requant: Requant, target: Target, points: int = 12
                     cycles=a.cycles,
                     flash_bytes=flash_bytes(graph, steps),
                     fused=sum(way.length > 1 for way in a.ways),
+                    patches=next((str(w.patched.grid) for w in a.ways if w.patched is not None), ""),
                 )
             )
     return tuple(kept)
@@ -226,7 +277,8 @@ def _buffers(
     options: Options, cut: Sequence[Way]
 ) -> tuple[tuple[Buffer, ...], tuple[Overlap, ...], tuple[str, ...]]:
     flow = Dataflow(steps=tuple(way.step for way in cut), storage=options.flow.storage)
-    buffers = lifetimes.buffers(options.graph, flow, [way.scratch_bytes for way in cut])
+    scratch = [way.scratch_bytes for way in cut]
+    buffers = lifetimes.buffers(options.graph, flow, scratch, outside=options.outside)
     leave = lifetimes.overlaps(options.graph, flow, buffers, [options.rolling(way) for way in cut])
     return buffers, leave, tuple(way.step.name for way in cut)
 
@@ -255,7 +307,7 @@ def _filled(options: Options, small: Arrangement, room: int, price: float) -> Ar
                 _disjoint(offsets, sizes, f"t{source}", target)
                 or _permits(rolling.get(f"t{source}"), offsets[f"t{source}"] - offsets[target])
                 for source in other.step.reads
-                if target
+                if target in offsets and f"t{source}" in offsets
             )
             if harmless and any(end - start >= other.scratch_bytes for start, end in gaps):
                 fitting.append(other)

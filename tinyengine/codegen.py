@@ -20,6 +20,8 @@ from tinyengine.ir import Array, Graph, TensorId
 from tinyengine.kernels.catalogue import Target
 from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly
 from tinyengine.kernels.parameters import Level
+from tinyengine.kernels.patches import PatchParameters
+from tinyengine.memory.lifetimes import dataflow
 from tinyengine.memory.plan import MemoryPlan
 from tinyengine.schedule import Schedule, ScheduledStep
 from tinyengine.sources import SourceFile, Sources
@@ -138,13 +140,15 @@ class _Functions:
             self.assembly_texts.append(function.text.replace(PLACEHOLDER, name))
         return self.assembly[key]
 
-    def name(self, step: ScheduledStep, signature: str) -> str:
+    def name(self, step: ScheduledStep, signature: str, kinds: tuple[tuple[_Call, ...], ...] = ()) -> str:
+        """The function of a step; of a stage in patches with the calls of each kind."""
         placeholder = "te_kernel"
         text = _ENVIRONMENT.get_template(step.spec.template).render(
             name=placeholder,
             signature=signature,
             p=step.binding.parameters,
             operation=step.spec.operation,
+            kinds=kinds,
             asm={a.role: self._assembly(a, step.spec.target) for a in step.binding.assembly},
         )
         kernel = step.kernel
@@ -152,7 +156,7 @@ class _Functions:
             instance = self.instances.get(kernel, 0)
             self.instances[kernel] = instance + 1
             self.names[kernel, text] = f"{kernel}_{instance}"
-            body = _tidy(text.replace(f"static void {placeholder}(", f"static void {kernel}_{instance}(", 1))
+            body = _tidy(re.sub(rf"\b{placeholder}(?=_kind|\()", f"{kernel}_{instance}", text))
             self.texts.append(f"/* template: {step.spec.template} */\n{body}")
         return self.names[kernel, text]
 
@@ -166,6 +170,24 @@ class _Call:
     arguments: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Places:
+    """Where values lie: at offsets of `base`, but for those that a pointer names."""
+
+    storage: tuple[TensorId, ...]
+    plan: MemoryPlan
+    base: str = "arena"
+    pointers: tuple[tuple[TensorId, str], ...] = ()
+
+    def address(self, tensor: TensorId) -> str:
+        storage = self.storage[tensor]
+        named = dict(self.pointers).get(storage)
+        return named or f"(int8_t *)({self.base} + {self.plan.offset_of(f't{storage}')})"
+
+    def scratch(self, index: int) -> str:
+        return f"{self.base} + {self.plan.offset_of(f's{index}')}"
+
+
 def generate(graph: Graph, schedule: Schedule, plan: MemoryPlan, *, options: str) -> Sources:
     """The C of one model.
 
@@ -174,9 +196,12 @@ def generate(graph: Graph, schedule: Schedule, plan: MemoryPlan, *, options: str
         options: what else decided the output (rounding, target), for the header comment and the digest.
     """
     constants, functions = _Constants(), _Functions()
-    calls = tuple(
-        _call(graph, schedule=schedule, step=s, plan=plan, constants=constants, functions=functions)
-        for s in schedule.steps
+    calls = _calls(
+        graph,
+        schedule.steps,
+        places=_Places(storage=schedule.flow.storage, plan=plan),
+        constants=constants,
+        functions=functions,
     )
     input_digest = hashlib.sha256(f"{graph.digest()} {options} {plan.digest()}".encode()).hexdigest()
     head = (
@@ -227,22 +252,58 @@ def declared_digest(sources: Sources) -> str:
     return found.group(1)
 
 
+def _calls(
+    graph: Graph,
+    steps: tuple[ScheduledStep, ...],
+    *,
+    places: _Places,
+    constants: _Constants,
+    functions: _Functions,
+) -> tuple[_Call, ...]:
+    return tuple(
+        _call(graph, index=i, step=s, places=places, constants=constants, functions=functions)
+        for i, s in enumerate(steps)
+    )
+
+
+def _kinds(step: ScheduledStep, constants: _Constants, functions: _Functions) -> tuple[tuple[_Call, ...], ...]:
+    """Of a stage in patches, the calls of each kind: source, target and scratch are the driver's pointers."""
+    p = step.binding.parameters
+    if not isinstance(p, PatchParameters):
+        return ()
+    return tuple(
+        _calls(
+            kind.graph,
+            steps,
+            places=_Places(
+                storage=dataflow(kind.graph).storage,
+                plan=kind.plan,
+                base="scratch",
+                pointers=((p.source, "x"), (p.target, "y")),
+            ),
+            constants=constants,
+            functions=functions,
+        )
+        for kind, steps in zip(p.kinds, step.patches, strict=True)
+    )
+
+
 def _call(
     graph: Graph,
     *,
-    schedule: Schedule,
+    index: int,
     step: ScheduledStep,
-    plan: MemoryPlan,
+    places: _Places,
     constants: _Constants,
     functions: _Functions,
 ) -> _Call:
     label = sanitise(step.step.name)
 
     def address(tensor: TensorId) -> str:
-        storage = schedule.flow.storage[tensor]
+        storage = places.storage[tensor]
         data = graph.tensors[storage].data
         if data is None or storage in step.step.writes:
-            return f"(int8_t *)(arena + {plan.offset_of(f't{storage}')})"
+            return places.address(tensor)
         return f"(const int8_t *){constants.name(data, 'constant', sanitise(graph.tensors[storage].name))}"
 
     tables = step.binding.tables
@@ -259,17 +320,17 @@ def _call(
         sources = [address(t) for t in inputs]
     names = step.spec.operands or tuple(f"x{i}" for i in range(len(sources)))
     # Where the plan lets the output run into an input, the compiler must not assume that it does not.
-    activation = "*" if _overlaps(plan, step) else "*restrict "
+    activation = "*" if _overlaps(places.plan, step) else "*restrict "
     pointers = [f"const int8_t {activation}{n}" for n in names]
     pointers += [f"const {_C_TYPES[t.data.dtype.name]} *restrict {t.role}" for t in tables]
     pointers.append(f"int8_t {activation}y")
     arguments = [*sources, *(constants.name(t.data, t.role, label) for t in tables), address(step.step.writes[0])]
     if step.scratch_bytes:
         pointers.append("uint8_t *restrict scratch")
-        arguments.append(f"arena + {plan.offset_of(f's{schedule.steps.index(step)}')}")
+        arguments.append(places.scratch(index))
     return _Call(
         comment=f"{step.op} {label}",
-        function=functions.name(step, "\n" + ",\n".join(pointers)),
+        function=functions.name(step, "\n" + ",\n".join(pointers), _kinds(step, constants, functions)),
         arguments=tuple(arguments),
     )
 
@@ -277,8 +338,8 @@ def _call(
 def _overlaps(plan: MemoryPlan, step: ScheduledStep) -> bool:
     """Whether the step's output shares bytes with one of its inputs."""
     places = {p.buffer.key: p for p in plan.placements}
-    outputs = [places[f"t{t}"] for t in step.step.writes]
-    inputs = [places[f"t{t}"] for t in step.step.reads]
+    outputs = [places[f"t{t}"] for t in step.step.writes if f"t{t}" in places]
+    inputs = [places[f"t{t}"] for t in step.step.reads if f"t{t}" in places]
     return any(i.offset < o.end and o.offset < i.end for i in inputs for o in outputs)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinyengine import codegen, cost, passes
-from tinyengine.arrange import arrange, given
+from tinyengine.arrange import Rung, arrange, given, rungs
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
+from tinyengine.kernels.patches import PatchParameters
 from tinyengine.measured import Measured
 from tinyengine.memory import checker, order
+from tinyengine.memory.patches import Grid
 from tinyengine.memory.plan import MemoryPlan
 from tinyengine.schedule import Optimize, Preferences, Schedule, Sharing, Way
 from tinyengine.sources import Sources
@@ -32,6 +34,7 @@ class CompileOptions:
         sram_limit_bytes: what the arena may take; None is no limit.
         sharing: how far buffers may share bytes; less than everything is for comparisons.
         measured: what a board said about the ways to compute layers; None, and all are estimated.
+        patches: the grid in which the first layers are computed; None leaves it to the search.
     """
 
     requant: Requant = Requant.EXACT
@@ -39,7 +42,8 @@ class CompileOptions:
     optimize: Optimize = Optimize.BALANCED
     flash_limit_bytes: int | None = None
     sram_limit_bytes: int | None = None
-    sharing: Sharing = Sharing.FUSED
+    sharing: Sharing = Sharing.PATCHES
+    patches: Grid | None = None
     fold_constants: bool = True
     measured: Measured | None = None
 
@@ -55,6 +59,39 @@ class Layer:
     macs: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchStage:
+    """The layers that are computed in patches.
+
+    Args:
+        rows, columns: patches over the stage's last map.
+        layers: nodes of the stage; `split` is the name of the last, sanitised.
+        kinds: of patches, which differ in size or padding.
+        macs: of the stage computed once, by the textbook.
+        recomputed_macs: what is computed again because patches overlap; below zero where strides skip more.
+        peak_bytes: working memory of a patch.
+    """
+
+    rows: int
+    columns: int
+    layers: int
+    split: str
+    kinds: int
+    macs: int
+    recomputed_macs: int
+    peak_bytes: int
+
+    @property
+    def grid(self) -> str:
+        """``3x4``: rows by columns."""
+        return f"{self.rows}x{self.columns}"
+
+    @property
+    def recomputed_share(self) -> float:
+        """Of the stage's multiply-accumulates."""
+        return self.recomputed_macs / self.macs if self.macs else 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Compiled:
     """A compiled model.
@@ -64,6 +101,7 @@ class Compiled:
         macs: nominal, of the graph as imported.
         macs_executed: what the generated code performs; taps in the padding are skipped.
         folded: whether constant channels were removed.
+        patches: the layers computed in patches; None where none are.
         weights_bytes: of the constants the graph's nodes read.
         input_names, output_names: sanitised.
     """
@@ -77,6 +115,7 @@ class Compiled:
     macs_executed: int
     weights_bytes: int
     folded: bool
+    patches: PatchStage | None
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
 
@@ -106,6 +145,7 @@ def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
         sram_limit_bytes=options.sram_limit_bytes,
         sharing=options.sharing,
         measured=options.measured,
+        patches=options.patches,
     )
     arranged = []
     for ordered in orders:
@@ -113,6 +153,21 @@ def compile_graph(graph: Graph, options: CompileOptions) -> Compiled:
         arranged.append((ordered, *found))
     lowered, scheduled, plan = min(arranged, key=lambda a: a[2].arena_bytes)
     return _printed(graph, lowered, scheduled, plan, folded=folded, options=options)
+
+
+def ladder(graph: Graph, options: CompileOptions) -> tuple[Rung, ...]:
+    """The memory ladder below the compiled plan: what less sharing would need, for pictures and comparisons.
+
+    Raises:
+        UnsupportedOp: a node no kernel can compute.
+    """
+    orders, _ = lowered_graphs(graph, options)
+    preferences = Preferences(optimize=options.optimize, sharing=options.sharing, measured=options.measured)
+    found = [
+        rungs(ordered, requant=options.requant, target=options.target, preferences=preferences)
+        for ordered in orders
+    ]
+    return tuple(min(same, key=lambda r: r.plan.arena_bytes) for same in zip(*found, strict=True))
 
 
 def compile_ways(graph: Graph, ways: tuple[Way, ...], options: CompileOptions) -> Compiled:
@@ -147,9 +202,39 @@ def _printed(
             for index, s in enumerate(scheduled.steps)
         ),
         macs=sum(cost.macs(graph, n) for n in graph.nodes),
-        macs_executed=sum(cost.executed_macs(lowered, n) for n in lowered.nodes),
+        macs_executed=_executed(lowered, scheduled),
+        patches=_patches(scheduled),
         weights_bytes=cost.weights_bytes(lowered),
         folded=folded,
         input_names=tuple(codegen.sanitise(lowered.tensors[t].name) for t in lowered.inputs),
         output_names=tuple(codegen.sanitise(lowered.tensors[t].name) for t in lowered.outputs),
     )
+
+
+def _executed(graph: Graph, scheduled: Schedule) -> int:
+    """Multiply-accumulates of the whole network, those of patches as often as they run."""
+    total = sum(cost.executed_macs(graph, n) for n in graph.nodes)
+    for step in scheduled.steps:
+        p = step.binding.parameters
+        if isinstance(p, PatchParameters):
+            total -= sum(cost.executed_macs(graph, n) for n in p.nodes)
+            kinds = [sum(cost.executed_macs(k.graph, n) for n in k.graph.nodes) for k in p.kinds]
+            total += sum(kinds[call.kind] for call in p.calls)
+    return total
+
+
+def _patches(scheduled: Schedule) -> PatchStage | None:
+    for step in scheduled.steps:
+        p = step.binding.parameters
+        if isinstance(p, PatchParameters):
+            return PatchStage(
+                rows=p.grid.rows,
+                columns=p.grid.columns,
+                layers=len(p.nodes),
+                split=codegen.sanitise(p.split),
+                kinds=len(p.kinds),
+                macs=p.whole_macs,
+                recomputed_macs=p.recomputed_macs,
+                peak_bytes=step.scratch_bytes,
+            )
+    return None

@@ -9,11 +9,13 @@ from math import prod
 
 from tinyengine.ir import (
     Conv2D,
+    Crop,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
     Node,
     Padding,
+    Paste,
     op_name,
 )
 
@@ -69,12 +71,17 @@ _CYCLES: dict[str, tuple[float, float]] = {
     "MUL": (0.0, 25.0),
     "SOFTMAX": (0.0, 90.0),
 }
+_MOVE_CYCLES = (24.0, 0.75)
+"""A row of a window or tile that is moved, and a byte of it."""
 _OTHER_CYCLES = 8.0
 """A larger operand's element in all other operators."""
 
 
 def estimated_cycles(graph: Graph, node: Node) -> int:
     """A rough count for a Cortex-M4 without wait states."""
+    if isinstance(node.op, Crop | Paste):
+        small = graph.tensors[node.outputs[0] if isinstance(node.op, Crop) else node.inputs[0]]
+        return round(small.shape[1] * _MOVE_CYCLES[0] + small.size_bytes * _MOVE_CYCLES[1])
     a_mac, an_output = _CYCLES.get(op_name(node.op), (0.0, _OTHER_CYCLES))
     elements = max(graph.tensors[t].elements for t in (node.inputs[0], node.outputs[0]))
     outputs = graph.tensors[node.outputs[0]].elements

@@ -245,6 +245,22 @@ class Relu:
     rescale: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crop:
+    """A window of a map (N,H,W,C), as large as the output; only inside patches (memory/patches.py)."""
+
+    top: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paste:
+    """A tile put into a map (N,H,W,C) whose other elements stay; only inside patches (memory/patches.py)."""
+
+    top: int
+    left: int
+
+
 Op: TypeAlias = (
     Conv2D
     | DepthwiseConv2D
@@ -263,6 +279,8 @@ Op: TypeAlias = (
     | Quantize
     | Dequantize
     | Relu
+    | Crop
+    | Paste
 )
 
 
@@ -334,4 +352,6 @@ _OP_NAMES: dict[type, str] = {
     Quantize: "QUANTIZE",
     Dequantize: "DEQUANTIZE",
     Relu: "RELU",
+    Crop: "CROP",
+    Paste: "PASTE",
 }

@@ -26,6 +26,7 @@ from tinyengine.ir import (
     Clamp,
     Concatenation,
     Conv2D,
+    Crop,
     DepthwiseConv2D,
     Dequantize,
     DType,
@@ -39,6 +40,7 @@ from tinyengine.ir import (
     Op,
     Pad,
     Padding,
+    Paste,
     Quantize,
     QuantParams,
     Relu,
@@ -466,3 +468,18 @@ def _transpose(op: Transpose, call: _Call) -> Values:
 def _concatenation(op: Concatenation, call: _Call) -> Values:
     samples = max(v.shape[0] for v in call.x)
     return np.concatenate([np.broadcast_to(v, (samples, *v.shape[1:])) for v in call.x], axis=op.axis + 1)
+
+
+@_evaluate.register
+def _crop(op: Crop, call: _Call) -> Values:
+    _, rows, columns, _ = call.out.shape
+    return call.x[0][:, :, op.top : op.top + rows, op.left : op.left + columns]
+
+
+@_evaluate.register
+def _paste(op: Paste, call: _Call) -> Values:
+    """Elements outside of the tile are not this operator's: zeros here."""
+    tile = call.x[0]
+    out = np.zeros((tile.shape[0], *call.out.shape), tile.dtype)
+    out[:, :, op.top : op.top + tile.shape[2], op.left : op.left + tile.shape[3]] = tile
+    return out

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from tinyengine import cost
 from tinyengine.fixedpoint import Requant
@@ -16,16 +18,26 @@ from tinyengine.kernels.dsp import chain
 from tinyengine.kernels.dsp.chain import Chain
 from tinyengine.kernels.dsp.common import Price
 from tinyengine.kernels.parameters import Binding
+from tinyengine.kernels.patches import PatchParameters
 from tinyengine.kernels.tiling import Tile
 from tinyengine.measured import Measured
 from tinyengine.memory import lifetimes, planner
 from tinyengine.memory.lifetimes import Dataflow, Step, dataflow
+from tinyengine.memory.patches import Grid
 from tinyengine.memory.plan import Buffer, Rolling
+
+if TYPE_CHECKING:
+    from tinyengine.patched import Patched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScheduledStep:
-    """A step with everything codegen needs to print it; `price` is the estimate it was chosen for."""
+    """A step with everything codegen needs to print it.
+
+    Args:
+        price: the estimate it was chosen for.
+        patches: of a stage in patches, the steps of each kind of patch.
+    """
 
     step: Step
     spec: KernelSpec
@@ -34,6 +46,7 @@ class ScheduledStep:
     scratch_bytes: int
     rolling: tuple[Rolling, ...] = ()
     price: Price | None = None
+    patches: tuple[tuple[ScheduledStep, ...], ...] = ()
 
     @property
     def kernel(self) -> str:
@@ -43,6 +56,8 @@ class ScheduledStep:
     @property
     def op(self) -> str:
         """The operator's name, several joined by +; COPY for a constant that is an output."""
+        if isinstance(self.binding.parameters, PatchParameters):
+            return f"PATCHES {self.binding.parameters.grid}"
         return "+".join(op_name(n.op) for n in self.step.nodes) or "COPY"
 
 
@@ -87,6 +102,8 @@ class Sharing(StrEnum):
     """An output may run into its input as far as the kernel permits."""
     FUSED = "fused"
     """Several layers may be one step, so that maps between them never exist whole."""
+    PATCHES = "patches"
+    """The first layers may be computed patch by patch, with what neighbours share computed twice."""
 
 
 BYTE_PRICE: dict[Optimize, float] = {
@@ -111,17 +128,23 @@ class Preferences:
             flash, the smallest is taken where nothing fits.
         sharing: less than everything is for pictures and comparisons.
         measured: what a board said about the ways; estimates are used where it said nothing.
+        patches: the grid to use, whatever it costs; None leaves it to the search.
     """
 
     optimize: Optimize = Optimize.BALANCED
     flash_limit_bytes: int | None = None
     sram_limit_bytes: int | None = None
-    sharing: Sharing = Sharing.FUSED
+    sharing: Sharing = Sharing.PATCHES
     measured: Measured | None = None
+    patches: Grid | None = None
 
 
 class Options:
-    """All ways to compute a network: for each step those that start with it, and what each needs of the arena."""
+    """All ways to compute a network: for each step those that start with it, and what each needs of the arena.
+
+    Args:
+        outside: tensors that lie elsewhere: a patch's source and target.
+    """
 
     def __init__(
         self,
@@ -129,13 +152,15 @@ class Options:
         *,
         requant: Requant,
         target: Target,
-        sharing: Sharing = Sharing.FUSED,
+        sharing: Sharing = Sharing.PATCHES,
         measured: Measured | None = None,
+        outside: frozenset[TensorId] = frozenset(),
     ) -> None:
         self.graph = graph
-        self._requant, self._target, self._sharing = requant, target, sharing
+        self.requant, self.target, self.sharing, self.outside = requant, target, sharing, outside
+        self.measured = measured
         self.flow = dataflow(graph)
-        self._buffers = lifetimes.buffers(graph, self.flow)
+        self._buffers = lifetimes.buffers(graph, self.flow, outside=outside)
         self._kept = {self.flow.storage[t] for t in graph.outputs}
         self._spans: dict[tuple[int, int, tuple[Rolling, ...]], int] = {}
         self.ways: list[list[Way]] = []
@@ -149,10 +174,28 @@ class Options:
 
     def starting_at(self, index: int) -> list[Way]:
         """All ways that start with this step."""
-        found = list(ways(self.graph, self.flow.steps[index], self._requant, self._target))
-        if self._sharing is Sharing.FUSED:
-            found += _chains(self.graph, self.flow, index, self._requant, self._target)
+        found = list(ways(self.graph, self.flow.steps[index], self.requant, self.target))
+        if self.sharing in (Sharing.FUSED, Sharing.PATCHES):
+            found += _chains(self.graph, self.flow, index, self.requant, self.target)
         return found
+
+    def limited(self, sharing: Sharing) -> Options:
+        """The same network with less sharing; nothing is priced again."""
+        other = copy(self)
+        other.sharing, other._spans = sharing, {}
+        other.ways = [[w for w in found if _is_within(w, sharing)] for found in self.ways]
+        other.needs = [[other.need(i, w) for w in found] for i, found in enumerate(other.ways)]
+        return other
+
+    def offer(self, index: int, way: Way) -> None:
+        """One more way that starts with a step."""
+        self.ways[index].append(way)
+        self.needs[index].append(self.need(index, way))
+
+    def keep(self, index: int, kept: Callable[[Way], bool]) -> None:
+        """Forgets the other ways that start with a step."""
+        pairs = [p for p in zip(self.ways[index], self.needs[index], strict=True) if kept(p[0])]
+        self.ways[index], self.needs[index] = [w for w, _ in pairs], [n for _, n in pairs]
 
     def need(self, index: int, way: Way) -> int:
         """Bytes that must exist while the way runs: its operands, its output as far as it must not overlap them,
@@ -169,7 +212,7 @@ class Options:
         inside = {f"t{t}" for s in self.flow.steps[index:last] for t in s.writes}
         live = {b.key: b for b in self._buffers if b.first <= last and b.last >= index and b.key not in inside}
         total = sum(_aligned(b) for b in live.values())
-        if step.node is None or len(step.writes) != 1:
+        if step.node is None or len(step.writes) != 1 or step.writes[0] in self.outside:
             return total
         target = _aligned(live[f"t{step.writes[0]}"])
         saved = 0
@@ -181,10 +224,10 @@ class Options:
 
     def rolling(self, way: Way) -> tuple[Rolling, ...]:
         """How a way's output may share bytes with each operand, as far as all buffers may."""
-        if self._sharing is Sharing.WHOLE:
+        if self.sharing is Sharing.WHOLE:
             return ()
         found = way.rolling(self.graph)
-        if self._sharing is not Sharing.IN_PLACE:
+        if self.sharing is not Sharing.IN_PLACE:
             return found
         in_place = (0 in r.exact or (r.least is not None and r.least <= 0) for r in found)
         return tuple(Rolling(exact=(0,)) if yes else Rolling() for yes in in_place)
@@ -196,12 +239,16 @@ class Options:
 
     def _least(self) -> int:
         """The smallest bound: the cut whose most needy step needs least."""
+        return self.rests()[0]
+
+    def rests(self) -> list[int]:
+        """For each step, and the end, the smallest bound under which the network from there on can be computed."""
         best = [0] * (len(self.ways) + 1)
         for i in reversed(range(len(self.ways))):
             best[i] = min(
                 max(need, best[i + way.length]) for way, need in zip(self.ways[i], self.needs[i], strict=True)
             )
-        return best[0]
+        return best
 
     def smallest(self, bounds: list[int], slowest: float, price: float) -> int:
         """The smallest bound with at most `slowest` cycles; more room never costs much, so halving finds it."""
@@ -246,6 +293,13 @@ def _aligned(buffer: Buffer) -> int:
     return -(-buffer.size_bytes // buffer.alignment) * buffer.alignment
 
 
+def _is_within(way: Way, sharing: Sharing) -> bool:
+    """Whether a rung of the memory ladder has the way."""
+    if sharing is Sharing.PATCHES:
+        return True
+    return way.patched is None if sharing is Sharing.FUSED else way.length == 1
+
+
 MOST_BYTE_PRICE = 1e6
 """Where the search for smaller tables ends."""
 _DRIVER_BYTES = 350
@@ -254,14 +308,17 @@ _DRIVER_BYTES = 350
 
 def flash_bytes(graph: Graph, steps: tuple[ScheduledStep, ...]) -> int:
     """Estimate of what a network takes of flash: equal tables and functions count once."""
+    steps = tuple(e for s in steps for e in (s, *(inner for kind in s.patches for inner in kind)))
     tables = {t.data.tobytes() for s in steps for t in s.binding.tables}
     functions = {f.text for s in steps for f in s.binding.assembly}
     instructions = sum(
         line.startswith("    ") and line[4] != "." for text in functions for line in text.splitlines()
     )
     drivers = {(s.kernel, repr(s.binding.parameters)) for s in steps}
-    others = {t for s in steps for n in s.step.nodes for t in n.inputs if graph.tensors[t].is_constant}
-    others -= {t for s in steps if s.binding.tables for n in s.step.nodes for t in n.inputs}
+    # Ids of constants are the same in patches; those beyond the graph are tiles.
+    read = [(s, t) for s in steps if not s.patches for n in s.step.nodes for t in n.inputs]
+    others = {t for _, t in read if t < len(graph.tensors) and graph.tensors[t].is_constant}
+    others -= {t for s, t in read if s.binding.tables}
     constants = sum(graph.tensors[t].size_bytes for t in others)
     return sum(map(len, tables)) + 4 * instructions + _DRIVER_BYTES * len(drivers) + constants
 
@@ -274,6 +331,7 @@ class Way:
         length: steps of the unfused network it computes.
         last_resort: taken only where nothing else fits.
         chain: for several layers in one step; then the tile's band is of rows of the last.
+        patched: for a stage in patches.
     """
 
     step: Step
@@ -284,6 +342,7 @@ class Way:
     length: int = 1
     last_resort: bool = False
     chain: Chain | None = None
+    patched: Patched | None = None
 
     def cost(self, byte_price: float) -> float:
         """Cycles with flash counted in."""
@@ -293,6 +352,8 @@ class Way:
         """How its output may share bytes with each operand."""
         if self.chain is not None:
             return chain.rollings(self.chain, self.tile.band)
+        if self.patched is not None:
+            return (self.patched.rolling,)
         return self.spec.rolling(graph, self.step.node, self.tile) if self.step.node is not None else ()
 
 
@@ -394,8 +455,14 @@ def _chains(graph: Graph, flow: Dataflow, index: int, requant: Requant, target: 
 
 
 def bind(graph: Graph, choice: Way, requant: Requant) -> ScheduledStep:
+    """The step with its literals, tables and generated functions."""
     step = choice.step
-    if choice.chain is not None:
+    patches: tuple[tuple[ScheduledStep, ...], ...] = ()
+    if choice.patched is not None:
+        found = choice.patched
+        patches = tuple(tuple(bind(k.graph, way, requant) for way in k.ways) for k in found.kinds)
+        binding = found.bind(tuple(tuple(s.binding for s in steps) for steps in patches))
+    elif choice.chain is not None:
         binding = catalogue.bind_chain(choice.chain, choice.tile.band, choice.spec.target, requant)
     elif step.node is None:
         size = graph.tensors[step.writes[0]].size_bytes
@@ -410,4 +477,5 @@ def bind(graph: Graph, choice: Way, requant: Requant) -> ScheduledStep:
         scratch_bytes=choice.scratch_bytes,
         rolling=choice.rolling(graph),
         price=choice.price,
+        patches=patches,
     )

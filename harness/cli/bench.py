@@ -19,11 +19,12 @@ from rich.console import Console
 
 from harness import evidence, host, row
 from harness.boards import load_boards, with_faults
-from harness.cli import view
+from harness.cli import compiling, view
 from harness.cli.compiling import (
     FlashLimitOption,
     FoldOption,
     OptimizeOption,
+    PatchesOption,
     SramLimitOption,
     TuningOption,
     tunings,
@@ -69,6 +70,7 @@ def command(
     optimize: OptimizeOption = Optimize.BALANCED,
     flash_limit: FlashLimitOption = None,
     sram_limit: SramLimitOption = None,
+    patches: PatchesOption = "auto",
     fold_constants: FoldOption = True,
     tuning: TuningOption = None,
     memory: Annotated[
@@ -105,6 +107,7 @@ def command(
     if boards_file is not None:
         # The probe's process reads the same file.
         os.environ["TINYRACK_BOARDS"] = str(boards_file.absolute())
+    sharing, grid = compiling.patches(patches)
     names = None if boards is None else [n.strip() for part in boards for n in part.split(",") if n.strip()]
     chosen = with_faults(load_boards(boards_file).select(names), [parse(text) for text in fault or ()])
     if not chosen:
@@ -124,6 +127,8 @@ def command(
             optimize=optimize,
             flash_limit_bytes=flash_limit,
             sram_limit_bytes=sram_limit,
+            sharing=sharing,
+            patches=grid,
             fold_constants=fold_constants,
         ),
         given=None if input_file is None else read_input(input_file),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, SramLimitOption
+from harness.cli import compiling
+from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, PatchesOption, SramLimitOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError
 from harness.models import resolve
 from harness.row import LayerRow
-from tinyengine.compile import CompileOptions, compile_graph
+from tinyengine.compile import CompileOptions, PatchStage, compile_graph
 from tinyengine.fixedpoint import Requant
 from tinyengine.kernels.catalogue import Target
 from tinyengine.schedule import Optimize
@@ -45,6 +47,7 @@ def command(
     optimize: OptimizeOption = Optimize.BALANCED,
     flash_limit: FlashLimitOption = None,
     sram_limit: SramLimitOption = None,
+    patches: PatchesOption = "auto",
     fold_constants: FoldOption = True,
     float_io: Annotated[bool, typer.Option("--float-io", help="Keep float32 inputs and outputs.")] = False,
     json: JsonOption = None,
@@ -55,6 +58,7 @@ def command(
     """
     if json is not None:
         check_json_target(json)
+    sharing, grid = compiling.patches(patches)
     source = resolve(model)
     compiled = compile_graph(
         source.graph(float_io=float_io),
@@ -64,6 +68,8 @@ def command(
             optimize=optimize,
             flash_limit_bytes=flash_limit,
             sram_limit_bytes=sram_limit,
+            sharing=sharing,
+            patches=grid,
             fold_constants=fold_constants,
         ),
     )
@@ -84,6 +90,7 @@ def command(
                 "arena_bytes": compiled.plan.arena_bytes,
                 "weights_bytes": compiled.weights_bytes,
                 "folded": compiled.folded,
+                "patches": None if compiled.patches is None else patches_document(compiled.patches),
                 "macs": compiled.macs,
                 "macs_executed": compiled.macs_executed,
                 "layers": [
@@ -98,10 +105,22 @@ def command(
     if json != "-":
         console().print(
             f"{source.name}: {len(compiled.layers)} layers, {compiled.macs / 1e6:,.2f} M MAC, arena "
-            f"{compiled.plan.arena_bytes:,} B, weights {compiled.weights_bytes:,} B, in "
+            f"{compiled.plan.arena_bytes:,} B{_patches(compiled.patches)}, "
+            f"weights {compiled.weights_bytes:,} B, in "
             f"{', '.join(str(out / file.name) for file in compiled.sources.files)}",
             soft_wrap=True,
         )
+
+
+def patches_document(found: PatchStage) -> dict[str, object]:
+    """Patches as JSON has them."""
+    return {**asdict(found), "recomputed_share": round(found.recomputed_share, 4)}
+
+
+def _patches(found: PatchStage | None) -> str:
+    if found is None:
+        return ""
+    return f" (first {found.layers} layers in {found.grid} patches, {found.recomputed_share:+.1%} of their MAC)"
 
 
 def _layer(layer: LayerRow) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,8 @@ from harness.errors import ConfigError
 from harness.models import ModelSource
 from harness.tuning import record
 from harness.tuning.record import Tuning
-from tinyengine.schedule import Optimize
+from tinyengine.memory.patches import Grid
+from tinyengine.schedule import Optimize, Sharing
 
 OptimizeOption = Annotated[
     Optimize,
@@ -26,6 +28,14 @@ SramLimitOption = Annotated[
     int | None,
     typer.Option(
         "--sram-limit", min=1, metavar="BYTES", help="What the arena may take: the fastest way within it."
+    ),
+]
+PatchesOption = Annotated[
+    str,
+    typer.Option(
+        "--patches",
+        metavar="auto|off|RxC",
+        help="The first layers in patches: where that pays, never, or in so many rows and columns.",
     ),
 ]
 FoldOption = Annotated[
@@ -61,3 +71,19 @@ def tunings(given: Sequence[str] | None, models: Sequence[ModelSource]) -> tuple
             raise ConfigError(f"is about {one.model} ({one.model_sha256[:12]})", file=text, field="--tuning")
         found.append(one)
     return tuple(found)
+
+
+def patches(text: str) -> tuple[Sharing, Grid | None]:
+    """What `--patches` asks of the compiler.
+
+    Raises:
+        ConfigError: neither auto, off nor a grid of at least two patches.
+    """
+    if text in ("auto", "off"):
+        return (Sharing.PATCHES if text == "auto" else Sharing.FUSED), None
+    found = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,2})", text)
+    if found is None or found[1] == found[2] == "1":
+        raise ConfigError(
+            f"{text!r} is no choice; auto, off, or rows x columns like 3x4 would be", file="--patches"
+        )
+    return Sharing.PATCHES, Grid(rows=int(found[1]), columns=int(found[2]))

@@ -19,6 +19,7 @@ from tinyengine.ir import (
     AveragePool2D,
     Concatenation,
     Conv2D,
+    Crop,
     DepthwiseConv2D,
     Dequantize,
     DType,
@@ -30,6 +31,7 @@ from tinyengine.ir import (
     Mul,
     Node,
     Pad,
+    Paste,
     Quantize,
     Relu,
     Softmax,
@@ -130,6 +132,10 @@ def _by_rows(graph: Graph, node: Node, tile: Tile) -> tuple[Rolling, ...]:  # no
     return overlap.rolling_window(graph, node)
 
 
+def _by_window(graph: Graph, node: Node, tile: Tile) -> tuple[Rolling, ...]:  # noqa: ARG001
+    return overlap.rolling_crop(graph, node)
+
+
 def _by_elements(graph: Graph, node: Node, tile: Tile) -> tuple[Rolling, ...]:  # noqa: ARG001
     return overlap.rolling_elementwise(graph, node)
 
@@ -213,6 +219,8 @@ _PORTABLE: tuple[KernelSpec, ...] = (
     ),
     KernelSpec(stem="mean_s8", operator=Mean, template="mean.c.j2", bind=parameters.mean, accepts=_is_int8),
     KernelSpec(stem="pad_s8", operator=Pad, template="pad.c.j2", bind=parameters.pad, accepts=_is_int8),
+    KernelSpec(stem="crop", operator=Crop, template="crop.c.j2", bind=parameters.crop, rolling=_by_window),
+    KernelSpec(stem="paste", operator=Paste, template="crop.c.j2", bind=parameters.crop),
     KernelSpec(stem="transpose", operator=Transpose, template="transpose.c.j2", bind=parameters.transpose),
     KernelSpec(
         stem="concat",
@@ -383,6 +391,13 @@ def bind_chain(chain: Chain, band: int, target: Target, requant: Requant) -> Bin
 
 COPY = KernelSpec(stem="copy", operator=type(None), template="copy.c.j2", bind=parameters.copy)
 """What fills an output that is a constant; it serves no operator, so it is not searched for."""
+
+
+def patches_spec(target: Target) -> KernelSpec:
+    """The driver of a stage in patches; it serves no single operator, so it is not searched for."""
+    return KernelSpec(
+        stem="patches", operator=type(None), template="patches.c.j2", bind=parameters.copy, target=target
+    )
 
 
 def candidates(graph: Graph, node: Node, requant: Requant, target: Target) -> tuple[KernelSpec, ...]:

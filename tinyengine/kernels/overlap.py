@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import cast
 
-from tinyengine.ir import AveragePool2D, DepthwiseConv2D, DType, Graph, MaxPool2D, Node
+from tinyengine.ir import AveragePool2D, Crop, DepthwiseConv2D, DType, Graph, MaxPool2D, Node
 from tinyengine.kernels.dsp import convolution, dense, depthwise, pointwise
 from tinyengine.kernels.parameters import Axis, axes
 from tinyengine.memory.plan import Rolling
@@ -112,6 +112,17 @@ def rolling_window(graph: Graph, node: Node) -> tuple[Rolling, ...]:
         kernel, dilation = op.kernel, (1, 1)
     y, _ = axes(shape, out, kernel=(kernel[0], kernel[1]), stride=op.stride, dilation=dilation, padding=op.padding)
     return (rolling_rows(y, batch=shape[0], row_bytes=prod(shape[2:]), out_row_bytes=prod(out[2:])),)
+
+
+def rolling_crop(graph: Graph, node: Node) -> tuple[Rolling, ...]:
+    """Row by row; a row is moved as if it were read whole before it is written."""
+    op = cast(Crop, node.op)
+    x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
+    pixel = x.shape[3] * x.dtype.size_bytes
+    row, out_row = x.shape[2] * pixel, y.shape[2] * pixel
+    start = op.top * row + op.left * pixel
+    steps = (_Band(written=r * out_row, unread=start + r * row) for r in range(1, y.shape[1]))
+    return (Rolling(least=_least(steps, x.size_bytes)),)
 
 
 def rolling_elementwise(graph: Graph, node: Node) -> tuple[Rolling, ...]:

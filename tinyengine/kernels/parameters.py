@@ -24,6 +24,7 @@ from tinyengine.ir import (
     Clamp,
     Concatenation,
     Conv2D,
+    Crop,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
@@ -33,6 +34,7 @@ from tinyengine.ir import (
     Node,
     Pad,
     Padding,
+    Paste,
     Shape,
     Transpose,
     op_name,
@@ -51,6 +53,7 @@ from tinyengine.kernels.mve.convolution import VectorConvolutionParameters
 from tinyengine.kernels.mve.dense import VectorDenseParameters
 from tinyengine.kernels.mve.depthwise import VectorDepthwiseParameters
 from tinyengine.kernels.mve.pool import VectorPoolParameters
+from tinyengine.kernels.patches import PatchParameters
 from tinyengine.kernels.tiling import Tile
 
 NARROW = 1 << 30
@@ -285,6 +288,18 @@ class FloatParameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CropParameters:
+    """CROP and PASTE: `rows` runs of `run` bytes, from rows of one map to rows of the other."""
+
+    rows: int
+    run: int
+    in_row_bytes: int
+    out_row_bytes: int
+    in_offset: int
+    out_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CopyParameters:
     """A constant that is an output of the graph."""
 
@@ -306,6 +321,8 @@ Parameters: TypeAlias = (
     | SoftmaxParameters
     | FloatParameters
     | CopyParameters
+    | CropParameters
+    | PatchParameters
     | PointwiseParameters
     | WinogradParameters
     | SumPoolParameters
@@ -811,6 +828,26 @@ def transpose(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:  
     levels = [Level(count=n, strides=(strides[d],)) for n, d in zip(out, permutation, strict=True)]
     walk, length = _split_run(collapse(levels))
     return Binding(parameters=TransposeParameters(levels=walk, run=length))
+
+
+def crop(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:  # noqa: ARG001
+    """CROP and PASTE of maps of any type."""
+    op = cast(Crop | Paste, node.op)
+    x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
+    small = y.shape if isinstance(op, Crop) else x.shape
+    pixel = x.shape[3] * x.dtype.size_bytes
+    in_row, out_row = x.shape[2] * pixel, y.shape[2] * pixel
+    offset = op.top * (in_row if isinstance(op, Crop) else out_row) + op.left * pixel
+    return Binding(
+        parameters=CropParameters(
+            rows=small[1],
+            run=small[2] * pixel,
+            in_row_bytes=in_row,
+            out_row_bytes=out_row,
+            in_offset=offset if isinstance(op, Crop) else 0,
+            out_offset=0 if isinstance(op, Crop) else offset,
+        )
+    )
 
 
 def concatenation(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:  # noqa: ARG001

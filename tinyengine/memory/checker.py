@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyengine.errors import PlanError
-from tinyengine.ir import Add, Graph, Node, Reshape, Transpose
+from tinyengine.ir import Add, Crop, Graph, Node, Paste, Reshape, Shape, Transpose
 from tinyengine.kernels.dsp.add import AddParameters as TableAddParameters
 from tinyengine.kernels.dsp.chain import ChainParameters
 from tinyengine.kernels.dsp.convolution import ConvolutionParameters
@@ -28,12 +28,15 @@ from tinyengine.kernels.dsp.winograd import WinogradParameters
 from tinyengine.kernels.parameters import (
     AddParameters,
     Binding,
+    CropParameters,
     DepthwiseParameters,
     LookupParameters,
     MulParameters,
     Parameters,
     PoolParameters,
 )
+from tinyengine.kernels.patches import PatchCall, PatchParameters
+from tinyengine.memory import patch_checker
 from tinyengine.memory.plan import BufferKind, MemoryPlan, Placement
 
 _Bytes: TypeAlias = NDArray[np.int64] | slice
@@ -134,6 +137,13 @@ def _rows(p: DepthwiseParameters | PoolParameters) -> Iterator[_Phase]:
             )
 
 
+def _crop(p: CropParameters) -> Iterator[_Phase]:
+    """Row by row, each as if it were read whole before it is written."""
+    for r in range(p.rows):
+        first, out = p.in_offset + r * p.in_row_bytes, p.out_offset + r * p.out_row_bytes
+        yield _Phase(reads=slice(first, first + p.run), writes=slice(out, out + p.run))
+
+
 _NOTHING = slice(0, 0)
 
 
@@ -192,6 +202,8 @@ def _phases(p: Parameters) -> Iterator[_Phase] | None:
         return _chain(p)
     if isinstance(p, DepthwiseParameters | PoolParameters):
         return _rows(p)
+    if isinstance(p, CropParameters):
+        return _crop(p)
     return None
 
 
@@ -229,6 +241,26 @@ class _Arena:
 
     def holds(self, place: Placement, who: int, which: _Bytes = slice(None)) -> bool:
         return bool((self.owner[place.offset : place.end][which] == who).all())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Within:
+    """The step a patch is a part of, and where it reads and writes there."""
+
+    run: _Run
+    arena: _Arena
+    owners: int
+    call: PatchCall
+    written: NDArray[np.bool_]
+    source: int
+    step: int
+
+
+def _rectangle(shape: Shape, small: Shape, element_bytes: int) -> NDArray[np.int64]:
+    """The bytes of a window at the top left of a map."""
+    pixel = shape[3] * element_bytes
+    rows = np.arange(small[1], dtype=np.int64)[:, None] * shape[2] * pixel
+    return (rows + np.arange(small[2] * pixel, dtype=np.int64)).reshape(-1)
 
 
 def check(plan: MemoryPlan, graph: Graph, bindings: Sequence[Binding | None] = ()) -> None:
@@ -284,12 +316,17 @@ class _Run:
         graph: Graph,
         bindings: Sequence[Binding | None],
         placements: dict[str, Placement],
+        within: _Within | None = None,
     ) -> None:
         self._plan = plan
         self._graph = graph
         self._bindings = bindings
         self._placements = placements
-        self._arena = _Arena(np.full(plan.arena_bytes, _NOBODY, dtype=np.int32))
+        self._within = within
+        self._arena = (
+            _Arena(np.full(plan.arena_bytes, _NOBODY, dtype=np.int32)) if within is None else within.arena
+        )
+        self._owners = 0 if within is None else within.owners
         self._home: dict[int, int | None] = {}  # tensor -> tensor whose placement holds it, None for constants
 
     def _place(self, tensor: int) -> Placement:
@@ -306,20 +343,40 @@ class _Run:
         return self._home.get(tensor, None if self._graph.tensors[tensor].is_constant else tensor)
 
     def _store(self, tensor: int) -> None:
-        self._arena.write(self._place(tensor), tensor)
+        self._arena.write(self._place(tensor), self._owners + tensor)
         self._home[tensor] = tensor
 
     def _demand(self, tensor: int, who: str, which: _Bytes = slice(None)) -> None:
         owner = self._owner_of(tensor)
-        if owner is not None and not self._arena.holds(self._place(owner), owner, which):
+        if owner is not None and not self._arena.holds(self._place(owner), self._owners + owner, which):
             raise PlanError(f"{who} needs tensor {tensor}, whose bytes are no longer (or not yet) there")
 
     def check(self) -> None:
-        graph, plan = self._graph, self._plan
-        for tensor in graph.inputs:
+        """All of a network: inputs, steps, outputs."""
+        for tensor in self._graph.inputs:
             self._store(tensor)
-        for tensor in graph.inputs:
+        for tensor in self._graph.inputs:
             self._demand(tensor, "the start")
+        step = self.steps()
+        for tensor in dict.fromkeys(self._graph.outputs):
+            if self._owner_of(tensor) is None:
+                self._store(tensor)  # a constant output is copied after the last node
+                step += 1
+        self._ends_after(step)
+        for tensor in self._graph.outputs:
+            self._demand(tensor, "the end")
+
+    def _ends_after(self, step: int) -> None:
+        if step != len(self._plan.steps):
+            raise PlanError(f"the graph has {step} steps, the plan {len(self._plan.steps)}")
+        known = {f"s{i}" for i in range(step)}
+        for p in self._plan.placements:
+            if p.buffer.kind is BufferKind.SCRATCH and p.buffer.key not in known:
+                raise PlanError(f"scratch {p.buffer.key} belongs to no step")
+
+    def steps(self) -> int:
+        """Carries the nodes out and counts the steps."""
+        graph, plan = self._graph, self._plan
         step = fused = 0
         for position, node in enumerate(graph.nodes):
             if fused:
@@ -332,23 +389,81 @@ class _Run:
             if step >= len(plan.steps):
                 raise PlanError(f"the graph has more steps than the plan's {len(plan.steps)}")
             binding = self._bindings[step] if step < len(self._bindings) else None
-            if binding is not None and isinstance(binding.parameters, ChainParameters):
-                fused = len(binding.parameters.links) - 1
+            parameters = binding.parameters if binding is not None else None
+            if isinstance(parameters, ChainParameters):
+                fused = len(parameters.links) - 1
             nodes = graph.nodes[position : position + fused + 1]
-            self._step(step, _fused(nodes) if fused else node)
+            if isinstance(parameters, PatchParameters):
+                fused = len(parameters.nodes) - 1
+                if graph.nodes[position : position + fused + 1] != parameters.nodes:
+                    raise PlanError(f"step {step} computes other nodes in patches than the graph has there")
+                self._patches(step, parameters)
+            elif self._within is not None and isinstance(node.op, Crop) and node.inputs[0] == self._within.source:
+                self._window(step, node, self._within)
+            elif self._within is not None and isinstance(node.op, Paste):
+                self._tile(step, node, self._within)
+            else:
+                self._step(step, _fused(nodes) if fused else node)
             step += 1
-        for tensor in dict.fromkeys(graph.outputs):
-            if self._owner_of(tensor) is None:
-                self._store(tensor)  # a constant output is copied after the last node
-                step += 1
-        if step != len(plan.steps):
-            raise PlanError(f"the graph has {step} steps, the plan {len(plan.steps)}")
-        for tensor in graph.outputs:
-            self._demand(tensor, "the end")
-        known = {f"s{i}" for i in range(step)}
-        for p in plan.placements:
-            if p.buffer.kind is BufferKind.SCRATCH and p.buffer.key not in known:
-                raise PlanError(f"scratch {p.buffer.key} belongs to no step")
+        return step
+
+    def _patches(self, step: int, p: PatchParameters) -> None:
+        """Patch after patch in the step's scratch, each with a plan of its own."""
+        patch_checker.check_geometry(self._graph, p)
+        scratch = self._placements[f"s{step}"]
+        for kind in p.kinds:
+            if kind.plan.arena_bytes > scratch.buffer.size_bytes:
+                raise PlanError(f"step {step}: a patch needs {kind.plan.arena_bytes} bytes of scratch")
+            _check_layout(kind.plan)
+            _check_overlaps(kind.plan)
+        self._demand(p.source, f"step {step}")
+        self._home[p.target] = p.target
+        written = np.zeros(self._place(p.target).buffer.size_bytes, dtype=np.bool_)
+        owners = self._scratch(len(self._plan.steps))
+        for call in p.calls:
+            self._arena.write(scratch, self._scratch(step))
+            kind = p.kinds[call.kind]
+            places = {q.buffer.key: replace(q, offset=scratch.offset + q.offset) for q in kind.plan.placements}
+            within = _Within(
+                run=self, arena=self._arena, owners=owners, call=call, written=written, source=p.source, step=step
+            )
+            patch = _Run(kind.plan, kind.graph, kind.bindings, places, within)
+            patch._ends_after(patch.steps())
+        if not written.all():
+            raise PlanError(f"step {step} leaves bytes of its output unwritten")
+        self._demand(p.target, f"the end of step {step}")
+
+    def read_outside(self, tensor: int, which: NDArray[np.int64], step: int) -> None:
+        """A patch of `step` reads these bytes of a value."""
+        if which[-1] >= self._place(tensor).buffer.size_bytes:
+            raise PlanError(f"step {step} reads beyond tensor {tensor}")
+        self._demand(tensor, f"a patch of step {step}", which)
+
+    def write_outside(self, tensor: int, which: NDArray[np.int64], step: int) -> None:
+        """A patch of `step` writes these bytes of a value."""
+        if which[-1] >= self._place(tensor).buffer.size_bytes:
+            raise PlanError(f"step {step} writes beyond tensor {tensor}")
+        self._arena.write(self._place(tensor), self._owners + tensor, which)
+
+    def _window(self, step: int, node: Node, within: _Within) -> None:
+        """A crop of what lies outside: read at any time of the step."""
+        shape, small = (self._graph.tensors[t].shape for t in (node.inputs[0], node.outputs[0]))
+        size = self._graph.tensors[node.inputs[0]].dtype.size_bytes
+        read = within.call.source_bytes + _rectangle(shape, small, size)
+        within.run.read_outside(within.source, read, within.step)
+        self._store(node.outputs[0])
+        within.run.read_outside(within.source, read, within.step)
+        self._demand(node.outputs[0], f"the end of step {step}")
+
+    def _tile(self, step: int, node: Node, within: _Within) -> None:
+        """A paste into what lies outside."""
+        shape, small = (self._graph.tensors[t].shape for t in (node.outputs[0], node.inputs[0]))
+        size = self._graph.tensors[node.inputs[0]].dtype.size_bytes
+        written = within.call.target_bytes + _rectangle(shape, small, size)
+        self._demand(node.inputs[0], f"step {step}")
+        within.run.write_outside(node.outputs[0], written, within.step)
+        within.written[written] = True
+        self._demand(node.inputs[0], f"the end of step {step}")
 
     def _step(self, step: int, node: Node) -> None:
         for tensor in node.inputs:
@@ -377,7 +492,7 @@ class _Run:
 
     def _scratch(self, step: int) -> int:
         """An owner no tensor has."""
-        return len(self._graph.tensors) + step
+        return self._owners + len(self._graph.tensors) + step
 
     def _elements(self, step: int, node: Node, group: int) -> None:
         """An output element may take the place of one that was read in the same group or before."""
@@ -405,7 +520,7 @@ class _Run:
                 self._arena.write(scratch, self._scratch(step))
             source = node.inputs[phase.operand]
             self._demand(source, who, phase.reads)
-            self._arena.write(out, target, phase.writes)
+            self._arena.write(out, self._owners + target, phase.writes)
             written[phase.writes] = True
             if phase.mixed:
                 self._demand(source, who, phase.reads)

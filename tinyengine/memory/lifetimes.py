@@ -91,11 +91,14 @@ def dataflow(graph: Graph) -> Dataflow:
     return Dataflow(steps=tuple(steps), storage=tuple(storage))
 
 
-def buffers(graph: Graph, flow: Dataflow, scratch_bytes: Sequence[int] = ()) -> tuple[Buffer, ...]:
+def buffers(
+    graph: Graph, flow: Dataflow, scratch_bytes: Sequence[int] = (), outside: frozenset[TensorId] = frozenset()
+) -> tuple[Buffer, ...]:
     """All buffers of the arena with their lifetimes, tensors first.
 
     Args:
         scratch_bytes: working memory of each step; missing entries are 0.
+        outside: storages that lie elsewhere.
     """
     first: dict[TensorId, int] = {}
     last: dict[TensorId, int] = {}
@@ -121,6 +124,7 @@ def buffers(graph: Graph, flow: Dataflow, scratch_bytes: Sequence[int] = ()) -> 
             last=last[t],
         )
         for t in sorted(first)
+        if t not in outside
     ]
     found += [
         Buffer(
@@ -154,6 +158,8 @@ def overlaps(
             continue
         target = step.writes[0]
         for source in step.reads:
+            if f"t{source}" not in by_key or f"t{target}" not in by_key:
+                continue
             one = permitted(step, flow, rolling).get(f"t{source}")
             if one is not None and by_key[f"t{source}"].last == index and source not in kept:
                 leave.append(Overlap(source=f"t{source}", target=f"t{target}", rolling=one))

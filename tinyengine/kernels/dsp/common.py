@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from tinyengine import fixedpoint, lowering
 from tinyengine.fixedpoint import Multiplier, Requant
-from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Node
+from tinyengine.ir import (
+    Clamp,
+    Conv2D,
+    DepthwiseConv2D,
+    DType,
+    FullyConnected,
+    Graph,
+    Node,
+    Padding,
+    QuantParams,
+    Tensor,
+)
 from tinyengine.kernels.assembly import dense, requantize, widen
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
@@ -105,9 +116,37 @@ class Weighted:
     most_accumulator: int
 
 
-@lru_cache(maxsize=1024)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """All that decides a layer's constants; tensors are compared by identity."""
+
+    op: Conv2D | DepthwiseConv2D | FullyConnected
+    source: QuantParams | None
+    constants: tuple[Tensor, ...]
+    target: QuantParams | None
+
+
 def weighted(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Weighted | str:
-    """The layer's constants, or why the kernels' requantization does not fit them. Several families ask."""
+    """The layer's constants, or why the kernels' requantization does not fit them.
+
+    Several families ask, and every patch of a layer: its map's size is of no importance.
+    """
+    op = cast(Conv2D | DepthwiseConv2D | FullyConnected, node.op)
+    if not isinstance(op, FullyConnected):
+        op = replace(op, padding=Padding())
+    x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
+    constants = tuple(graph.tensors[t] for t in node.inputs[1:3])
+    return _weighted(_Layer(op=op, source=x.quant, constants=constants, target=y.quant), requant)
+
+
+@lru_cache(maxsize=1024)
+def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
+    given = layer.constants[0].shape[-1]
+    x = Tensor(name="x", shape=(1, 1, 1, given), dtype=DType.INT8, quant=layer.source)
+    made = layer.constants[1].shape[0]
+    y = Tensor(name="y", shape=(1, 1, 1, made), dtype=DType.INT8, quant=layer.target)
+    node = Node(name="layer", op=layer.op, inputs=(0, 1, 2), outputs=(3,), source_index=0)
+    graph = Graph(name="layer", tensors=(x, *layer.constants, y), nodes=(node,), inputs=(0,), outputs=(3,))
     op = cast(Conv2D | DepthwiseConv2D | FullyConnected, node.op)
     tensor, bias_tensor = graph.tensors[node.inputs[1]], graph.tensors[node.inputs[2]]
     if tensor.data is None or bias_tensor.data is None:
