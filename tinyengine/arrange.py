@@ -80,8 +80,19 @@ def arrange(
         steps = tuple(bind(graph, way, requant) for way in found.ways)
         if limit is None or price >= MOST_BYTE_PRICE or flash_bytes(graph, steps) <= limit:
             flow = Dataflow(steps=tuple(s.step for s in steps), storage=options.flow.storage)
-            return Schedule(flow=flow, steps=steps), found.plan
+            return Schedule(flow=flow, steps=steps), _improved(options, found)
         price = max(2 * price, 1 / 16)
+
+
+def _improved(options: Options, found: Arrangement) -> MemoryPlan:
+    """The chosen arrangement's plan, after a longer search where its bound leaves room."""
+    plan = found.plan
+    if plan.arena_bytes > plan.lower_bound_bytes:
+        buffers, leave, names = _buffers(options, found.ways)
+        longer = planner.plan(buffers, names, leave)
+        if longer.arena_bytes < plan.arena_bytes:
+            return longer
+    return plan
 
 
 def given(graph: Graph, ways: tuple[Way, ...], *, requant: Requant) -> tuple[Schedule, MemoryPlan]:

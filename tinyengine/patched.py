@@ -20,7 +20,7 @@ from tinyengine.kernels.parameters import Binding
 from tinyengine.kernels.patches import PatchCall, PatchKind, PatchParameters
 from tinyengine.kernels.tiling import Tile
 from tinyengine.memory import lifetimes, patches
-from tinyengine.memory.lifetimes import Step
+from tinyengine.memory.lifetimes import TENSOR_ALIGNMENT, Step
 from tinyengine.memory.patches import Grid, Kind, Patch, Span, Stage
 from tinyengine.memory.plan import MemoryPlan, Rolling
 from tinyengine.schedule import Options, Way
@@ -118,7 +118,8 @@ def _rolling(stage: Stage, found: Sequence[Patch]) -> Rolling:
     for i in range(len(found) - 1):
         written = max(written, ends[i])
         least = max(least, written - unread[i + 1])
-    return Rolling(least=least)
+    # Offsets are multiples of the alignment, and so are their differences.
+    return Rolling(least=-(-least // TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -426,7 +427,7 @@ def _way(
         ),
         spec=catalogue.patches_spec(options.target),
         tile=Tile(),
-        scratch_bytes=max(found[1].arena_bytes for found in planned),
+        scratch_bytes=-(-max(found[1].arena_bytes for found in planned) // TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT,
         price=Price(cycles=cycles, flash_bytes=flash),
         length=len(stage.nodes),
         patched=Patched(
