@@ -427,7 +427,7 @@ def _way(
         ),
         spec=catalogue.patches_spec(options.target),
         tile=Tile(),
-        scratch_bytes=-(-max(found[1].arena_bytes for found in planned) // TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT,
+        scratch_bytes=max(found[1].arena_bytes for found in planned),
         price=Price(cycles=cycles, flash_bytes=flash),
         length=len(stage.nodes),
         patched=Patched(

@@ -1,4 +1,4 @@
-"""The memory ladder of one model as a page: the arena over time with whole tensors, in place, rolling, fused."""
+"""The memory ladder of one model as a page: the arena over time from whole tensors to patches."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ TITLES = {
     Sharing.IN_PLACE: "In place",
     Sharing.ROLLING: "Rolling: outputs run into inputs",
     Sharing.FUSED: "Fused: several layers in one step",
+    Sharing.PATCHES: "Patches: the first layers window by window",
 }
 
 

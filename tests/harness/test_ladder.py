@@ -21,11 +21,11 @@ def test_each_rung_needs_no_more_than_the_one_before(tmp_path: Path) -> None:
         main(["memory", "zoo:resnet-8", "--optimize", "sram", "--json", str(document), "--html", str(page)])
     assert not ended.value.code
     rungs = json.loads(document.read_text())["rungs"]
-    assert [r["sharing"] for r in rungs] == ["whole", "in-place", "rolling", "fused"]
+    assert [r["sharing"] for r in rungs] == ["whole", "in-place", "rolling", "fused", "patches"]
     arenas = [r["arena_bytes"] for r in rungs]
     assert arenas == sorted(arenas, reverse=True)
     assert arenas[-1] < arenas[0] * 0.7
-    assert page.read_text().count("<svg") == 4
+    assert page.read_text().count("<svg") == 5
 
 
 class Tags(HTMLParser):

@@ -16,6 +16,7 @@ from tinyengine.fixedpoint import Requant
 from tinyengine.importers import tflite
 from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
+from tinyengine.memory.lifetimes import TENSOR_ALIGNMENT
 from tinyengine.schedule import Optimize
 
 MODEL = "ds-cnn"
@@ -47,8 +48,8 @@ def test_arenas_of_real_models_are_within_their_targets(name: str, shared_dir: P
     balanced, sram = compiled(graph, Optimize.BALANCED), compiled(graph, Optimize.SRAM)
     assert balanced.plan.arena_bytes <= BALANCED_BYTES[name]
     assert sram.plan.arena_bytes <= SRAM_BYTES[name]
-    # No other offsets of these buffers are better.
-    assert sram.plan.arena_bytes == sram.plan.lower_bound_bytes
+    # No other offsets of these buffers are better, but for what alignment may cost.
+    assert sram.plan.arena_bytes < sram.plan.lower_bound_bytes + TENSOR_ALIGNMENT
 
 
 @pytest.mark.parametrize("target", list(Target))
