@@ -32,9 +32,7 @@ def test_nothing_in_place_and_column_buffers_take_more_than_the_paper_counts() -
     assert need.flash_bytes > PaperCost().need(layout(skeleton, arch)).flash_bytes
 
 
-@pytest.mark.parametrize(
-    ("target", "resolution", "width_percent"), [(Target.M7, 48, 20), (Target.M4, 80, 30)]
-)
+@pytest.mark.parametrize(("target", "resolution", "width_percent"), [(Target.M7, 48, 20), (Target.M4, 80, 30)])
 def test_the_judge_says_what_the_compiler_ships(target: Target, resolution: int, width_percent: int) -> None:
     """The arena to the byte, chains of layers included. Of equal tables the judge knows nothing."""
     space = Space(skeleton=SMALL, resolution=resolution, width_percent=width_percent)

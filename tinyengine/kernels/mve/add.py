@@ -11,7 +11,7 @@ from tinyengine import lowering
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Add, Clamp, Graph, Node
 from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly, Plan, Price
-from tinyengine.kernels.mve import sums
+from tinyengine.kernels.mve import sums, twins
 from tinyengine.kernels.mve.sums import NARROWING_SHIFT, Sum
 from tinyengine.kernels.mve.text import Text
 from tinyengine.kernels.tiling import Tile
@@ -76,6 +76,7 @@ def plan(found: Layer, choice: Tile) -> Plan[VectorAddParameters]:  # noqa: ARG0
                 label="add",
                 prototype=(f"void {PLACEHOLDER}(const int8_t *a, const int8_t *b, int8_t *y, uint32_t elements);"),
                 text=_render(PLACEHOLDER, found),
+                twin=twins.add(found.sum, found.clamp.low, found.clamp.high),
             ),
         ),
         table=np.empty(0, dtype=np.uint32),

@@ -13,7 +13,7 @@ from typing import cast
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, Graph, Node, Padding
 from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly, Plan, Price
-from tinyengine.kernels.mve import copies, matrix, scaling
+from tinyengine.kernels.mve import copies, matrix, scaling, twins
 from tinyengine.kernels.mve.copies import Windows
 from tinyengine.kernels.mve.matrix import CHUNK_BYTES, PIXELS
 from tinyengine.kernels.mve.scaling import Scaled
@@ -221,6 +221,7 @@ def plan(found: Layer, choice: Tile) -> Plan[VectorConvolutionParameters]:
             text=matrix.render(
                 PLACEHOLDER, tile, f"{tile.pixels} pixels, {found.channels} channels, {found.source.value}"
             ),
+            twin=twins.tile(tile),
         )
     ]
     if _buffered(found):
@@ -232,6 +233,7 @@ def plan(found: Layer, choice: Tile) -> Plan[VectorConvolutionParameters]:
                 label=f"windows_{found.windows.bytes}",
                 prototype=f"void {PLACEHOLDER}(int8_t *to, const int8_t *from, uint32_t pixels);",
                 text=copies.render_windows(PLACEHOLDER, found.windows),
+                twin=twins.windows(found.windows),
             )
         )
     weights = found.scaled.weights.reshape(found.channels, -1)
@@ -267,6 +269,7 @@ def copy_assembly() -> Assembly:
         label="copy",
         prototype=f"void {PLACEHOLDER}(int8_t *to, const int8_t *from, uint32_t bytes);",
         text=copies.render_copy(PLACEHOLDER),
+        twin=twins.COPY,
     )
 
 
@@ -277,4 +280,5 @@ def fill_assembly() -> Assembly:
         label="fill",
         prototype=f"void {PLACEHOLDER}(int8_t *to, int32_t value, uint32_t bytes);",
         text=copies.render_fill(PLACEHOLDER),
+        twin=twins.FILL,
     )

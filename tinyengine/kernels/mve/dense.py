@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, Node
 from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly, Plan, Price
-from tinyengine.kernels.mve import matrix, scaling
+from tinyengine.kernels.mve import matrix, scaling, twins
 from tinyengine.kernels.mve.lines import Integers
 from tinyengine.kernels.mve.matrix import CHUNK_BYTES, MOST_CHUNKS, Window
 from tinyengine.kernels.mve.scaling import Scaled
@@ -101,6 +101,7 @@ def plan(found: Layer, choice: Tile) -> Plan[VectorDenseParameters]:  # noqa: AR
                 label=f"dense_{found.depth}x{found.channels}",
                 prototype=f"void {PLACEHOLDER}(const int8_t *x, const uint32_t *table, int8_t *y);",
                 text=_Writer(PLACEHOLDER, found, comment).text(),
+                twin=twins.dense(found.window, found.scaled.form, found.channels),
             ),
         ),
         table=_pack(found),

@@ -8,7 +8,7 @@ from typing import cast
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import DepthwiseConv2D, Graph, Node
 from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly, Plan, Price
-from tinyengine.kernels.mve import planes, scaling
+from tinyengine.kernels.mve import planes, scaling, twins
 from tinyengine.kernels.mve.convolution import fill_assembly
 from tinyengine.kernels.mve.planes import Planes
 from tinyengine.kernels.mve.scaling import Scaled
@@ -99,6 +99,7 @@ def plan(found: Layer, choice: Tile) -> Plan[VectorDepthwiseParameters]:  # noqa
                     f"void {PLACEHOLDER}(const int8_t *x, const uint32_t *table, int8_t *y, int8_t *plane);"
                 ),
                 text=planes.render(PLACEHOLDER, p, comment),
+                twin=twins.planes(p),
             ),
         ),
         table=planes.pack(p, found.scaled.weights[0], found.scaled.constants),

@@ -102,6 +102,9 @@ class _Search:
         self._shift = np.array([m.shift for m in multipliers], dtype=np.int64)
         self._scales = self._m * 2.0 ** (self._shift - 31.0)
         self._zero_point, self._least, self._greatest = zero_point, least, most
+        # Rounding is monotonic, so that equal ends make a constant, unless a left shift loses bits.
+        reach = np.maximum(np.abs(low), np.abs(high)) * 2.0 ** np.maximum(self._shift, 0)
+        self._loses_bits = bool((reach >= 2.0**31).any())
         ends = np.clip(self._outputs(np.stack([low, high])), least, most)
         self._constant = ends[0] == ends[1]
         self._values = ends[0]
@@ -115,8 +118,7 @@ class _Search:
 
     def refusal(self) -> str:
         """Why there can be no lines; else the steps are found, and there is nothing to say."""
-        reach = np.maximum(np.abs(self._low), np.abs(self._high)) * 2.0 ** np.maximum(self._shift, 0)
-        if (reach >= 2.0**31).any():
+        if self._loses_bits:
             return "a left shift may lose bits"
         if self.most >= 1 << 30:
             return "an accumulator may reach 2^30"

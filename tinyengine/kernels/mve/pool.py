@@ -10,6 +10,7 @@ import numpy as np
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import AveragePool2D, Clamp, Graph, Node, Padding
 from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly, Plan, Price
+from tinyengine.kernels.mve import twins
 from tinyengine.kernels.mve.text import Text
 from tinyengine.kernels.tiling import Tile
 
@@ -82,6 +83,7 @@ def plan(found: Layer, choice: Tile) -> Plan[VectorPoolParameters]:  # noqa: ARG
                 label=f"sums_{found.pixels}x{found.channels}",
                 prototype=f"void {PLACEHOLDER}(const int8_t *x, int16_t *sums);",
                 text=_render(PLACEHOLDER, found),
+                twin=twins.channel_sums(found.pixels, found.channels),
             ),
         ),
         table=np.empty(0, dtype=np.uint32),

@@ -1,0 +1,66 @@
+"""Helium's drivers and tables on the host, with each function's C twin in its place, under sanitizers."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from tests.tinyengine.hostbuild import Flavour, HostBatch
+from tests.tinyengine.random_graphs import random_graph, random_inputs
+from tests.tinyengine.test_dsp_networks import hand_picked
+from tinyengine import reference
+from tinyengine.compile import Compiled, CompileOptions, compile_graph
+from tinyengine.fixedpoint import Requant
+from tinyengine.ir import Graph
+from tinyengine.kernels.catalogue import Target
+from tinyengine.kernels.dsp.common import PLACEHOLDER
+from tinyengine.schedule import Optimize
+from tinyengine.sources import SourceFile, Sources
+
+
+def with_twins(compiled: Compiled) -> Compiled:
+    """The same C, but plain C for the assembly."""
+    if not any(f.name.endswith(".S") for f in compiled.sources.files):
+        return compiled
+    names = re.findall(r"^    \.global (\w+)$", compiled.sources.text("model_kernels.S"), re.MULTILINE)
+    functions = dict.fromkeys(f for s in compiled.schedule.steps for f in s.binding.assembly)
+    assert len(names) == len({(f.label, f.text) for f in functions})
+    assert all(f.twin for f in functions)
+    twins = [
+        SourceFile(name=f"twin{n}.c", text=f"{f.prototype}\n{f.twin}".replace(PLACEHOLDER, name))
+        for n, (f, name) in enumerate(zip(functions, names, strict=True))
+    ]
+    twins = [dataclasses.replace(t, text=f"#include <stdint.h>\n{t.text}") for t in twins]
+    kept = [f for f in compiled.sources.files if not f.name.endswith(".S")]
+    files = tuple(sorted([*kept, *twins], key=lambda f: f.name))
+    return dataclasses.replace(compiled, sources=Sources(files=files))
+
+
+def assert_twins_equal_the_reference(graphs: list[Graph], modes: list[Requant], flavour: Flavour) -> None:
+    cases = [(g, mode) for g in graphs for mode in modes]
+    models = [
+        with_twins(compile_graph(g, CompileOptions(requant=mode, target=Target.M55, optimize=optimize)))
+        for (g, mode), optimize in zip(cases, [Optimize.LATENCY, Optimize.SRAM] * len(cases), strict=False)
+    ]
+    requests = [(i, random_inputs(g, 3)) for i, (g, _) in enumerate(cases)]
+    for (index, inputs), run in zip(requests, HostBatch(models, flavour).run(requests), strict=True):
+        graph, mode = cases[index]
+        expected = reference.run(graph, inputs, requant=mode)
+        for want, got in zip(expected, run.outputs, strict=True):
+            where = f"{graph.name} {mode.value}: {[layer.kernel for layer in models[index].layers]}"
+            assert np.array_equal(want, got), where
+        assert run.arena_mark_bytes <= models[index].plan.arena_bytes
+
+
+def test_layers_around_every_tile_equal_the_reference() -> None:
+    picked = [g for _, g in hand_picked()]
+    assert_twins_equal_the_reference(picked[::3], list(Requant), Flavour.SANITIZED)
+
+
+@pytest.mark.slow
+def test_all_layers_and_networks_equal_the_reference() -> None:
+    graphs = [g for _, g in hand_picked()] + [random_graph(seed) for seed in range(800, 840)]
+    assert_twins_equal_the_reference(graphs, list(Requant), Flavour.SANITIZED)
