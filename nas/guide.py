@@ -131,11 +131,14 @@ class Guide:
         self._beside[board.name].append(
             (answer.sram_bytes - plan.arena_bytes, answer.flash_bytes - plan.flash_bytes)
         )
-        # A trained network may be compiled to other steps than noise is (constant channels are folded).
-        if _alike(plan.steps, answer.layers):
+        # A trained network may be compiled to other steps than noise is; then its own are what was measured.
+        ran = plan.steps
+        if not _alike(ran, answer.layers):
+            ran = steps.of(compile_graph(self._candidate(arch).graph, CompileOptions(target=board.target)))
+        if _alike(ran, answer.layers):
             self._seen[board.name].append(
                 Observation(
-                    steps=plan.steps,
+                    steps=ran,
                     step_cycles=tuple(layer.cycles for layer in answer.layers),
                     cycles=answer.cycles,
                 )
@@ -144,7 +147,8 @@ class Guide:
     def _plan(self, arch: Arch, target: Target) -> _Plan:
         if (arch, target) not in self._plans:
             graph = network.graph(layout(self._space.skeleton, arch), Weights.SEEDED)
-            compiled = compile_graph(graph, CompileOptions(target=target))
+            # Noise has channels that never change, as trained networks do not; they stay.
+            compiled = compile_graph(graph, CompileOptions(target=target, fold_constants=False))
             self._plans[arch, target] = _Plan(
                 steps=steps.of(compiled), arena_bytes=compiled.plan.arena_bytes, flash_bytes=compiled.weights_bytes
             )

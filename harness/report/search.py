@@ -24,6 +24,7 @@ from nas.space import BlockShape
 
 _KIB = 1024
 _UNITS = {Cost.LATENCY_MS: ("ms", 1.0), Cost.SRAM_BYTES: ("kB", _KIB), Cost.FLASH_BYTES: ("kB", _KIB)}
+_FAR = 1.6
 _BLOCK_HEIGHT, _BLOCK_GAP, _ROW_BLOCKS = 92.0, 8.0, 12
 
 
@@ -221,6 +222,9 @@ def _front(found: SearchResult, board: str) -> Markup:
         Dots(label="front", dots=tuple(d for m in found.front if (d := dot(m))), strong=True),
     ]
     limit = next((x.most for x in found.limits if x.board == board and x.cost is Cost.LATENCY_MS), None)
+    slowest = max((d.x for kind in kinds for d in kind.dots), default=0.0)
+    if limit is not None and limit > _FAR * slowest:
+        limit = None  # a limit that nothing comes near would press all points together
     return Markup(charts.dots(kinds, title="", x="latency measured, ms", y="validation top-1, %", limit_x=limit))
 
 

@@ -13,31 +13,38 @@ import tempfile
 from functools import cache
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.benchmarks.bench_rows import NotMeasured
-from tests.benchmarks.figures import Better, figure
+from tests.benchmarks.bench_rows import CHECKOUT, NotMeasured
+from tests.benchmarks.figures import Better, Figure, figure
 
 if TYPE_CHECKING:
     from nas.accuracy import InheritedAccuracy
+    from nas.data.task import Inputs, Labels
+    from tinyengine.ir import Graph
 
 _RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "fsdd"
 _SAMPLED = 8
 
 
 @cache
-def _trained() -> InheritedAccuracy:
+def _trained(name: str = "fsdd") -> InheritedAccuracy:
+    """Kept in results/supernets: training that was stopped goes on, and one that ended is not repeated."""
     import torch
 
     from nas.accuracy import InheritedAccuracy
-    from nas.setups import FSDD
+    from nas.setups import find
     from nas.train import train_supernet
 
-    if not _RECORDINGS.is_dir():
+    if name == "fsdd" and not _RECORDINGS.is_dir():
         raise NotMeasured(f"there are no recordings in {_RECORDINGS}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    task = FSDD.task(_RECORDINGS)
-    return InheritedAccuracy(train_supernet(FSDD.space, task, FSDD.recipe, device=device), task, device)
+    setup = find(name)
+    task = setup.task(_RECORDINGS)
+    file = CHECKOUT / "results" / "supernets" / f"{name}.pt"
+    return InheritedAccuracy(
+        train_supernet(setup.space, task, setup.recipe, device=device, checkpoint=file), task, device
+    )
 
 
 @figure("fsdd_supernet_largest_top1", "percent", 95.0, better=Better.MORE, slow=True)
@@ -72,6 +79,69 @@ def int8_minus_float() -> float:
     )
 
 
+class _Beside(NamedTuple):
+    """Validation top-1 in percent, means over networks: float, quantized afterwards, trained in integers."""
+
+    exact: float
+    ptq: float
+    qat: float
+
+
+@cache
+def _beside(name: str) -> _Beside:
+    """The smallest and two drawn sub-networks; int8 is generated C, built for this machine."""
+    from nas import qat
+    from nas.data.task import everything
+    from nas.deploy import int8_graph
+    from nas.setups import find
+
+    accuracy, setup = _trained(name), find(name)
+    task, space, rng = accuracy.task, accuracy.supernet.space, random.Random(1)
+    inputs, labels = everything(task.validation), task.validation.labels
+    found = []
+    for arch in [space.extreme(largest=False), space.sample(rng), space.sample(rng)]:
+        network = accuracy.network(arch)
+        graphs = [
+            int8_graph(network, task.train, name=name),
+            qat.train(network, task, setup.rounding, name=name, device=accuracy.device),
+        ]
+        found.append([100 * accuracy(arch), *(_top1_of_c(g, inputs, labels) for g in graphs)])
+    return _Beside(*(mean(column) for column in zip(*found, strict=True)))
+
+
+def _top1_of_c(graph: Graph, inputs: Inputs, labels: Labels) -> float:
+    import numpy as np
+
+    from nas.accuracy import top1_of_scores
+    from tests.tinyengine.hostbuild import Flavour, HostBatch
+    from tinyengine.compile import CompileOptions, compile_graph
+
+    host = HostBatch([compile_graph(graph, CompileOptions())], Flavour.O1)
+    runs = host.run([(0, [x[None]]) for x in inputs])
+    return 100 * top1_of_scores(np.stack([r.outputs[0].reshape(-1) for r in runs]), labels)
+
+
+def _c_figures(name: str) -> list[Figure]:
+    """Float, and the two ways to int8 beside it."""
+
+    @figure(f"{name}_sub_networks_float_top1", "percent, mean of 3 networks", slow=True)
+    def exact() -> float:
+        return _beside(name).exact
+
+    @figure(f"{name}_c_ptq_minus_float_points", "points", -1.0, better=Better.MORE, slow=True)
+    def ptq() -> float:
+        return _beside(name).ptq - _beside(name).exact
+
+    @figure(f"{name}_c_qat_minus_float_points", "points", -1.0, better=Better.MORE, slow=True)
+    def aware() -> float:
+        return _beside(name).qat - _beside(name).exact
+
+    return [exact, ptq, aware]
+
+
+IN_C = [f for name in ("digits", "fsdd") for f in _c_figures(name)]
+
+
 @cache
 def _searched() -> dict[str, Any]:
     """The document of one search with the defaults, from nothing."""
@@ -100,3 +170,9 @@ def final_on_board() -> float:
 def search_seconds() -> float:
     """From recordings to that answer."""
     return float(_searched()["seconds"])
+
+
+@figure("search_cpu_seconds", "CPU s, without the simulated board's own", slow=True)
+def search_cpu_seconds() -> float:
+    """The same in CPU seconds: what a busy machine does not change."""
+    return float(_searched()["cpu_seconds"])

@@ -77,6 +77,20 @@ def test_what_was_measured_teaches_what_was_not() -> None:
     assert after.sram_bytes.value == actual.sram_bytes and after.flash_bytes.value == actual.flash_bytes
 
 
+def test_networks_that_compile_to_other_steps_than_noise_teach_too() -> None:
+    """As trained ones do: another kernel fits their weights."""
+
+    def other(arch: Arch) -> Candidate:
+        found = _candidate(ARCHS[1] if arch == ARCHS[0] else arch)
+        return Candidate(name=arch.encode(), graph=found.graph)
+
+    guide = Guide(SPACE, [BOARD], other, Bench())
+    before = guide([ARCHS[2]])[0][0].latency_ms
+    guide.learn(ARCHS[:1])
+    after = guide([ARCHS[2]])[0][0].latency_ms
+    assert after != before and after.value == pytest.approx(3 * before.value, rel=0.1)
+
+
 def test_a_restarted_guide_that_is_told_again_predicts_the_same() -> None:
     one = Guide(SPACE, [BOARD], _candidate, Bench())
     one.ask(ARCHS[:2])
