@@ -161,15 +161,20 @@ def test_an_overlap_of_buffers_that_share_more_than_a_step_is_refused() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(graphs(), st.sampled_from([Target.C, Target.M4]))
+@given(graphs(), st.sampled_from([Target.C, Target.M4, Target.M55]))
 def test_what_kernels_permit_passes_the_access_model(graph: Graph, target: Target) -> None:
     compile_graph(graph, CompileOptions(target=target))  # checks its plan
 
 
+@pytest.mark.parametrize("core", [Target.M4, Target.M55])
 @pytest.mark.parametrize(("family", "graph"), list(hand_picked()), ids=lambda v: getattr(v, "name", v))
-def test_what_kernels_permit_is_sound_and_tight_by_the_access_model(family: str, graph: Graph) -> None:  # noqa: ARG001
+def test_what_kernels_permit_is_sound_and_tight_by_the_access_model(
+    family: str,  # noqa: ARG001
+    graph: Graph,
+    core: Target,
+) -> None:
     """One layer: every permitted difference is accepted, a word less than the least is refused."""
-    model = compile_graph(graph, CompileOptions(target=Target.M4, optimize=Optimize.SRAM, fold_constants=False))
+    model = compile_graph(graph, CompileOptions(target=core, optimize=Optimize.SRAM, fold_constants=False))
     step = model.schedule.steps[0]
     x, y = f"t{model.graph.inputs[0]}", f"t{model.graph.outputs[0]}"
     places = {p.buffer.key: p for p in model.plan.placements}
@@ -201,5 +206,5 @@ def test_what_kernels_permit_is_sound_and_tight_by_the_access_model(family: str,
         least = -(-max(rolling.least, low) // 4) * 4
         for difference in range(least, high + 4, max(4, (high - least) // 9 // 4 * 4)):
             assert accepted(difference), difference
-        if low < least - 4 and least <= high and step.spec.template.startswith("dsp/"):
+        if low < least - 4 and least <= high and step.spec.template.startswith(("dsp/", "mve/")):
             assert not accepted(least - 4), f"{least} is not the least"

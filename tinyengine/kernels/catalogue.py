@@ -322,6 +322,13 @@ def _vector(requant: Requant) -> tuple[KernelSpec, ...]:
 
     def spec(stem: str, operator: type, family: str, operands: tuple[str, ...] = ("x",)) -> KernelSpec:
         one = found[family]
+
+        def rolling(graph: Graph, node: Node, tile: Tile) -> tuple[Rolling, ...]:
+            if operator is Add:
+                return overlap.rolling_elementwise(graph, node)
+            first = overlap.rolling_family(family, one.layer(graph, node), tile.band)
+            return (first,) if first is not None else ()
+
         return KernelSpec(
             stem=stem,
             operator=operator,
@@ -331,6 +338,7 @@ def _vector(requant: Requant) -> tuple[KernelSpec, ...]:
             tiles=one.tiles,
             scratch_bytes=one.scratch_bytes,
             price=one.price,
+            rolling=rolling,
             operands=operands,
             target=Target.M55,
             requants=frozenset({requant}),

@@ -16,6 +16,9 @@ from typing import cast
 
 from tinyengine.ir import AveragePool2D, Crop, DepthwiseConv2D, DType, Graph, MaxPool2D, Node
 from tinyengine.kernels.dsp import convolution, dense, depthwise, pointwise
+from tinyengine.kernels.mve import convolution as vector_convolution
+from tinyengine.kernels.mve import depthwise as vector_depthwise
+from tinyengine.kernels.mve.matrix import PIXELS
 from tinyengine.kernels.parameters import Axis, axes
 from tinyengine.memory.plan import Rolling
 
@@ -136,6 +139,44 @@ def rolling_elementwise(graph: Graph, node: Node) -> tuple[Rolling, ...]:
     )
 
 
+def rolling_tiles(pixels: int, depth: int, channels: int) -> Rolling:
+    """Helium's pointwise convolution: a tile's pixels are read until its last outputs are written."""
+    tile = min(PIXELS, pixels)
+    whole, rest = divmod(pixels, tile)
+    starts = [n * tile for n in range(whole)] + ([pixels - tile] if rest else [])
+    # The last tile computes pixels again, from what must still be there while earlier ones are written.
+    unread = [min(starts[n], starts[-1]) for n in range(len(starts))]
+    return Rolling(least=max((s + tile) * channels - u * depth for s, u in zip(starts, unread, strict=True)))
+
+
+def rolling_vector_convolution(found: vector_convolution.Layer, band: int) -> Rolling:
+    """Helium's convolution: pixels in tiles, or bands of rows that scratch holds."""
+    if found.source is vector_convolution.Source.PIXELS:
+        return rolling_tiles(found.rows[1], found.depth, found.channels)
+    if found.source is vector_convolution.Source.MAP:
+        return DISJOINT
+    band = min(band, found.out[0])
+    row, out_row = found.size[1] * found.depth, found.out[1] * found.channels
+    map_bytes, out_bytes = found.size[0] * row, found.out[0] * out_row
+    steps = []
+    for n in range(found.batch):
+        for done in range(band, found.out[0], band):
+            first = min(max(done * found.stride[0] - found.pads[0], 0), found.size[0])
+            steps.append(_Band(written=n * out_bytes + done * out_row, unread=n * map_bytes + first * row))
+        if n + 1 < found.batch:
+            steps.append(_Band(written=(n + 1) * out_bytes, unread=(n + 1) * map_bytes))
+    return Rolling(least=_least(steps, found.batch * map_bytes))
+
+
+def rolling_vector_planes(found: vector_depthwise.Layer) -> Rolling:
+    """Helium's depthwise convolution: a channel's outputs land on bytes of that channel, which is in its plane."""
+    if found.batch > 1:
+        return DISJOINT
+    p = found.planes
+    size, out_size = (n[0] * n[1] * p.channels for n in (p.size, p.out))
+    return Rolling(exact=(0, out_size - size))
+
+
 def rolling_family(family: str, found: object, band: int) -> Rolling | None:
     """The first input of a fast kernel's layer; None for a family this module does not know."""
     if isinstance(found, pointwise.Layer):
@@ -146,4 +187,8 @@ def rolling_family(family: str, found: object, band: int) -> Rolling | None:
         return rolling_depthwise(found, band)
     if isinstance(found, dense.Layer):
         return rolling_dense(found)
+    if isinstance(found, vector_convolution.Layer):
+        return rolling_vector_convolution(found, band)
+    if isinstance(found, vector_depthwise.Layer):
+        return rolling_vector_planes(found)
     return None

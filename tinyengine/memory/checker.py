@@ -25,6 +25,9 @@ from tinyengine.kernels.dsp.dense import DenseParameters
 from tinyengine.kernels.dsp.depthwise import DepthwiseParameters as PlaneParameters
 from tinyengine.kernels.dsp.pointwise import PointwiseParameters
 from tinyengine.kernels.dsp.winograd import WinogradParameters
+from tinyengine.kernels.mve.add import GROUP, VectorAddParameters
+from tinyengine.kernels.mve.convolution import VectorConvolutionParameters
+from tinyengine.kernels.mve.depthwise import VectorDepthwiseParameters
 from tinyengine.kernels.parameters import (
     AddParameters,
     Binding,
@@ -144,6 +147,40 @@ def _crop(p: CropParameters) -> Iterator[_Phase]:
         yield _Phase(reads=slice(first, first + p.run), writes=slice(out, out + p.run))
 
 
+def _vector_convolution(p: VectorConvolutionParameters) -> Iterator[_Phase]:
+    """Tiles of pixels, which are read again for every channel; bands of rows where scratch holds them."""
+    channels = p.out_row_bytes // p.out_width
+    if p.source == "PIXELS":
+        for call in p.calls:
+            for tile in range(call.tiles):
+                read, made = (n * p.tile_pixels for n in (p.depth, channels))
+                x, y = call.x_bytes + tile * read, call.out_bytes + tile * made
+                yield _Phase(reads=slice(x, x + read), writes=slice(y, y + made), mixed=True)
+        return
+    for n in range(p.batch):
+        x, y = n * p.height * p.row_bytes, n * p.out_height * p.out_row_bytes
+        for start in range(0, p.out_height, p.band):
+            end = min(start + p.band, p.out_height)
+            first = start * p.stride - p.pads[0]
+            last = min((end - 1) * p.stride - p.pads[0] + p.extent, p.height)
+            first = min(max(first, 0), p.height)
+            yield _Phase(
+                reads=slice(x + first * p.row_bytes, x + max(first, last) * p.row_bytes),
+                writes=slice(y + start * p.out_row_bytes, y + end * p.out_row_bytes),
+                mixed=p.source == "MAP",
+            )
+
+
+def _vector_planes(p: VectorDepthwiseParameters) -> Iterator[_Phase]:
+    """Channel by channel: all of one is read before any of it is written."""
+    into, out = (np.arange(n, dtype=np.int64) for n in (p.in_bytes, p.out_bytes))
+    for n in range(p.batch):
+        for c in range(p.channels):
+            yield _Phase(
+                reads=n * p.in_bytes + into[c :: p.channels], writes=n * p.out_bytes + out[c :: p.channels]
+            )
+
+
 _NOTHING = slice(0, 0)
 
 
@@ -198,6 +235,10 @@ def _phases(p: Parameters) -> Iterator[_Phase] | None:
         return _planes(p)
     if isinstance(p, DenseParameters):
         return _dense(p)
+    if isinstance(p, VectorConvolutionParameters):
+        return _vector_convolution(p)
+    if isinstance(p, VectorDepthwiseParameters):
+        return _vector_planes(p)
     if isinstance(p, ChainParameters):
         return _chain(p)
     if isinstance(p, DepthwiseParameters | PoolParameters):
@@ -211,6 +252,8 @@ def _element_group(p: Parameters) -> int:
     """Elements an elementwise kernel reads before it writes them; 0 for all other kernels."""
     if isinstance(p, TableAddParameters):
         return 4
+    if isinstance(p, VectorAddParameters):
+        return GROUP
     return 1 if isinstance(p, AddParameters | MulParameters | LookupParameters) else 0
 
 

@@ -56,6 +56,10 @@ class Family:
             assembly=plan.assembly,
         )
 
+    def layer(self, graph: Graph, node: Node) -> object:
+        """The layer as the family sees it, for those who know its kind."""
+        return self._layer(graph, node)
+
 
 def families(requant: Requant) -> dict[str, Family]:
     """The families under one rounding, by module name."""

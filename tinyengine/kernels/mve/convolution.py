@@ -203,6 +203,7 @@ class VectorConvolutionParameters:
     out_width: int
     out_row_bytes: int
     windows_offset: int
+    tile_pixels: int
     calls: tuple[Call, ...]
 
 
@@ -255,6 +256,7 @@ def plan(found: Layer, choice: Tile) -> Plan[VectorConvolutionParameters]:
             out_width=found.out[1],
             out_row_bytes=found.out[1] * found.channels,
             windows_offset=_windows_offset(found, choice) if _buffered(found) else 0,
+            tile_pixels=tile.pixels,
             calls=tuple(Call(x_bytes=p * step, out_bytes=p * found.channels, tiles=n) for p, n in starts),
         ),
         assembly=tuple(assembly),
