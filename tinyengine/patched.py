@@ -29,7 +29,7 @@ _COUNTS = (1, 2, 3, 4, 5, 6, 8, 10)
 """Patches along an axis that are tried."""
 _MOST_TRIED = {True: 14, False: 6}
 """Stages whose largest patch is planned, at most: portable C has few ways to choose from."""
-_MOST_PLANNED = 2
+_MOST_PLANNED = {True: 4, False: 2}
 """Stages all of whose patches are planned, at most."""
 _MOST_REPEATED = 1.0
 """Of a stage's multiply-accumulates that may be repeated, where nothing else limits them."""
@@ -280,9 +280,9 @@ def offer(options: Options, *, plan: PlanCut, below: int, most_extra_cycles: flo
         if need < below:
             tried.append((need, trial))
     tried.sort(key=lambda t: (t[0], t[1].sketch.extra_cycles))
-    cheapest, planned = float("inf"), 0
+    cheapest, planned, is_plain = float("inf"), 0, options.target.isa == "c"
     for _, trial in tried:
-        if trial.sketch.extra_cycles < cheapest and planned < _MOST_PLANNED:
+        if trial.sketch.extra_cycles < cheapest and planned < _MOST_PLANNED[is_plain]:
             cheapest = trial.sketch.extra_cycles
             planned += 1
             for way in _ways(options, trial, plan, price):
@@ -299,7 +299,9 @@ def force(options: Options, grid: Grid, *, plan: PlanCut, price: float) -> None:
     sketches = stages.sketches([grid])
     rests = options.rests()
     ranked = sorted(sketches, key=lambda s: (max(s.need, rests[len(s.stage.nodes)]), s.extra_cycles))
-    trials = (_trial(options, sketch, plan, price) for sketch in ranked[:_MOST_PLANNED])
+    trials = (
+        _trial(options, sketch, plan, price) for sketch in ranked[: _MOST_PLANNED[options.target.isa == "c"]]
+    )
     for trial in trials:
         for way in _ways(options, trial, plan, price) if trial is not None else ():
             options.offer(0, way)

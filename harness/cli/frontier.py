@@ -91,13 +91,13 @@ def _cycles(point: Point, row: Row | None) -> float:
 
 def _table(name: str, found: tuple[Point, ...], rows: list[Row] | None) -> Table:
     table = Table(title=f"{name}: arena against cycles", title_justify="left", box=None)
-    for heading in ("arena B", "Mcyc estimated", "flash B estimated", "fused steps"):
+    for heading in ("arena B", "Mcyc estimated", "flash B estimated", "fused steps", "patches"):
         table.add_column(heading, justify="right")
     if rows is not None:
         for heading in ("Mcyc measured", "arena B measured", "outcome"):
             table.add_column(heading, justify="right")
     for index, p in enumerate(found):
-        cells = [f"{p.arena_bytes:,}", f"{p.cycles / 1e6:.3f}", f"{p.flash_bytes:,}", str(p.fused)]
+        cells = [f"{p.arena_bytes:,}", f"{p.cycles / 1e6:.3f}", f"{p.flash_bytes:,}", str(p.fused), p.patches]
         if rows is not None:
             row = rows[index]
             cells.append("" if row.cycles is None else f"{row.cycles / 1e6:.3f}")
@@ -122,6 +122,7 @@ def _document(
                 "cycles_estimated": round(p.cycles),
                 "flash_bytes_estimated": p.flash_bytes,
                 "fused_steps": p.fused,
+                "patches": p.patches or None,
                 "cycles": None if rows is None else rows[index].cycles,
                 "arena_measured_bytes": None if rows is None else rows[index].arena_measured_bytes,
                 "outcome": None if rows is None else rows[index].outcome.value,

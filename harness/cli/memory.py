@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from harness.cli.compile_model import Core
-from harness.cli.compiling import OptimizeOption
+from harness.cli import compiling
+from harness.cli.compile_model import Core, patches_document
+from harness.cli.compiling import OptimizeOption, PatchesOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError
 from harness.models import resolve
@@ -30,17 +31,25 @@ def command(
     ] = None,
     core: Annotated[Core, typer.Option(help="Portable C, or a core's fast kernels.")] = Core.M4,
     optimize: OptimizeOption = Optimize.BALANCED,
+    patches: PatchesOption = "auto",
     json: JsonOption = None,
 ) -> None:
-    """Show what each step of the memory ladder saves: whole tensors, in place, rolling, fused."""
+    """Show what each step of the memory ladder saves: whole tensors, in place, rolling, fused, patches."""
     if json is not None:
         check_json_target(json)
+    last, grid = compiling.patches(patches)
     source = resolve(model)
     graph = source.graph(float_io=False)
     rungs = []
-    for sharing in Sharing:
-        plan = compile_graph(graph, CompileOptions(target=core.target, optimize=optimize, sharing=sharing)).plan
+    stage = None
+    for sharing in list(Sharing)[: list(Sharing).index(last) + 1]:
+        compiled = compile_graph(
+            graph,
+            CompileOptions(target=core.target, optimize=optimize, sharing=sharing, patches=grid),
+        )
+        plan = compiled.plan
         rungs.append(Rung(sharing=sharing, memory=memory_map(plan), arena_bytes=plan.arena_bytes))
+        stage = compiled.patches
     if html is not None:
         words = f"Compiled for {core.value}, optimized for {optimize.value}."
         try:
@@ -54,6 +63,7 @@ def command(
             "model_sha256": source.sha256,
             "core": core.value,
             "optimize": optimize.value,
+            "patches": None if stage is None else patches_document(stage),
             "rungs": [
                 {
                     "sharing": r.sharing.value,
@@ -77,3 +87,10 @@ def command(
                 str(len(r.memory.steps)),
             )
         console().print(table)
+        if stage is not None:
+            console().print(
+                f"patches: {stage.grid} over the first {stage.layers} layers, up to {stage.split}; on top of "
+                f"{stage.macs:,} MAC {stage.recomputed_macs:,} computed again ({stage.recomputed_share:.1%}), "
+                f"{stage.peak_bytes:,} B a patch",
+                soft_wrap=True,
+            )

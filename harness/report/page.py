@@ -16,10 +16,11 @@ from markupsafe import Markup
 
 from harness import __version__
 from harness.errors import Outcome
-from harness.report import figures
+from harness.report import figures, ladder
 from harness.report.figures import MapPicture
 from harness.row import MemoryMap, Row
 from tinyengine import zoo
+from tinyengine.schedule import Sharing
 
 KB = 1024
 
@@ -84,12 +85,25 @@ class LayerLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RungLine:
+    """A step of the memory ladder; without a picture where it changed nothing."""
+
+    title: str
+    arena: str
+    saved: str
+    share: float
+    map: MapPicture | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArenaPicture:
     """A memory plan and the boards that have it; kernels of another core may need another plan."""
 
     anchor: str
     boards: str
     map: MapPicture
+    patches: str
+    rungs: tuple[RungLine, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,17 +197,19 @@ def _part(anchor: str, group: Sequence[Row]) -> ModelPart:
                 cells=tuple(cells),
             )
         )
-    plans: dict[tuple[MemoryMap, int], list[str]] = {}
+    plans: dict[tuple[MemoryMap, int], list[Row]] = {}
     for row in group:
         if row.memory is not None and row.arena_planned_bytes:
-            plans.setdefault((row.memory, row.arena_planned_bytes), []).append(row.board)
+            plans.setdefault((row.memory, row.arena_planned_bytes), []).append(row)
     pictures = tuple(
         ArenaPicture(
             anchor=f"{anchor}-{number}",
-            boards=", ".join(boards) if len(plans) > 1 else "",
+            boards=", ".join(row.board for row in same) if len(plans) > 1 else "",
             map=figures.memory_map(memory, arena_bytes=arena_bytes),
+            patches=_patches(same[0]),
+            rungs=_rungs(same[0], memory, arena_bytes),
         )
-        for number, ((memory, arena_bytes), boards) in enumerate(plans.items())
+        for number, ((memory, arena_bytes), same) in enumerate(plans.items())
     )
     return ModelPart(
         anchor=anchor,
@@ -215,6 +231,44 @@ def _part(anchor: str, group: Sequence[Row]) -> ModelPart:
         layers=tuple(layers),
         pictures=pictures,
     )
+
+
+def _patches(row: Row) -> str:
+    """A sentence on the layers in patches; empty without."""
+    p = row.patches
+    if p is None:
+        return ""
+    return (
+        f"Step 0 computes the first {p.layers} layers in {p.rows} x {p.columns} patches, up to {p.split}, each in "
+        f"{p.peak_bytes:,} B of scratch; on top of {p.macs:,} multiply-accumulates {p.recomputed_macs:,} "
+        f"({p.recomputed_share:.1%}) are computed again where patches overlap."
+    )
+
+
+def _rungs(row: Row, memory: MemoryMap, arena_bytes: int) -> tuple[RungLine, ...]:
+    """The ladder up to the plan that shipped; none in rows of older versions."""
+    if not row.ladder:
+        return ()
+    known = [s.value for s in Sharing]
+    steps = [(r.sharing, r.memory, r.arena_bytes) for r in row.ladder]
+    steps.append((known[min(len(row.ladder), len(known) - 1)], memory, arena_bytes))
+    most = max(b for _, _, b in steps)
+    lines = []
+    before: tuple[MemoryMap, int] | None = None
+    for name, plan, size in steps:
+        is_new = before is None or before != (plan, size)
+        saved = "" if before is None else f"{size - before[1]:+,} B" if size != before[1] else "as before"
+        lines.append(
+            RungLine(
+                title=ladder.TITLES[Sharing(name)] if name in known else name,
+                arena=f"{size:,} B",
+                saved=saved,
+                share=size / most,
+                map=figures.memory_map(plan, arena_bytes=size, scale_bytes=most) if is_new else None,
+            )
+        )
+        before = plan, size
+    return tuple(lines)
 
 
 def _kernel(row: Row, index: int) -> str:
