@@ -23,6 +23,7 @@ from harness.cli import (
     boards,
     compare_engines,
     compile_model,
+    detect,
     doctor,
     frontier,
     memory,
@@ -55,6 +56,7 @@ app.command("memory")(memory.command)
 app.command("space")(space.command)
 app.command("search")(search.command)
 app.command("train")(train.command)
+app.command("detect")(detect.command)
 app.command("tune")(tune.command)
 app.add_typer(sim.app, name="sim")
 
