@@ -67,7 +67,7 @@ _FIRMWARE_SOURCES = (
 
 
 _BENCH = "app/bench.c"
-_HOT_RESERVED_BYTES = 32
+HOT_RESERVED_BYTES = 32
 """Left free at the bottom: nothing of a model may lie at address 0."""
 _TILE_PIXELS = 4
 """Output pixels for which the fast kernels load a weight once."""
@@ -87,6 +87,7 @@ class BuildPlan:
 
     Args:
         weight_uses: from which the constants for the chip's fastest memory are chosen; none, and none is moved.
+        hot: constants and functions for that memory by name, the most wanted first, instead of that choice.
     """
 
     sources: Sources
@@ -96,6 +97,7 @@ class BuildPlan:
     baud: int
     toolchain: Toolchain
     weight_uses: tuple[WeightUse, ...] = ()
+    hot: tuple[str, ...] | None = None
 
     def digest(self) -> str:
         """SHA-256 over all of it, the firmware's own files included; the image carries it and HELLO repeats it."""
@@ -110,7 +112,9 @@ class BuildPlan:
             self.toolchain.description,
             " ".join((*_FLAGS, *_FIRMWARE_FLAGS, *_LINK_FLAGS)),
             firmware_digest(),
-            " ".join(f"{use.symbol}={use.macs}" for use in self.weight_uses),
+            " ".join(f"{use.symbol}={use.macs}" for use in self.weight_uses)
+            if self.hot is None
+            else f"hot {' '.join(self.hot)}",
         ):
             h.update(f"{len(part)}\0{part}".encode())
         return h.hexdigest()
@@ -343,9 +347,14 @@ def _hot_symbols(plan: BuildPlan, objects: Sequence[Path]) -> tuple[str, ...]:
     fall as the layers come.
     """
     memory = plan.chip.placement.hot_weights
-    if memory is None or not plan.weight_uses:
+    if memory is None:
         return ()
-    sizes = _constant_bytes(objects)
+    room = plan.chip.span(memory).bytes - HOT_RESERVED_BYTES
+    if plan.hot is not None:
+        return _fitting(plan.hot, _section_bytes(objects, (".rodata.", ".text.")), room)
+    if not plan.weight_uses:
+        return ()
+    sizes = _section_bytes(objects, (".rodata.",))
     kept = plan.chip.caches.dcache_bytes * 3 // 4
     ranked: list[tuple[float, str]] = []
     for use in plan.weight_uses:
@@ -353,32 +362,38 @@ def _hot_symbols(plan: BuildPlan, objects: Sequence[Path]) -> tuple[str, ...]:
         if size and use.macs:  # lookup tables are read here and there
             walks = max(1.0, use.macs / (size * _TILE_PIXELS / 2)) if size > kept else 1.0
             ranked.append((-walks, use.symbol))
-    room = plan.chip.span(memory).bytes - _HOT_RESERVED_BYTES
+    return _fitting([symbol for _, symbol in sorted(ranked, key=lambda one: one[0])], sizes, room)
+
+
+def _fitting(wanted: Sequence[str], sizes: dict[str, int], room: int) -> tuple[str, ...]:
+    """Those that fit, taken in order; sections start at multiples of 16 at most."""
     chosen: list[str] = []
-    for _, symbol in sorted(ranked, key=lambda one: one[0]):
-        needed = (sizes[symbol] + 15) // 16 * 16
-        if needed <= room and symbol not in chosen:
+    for symbol in dict.fromkeys(wanted):
+        needed = (sizes.get(symbol, 0) + 15) // 16 * 16
+        if 0 < needed <= room:
             chosen.append(symbol)
             room -= needed
     return tuple(chosen)
 
 
 def _rename_sections(plan: BuildPlan, objects: Sequence[str], symbols: Sequence[str], work: Path) -> None:
-    """Gives the sections of constants a name that the linker script puts elsewhere."""
+    """Gives the sections of constants and functions a name that the linker script puts elsewhere."""
     objcopy = str(plan.toolchain.gcc).removesuffix("gcc") + "objcopy"
-    renames = [f"--rename-section=.rodata.{symbol}=.hot.{symbol}" for symbol in symbols]
+    kinds = (".rodata", ".text")
+    renames = [f"--rename-section={kind}.{symbol}=.hot.{symbol}" for symbol in symbols for kind in kinds]
     for name in objects:
         _step(f"placing the constants of {name}", [objcopy, *renames, name], work)
 
 
-def _constant_bytes(objects: Sequence[Path]) -> dict[str, int]:
-    """Sizes of the read-only constants that have a section of their own."""
+def _section_bytes(objects: Sequence[Path], kinds: tuple[str, ...]) -> dict[str, int]:
+    """Sizes of the constants and functions that have a section of their own, by name."""
     out: dict[str, int] = {}
     for file in objects:
         with file.open("rb") as stream:
             for section in ELFFile(stream).iter_sections():
-                if section.name.startswith(".rodata."):
-                    out[section.name.removeprefix(".rodata.")] = int(section["sh_size"])
+                for kind in kinds:
+                    if section.name.startswith(kind):
+                        out[section.name.removeprefix(kind)] = int(section["sh_size"])
     return out
 
 
@@ -407,7 +422,7 @@ def _linker_script(chip: Chip, layout: _Layout) -> str:
         arena_apart=arena != data,
         spare=layout.spare,
         hot=layout.hot,
-        hot_base=chip.span(hot).base + _HOT_RESERVED_BYTES if hot else 0,
+        hot_base=chip.span(hot).base + HOT_RESERVED_BYTES if hot else 0,
         stack_bytes=STACK_RESERVE_BYTES,
         open_bytes=_OPEN_BYTES,
     )

@@ -68,10 +68,12 @@ class JobOptions:
     Args:
         float_io: keep float32 boundaries on the device instead of converting on the host.
         layers: make the separate run with per-layer cycles.
+        marks: make the two runs on painted memory that show how far arena and stack reach.
         kernels: fast ones for the board's core, or portable ones.
         memory: of simulated boards; those of QEMU are always ideal, silicon is what it is.
         optimize, flash_limit_bytes, sram_limit_bytes, sharing, patches, fold_constants: as in CompileOptions.
         tuning: what was measured for this model on this kind of board.
+        hot: constants and functions for the chip's fastest memory; None leaves it to the record, or the build.
     """
 
     repetitions: int = 5
@@ -79,6 +81,7 @@ class JobOptions:
     requant: Requant = Requant.EXACT
     float_io: bool = False
     layers: bool = True
+    marks: bool = True
     kernels: Kernels = Kernels.AUTO
     memory: Memory = Memory.CHIP
     optimize: Optimize = Optimize.BALANCED
@@ -88,6 +91,7 @@ class JobOptions:
     patches: Grid | None = None
     fold_constants: bool = True
     tuning: Tuning | None = None
+    hot: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

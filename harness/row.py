@@ -135,6 +135,7 @@ class PlacementRow:
 
     Args:
         hot_weights: memory into which start-up copied weights, None where it did not; `weights` has them as well.
+        measured: whether tuning chose by measuring what lies in hot_weights: weights and code then.
         hot_bytes: how many. Tightly coupled instruction memory is not SRAM and not part of `sram_bytes`.
     """
 
@@ -144,6 +145,7 @@ class PlacementRow:
     stack: str
     hot_weights: str | None = None
     hot_bytes: int = 0
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

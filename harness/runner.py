@@ -293,7 +293,9 @@ class Runner:
         with self._timed("build", attempt, stage):
             image = self._make(self._plan(job))
         attempt.evidence = replace(attempt.evidence, elf=image.elf)
-        attempt.row = _image_facts(attempt.row, image, load_chip(job.board.chip))
+        attempt.row = _image_facts(
+            attempt.row, image, load_chip(job.board.chip), is_measured=_hot(job) is not None
+        )
         with self._opened(job.board) as (probe, link):
             with self._timed("flash", attempt, stage):
                 limit_s = self._deadlines.flash_s + image.flash_bytes / FLASH_BYTES_PER_S
@@ -382,9 +384,10 @@ class Runner:
         attempt.evidence = replace(attempt.evidence, output=output)
         attempt.row = _cycle_facts(attempt.row, whole.cycles, hello.clock_hz, modelled)
         attempt.row = check_output(attempt.row, output, whole.output_crcs, expected=job.model.expected_blob)
-        with self._timed("memory", attempt, stage):
-            memory = device.memory(deadline_s=self._run_s(job, 2))
-        attempt.row = _memory_facts(attempt.row, memory, image)
+        if options.marks:
+            with self._timed("memory", attempt, stage):
+                memory = device.memory(deadline_s=self._run_s(job, 2))
+            attempt.row = _memory_facts(attempt.row, memory, image)
         if options.layers:
             with self._timed("layers", attempt, stage):
                 cycles = device.run_layers(deadline_s=self._run_s(job, 1))
@@ -406,6 +409,7 @@ class Runner:
             baud=job.board.baud,
             toolchain=self._toolchain,
             weight_uses=weight_uses(job.model.compiled),
+            hot=_hot(job),
         )
 
     @contextmanager
@@ -419,6 +423,18 @@ class Runner:
         finally:
             took = StageTime(name=name, seconds=round(self._clock() - begun, 3))
             attempt.row = replace(attempt.row, stages=(*attempt.row.stages, took))
+
+
+def _hot(job: Job) -> tuple[str, ...] | None:
+    """What goes into the fastest memory: as asked for, or as tuning found for these very sources."""
+    options = job.options
+    if options.hot is not None:
+        return options.hot
+    tuning = options.tuning
+    if tuning is None or tuning.placement is None:
+        return None
+    is_same = tuning.placement.sources_digest == job.model.compiled.sources.digest()
+    return tuning.placement.hot if is_same else None
 
 
 def inference_limit_s(job: Job) -> float:
@@ -567,7 +583,7 @@ def check_layers(row: Row, cycles: tuple[int, ...]) -> Row:
     )
 
 
-def _image_facts(row: Row, image: Image, chip: Chip) -> Row:
+def _image_facts(row: Row, image: Image, chip: Chip, *, is_measured: bool) -> Row:
     where = chip.placement
     return replace(
         row,
@@ -578,6 +594,7 @@ def _image_facts(row: Row, image: Image, chip: Chip) -> Row:
             stack="+".join(where.stack),
             hot_weights="+".join(where.hot_weights or ()) if image.hot_bytes else None,
             hot_bytes=image.hot_bytes,
+            measured=is_measured,
         ),
         elf_sha256=image.elf_sha256,
         build_digest=image.build_digest,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from math import prod
 
+from tinyengine import costs
 from tinyengine.ir import (
     Conv2D,
     Crop,
@@ -60,30 +61,25 @@ def weights_bytes(graph: Graph) -> int:
     return sum(graph.tensors[t].size_bytes for t in used)
 
 
-# Cycles a multiply-accumulate and an output of the plain C kernels (exact rounding, gcc 12 -O2), fitted to the
-# layers of the five models in the shared data on the modelled Cortex-M4 with zero-wait memory. Single layers are
-# off by up to a half, because borders of small maps cost more than their share.
-_CYCLES: dict[str, tuple[float, float]] = {
-    "CONV_2D": (2.8, 22.0),
-    "DEPTHWISE_CONV_2D": (7.3, 22.0),
-    "FULLY_CONNECTED": (3.7, 19.0),
-    "ADD": (0.0, 41.0),
-    "MUL": (0.0, 25.0),
-    "SOFTMAX": (0.0, 90.0),
-}
-_MOVE_CYCLES = (24.0, 0.75)
-"""A row of a window or tile that is moved, and a byte of it."""
-_OTHER_CYCLES = 8.0
-"""A larger operand's element in all other operators."""
+PORTABLE = "portable"
+"""The plain C kernels' family in the cost table."""
 
 
-def estimated_cycles(graph: Graph, node: Node) -> int:
-    """A rough count for a Cortex-M4 without wait states."""
+def portable_counts(graph: Graph, node: Node) -> dict[str, float]:
+    """What a plain C kernel does: multiply-accumulates and outputs, or elements of the larger operand."""
+    name = op_name(node.op).lower()
     if isinstance(node.op, Crop | Paste):
         small = graph.tensors[node.outputs[0] if isinstance(node.op, Crop) else node.inputs[0]]
-        return round(small.shape[1] * _MOVE_CYCLES[0] + small.size_bytes * _MOVE_CYCLES[1])
-    a_mac, an_output = _CYCLES.get(op_name(node.op), (0.0, _OTHER_CYCLES))
-    elements = max(graph.tensors[t].elements for t in (node.inputs[0], node.outputs[0]))
+        return {"move_row": float(small.shape[1]), "moved": float(small.size_bytes)}
     outputs = graph.tensors[node.outputs[0]].elements
-    counted = outputs if op_name(node.op) in _CYCLES else elements
-    return round(executed_macs(graph, node) * a_mac + counted * an_output)
+    work = executed_macs(graph, node)
+    if work:
+        return {f"mac.{name}": float(work), f"output.{name}": float(outputs)}
+    elements = max(graph.tensors[t].elements for t in (node.inputs[0], node.outputs[0]))
+    return {f"element.{name}": float(elements)}
+
+
+def estimated_cycles(graph: Graph, node: Node, core: str = "m4", layer: str = "") -> float:
+    """A rough count for a plain C kernel on a core without wait states. Single layers are off by up to a half,
+    because borders of small maps cost more than their share."""
+    return costs.of_core(core).estimate(PORTABLE, portable_counts(graph, node), layer)

@@ -6,36 +6,19 @@ weights only share it. It measures nothing and knows no board.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from statistics import median
 from typing import TYPE_CHECKING
 
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import Conv2D, DepthwiseConv2D, DType, FullyConnected, Graph, Node
+from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
-from tinyengine.kernels.dsp import common
+from tinyengine.kernels.names import layer_name
 from tinyengine.kernels.tiling import Tile
 
 if TYPE_CHECKING:
     from tinyengine.schedule import ScheduledStep, Way
-
-
-@lru_cache(maxsize=4096)
-def layer_name(graph: Graph, node: Node, requant: Requant) -> str:
-    """A digest of what decides the cycles of the node's kernels: operator, shapes, form of requantization."""
-    tensors = [graph.tensors[t] for t in (*node.inputs, *node.outputs)]
-    parts: list[object] = [node.op, requant.value, [(t.shape, t.dtype.value, t.is_constant) for t in tensors]]
-    form = None
-    if isinstance(node.op, Conv2D | DepthwiseConv2D | FullyConnected) and tensors[0].dtype is DType.INT8:
-        form = common.weighted(graph, node, requant)
-    if isinstance(form, common.Weighted):
-        parts += [form.epilogue, [w.value for w in common.weight_forms(form)], len(set(form.channels)) == 1]
-    else:
-        parts += [(t.quant.scales, t.quant.zero_points) if t.quant else None for t in tensors]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def tile_name(tile: Tile) -> str:
@@ -48,8 +31,7 @@ def way_name(graph: Graph, way: Way | ScheduledStep, requant: Requant, target: T
     if way.step.node is None:
         return ""
     layers = "+".join(layer_name(graph, node, requant) for node in way.step.nodes)
-    family = way.spec.template.removesuffix(".c.j2").removeprefix("dsp/")
-    return f"{target.value}/{family}/{layers}/{tile_name(way.tile)}"
+    return f"{target.value}/{way.spec.family}/{layers}/{tile_name(way.tile)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

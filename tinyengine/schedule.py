@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from tinyengine import cost
+from tinyengine.costs import Price
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, Node, TensorId, op_name
 from tinyengine.kernels import catalogue, parameters
 from tinyengine.kernels.catalogue import KernelSpec, Target
 from tinyengine.kernels.dsp import chain
 from tinyengine.kernels.dsp.chain import Chain
-from tinyengine.kernels.dsp.common import Price
+from tinyengine.kernels.names import layer_name
 from tinyengine.kernels.parameters import Binding
 from tinyengine.kernels.patches import PatchParameters
 from tinyengine.kernels.tiling import Tile
@@ -367,7 +368,9 @@ def ways(graph: Graph, step: Step, requant: Requant, target: Target) -> tuple[Wa
     node = step.node
     candidates = catalogue.candidates(graph, node, requant, target)
     constants = sum(graph.tensors[t].size_bytes for t in node.inputs if graph.tensors[t].is_constant)
-    portable = Price(cycles=float(cost.estimated_cycles(graph, node)), flash_bytes=constants)
+    name = "" if target is Target.C else layer_name(graph, node, requant)
+    estimate = cost.estimated_cycles(graph, node, target.value, name)
+    portable = Price(cycles=estimate, flash_bytes=constants)
     has_fast = any(spec.price is not None for spec in candidates)
     found = [
         Way(
@@ -452,6 +455,34 @@ def _chains(graph: Graph, flow: Dataflow, index: int, requant: Requant, target: 
             if band < out_rows
         ]
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of a way's work: counts of one family in the cost table, for one layer where it is about one."""
+
+    family: str
+    counts: Mapping[str, float]
+    layer: str = ""
+
+
+def parts(graph: Graph, way: Way, requant: Requant) -> tuple[Part, ...]:
+    """What a way's estimate is made of."""
+    if way.chain is not None:
+        makers = catalogue.chains(way.spec.target)
+        assert makers is not None, "a chain was made by somebody"
+        return (
+            *(Part(family=f, counts=c, layer=name) for f, c, name in makers.links(way.chain, way.tile.band)),
+            Part(family=chain.FAMILY, counts=makers.counts(way.chain, way.tile.band)),
+        )
+    node = way.step.node
+    if node is None:
+        return ()
+    if way.spec.work is None:
+        name = layer_name(graph, node, requant)
+        return (Part(family=cost.PORTABLE, counts=cost.portable_counts(graph, node), layer=name),)
+    counts = way.spec.work(graph, node, way.tile).counts
+    return (Part(family=way.spec.family, counts=counts, layer=layer_name(graph, node, requant)),)
 
 
 def bind(graph: Graph, choice: Way, requant: Requant) -> ScheduledStep:

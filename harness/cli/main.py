@@ -23,6 +23,7 @@ from harness.cli import (
     boards,
     compare_engines,
     compile_model,
+    costs,
     detect,
     doctor,
     frontier,
@@ -58,6 +59,7 @@ app.command("search")(search.command)
 app.command("train")(train.command)
 app.command("detect")(detect.command)
 app.command("tune")(tune.command)
+app.command("costs")(costs.command)
 app.add_typer(sim.app, name="sim")
 
 

@@ -6,6 +6,8 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -89,8 +91,7 @@ def command(
         paths.cache_dir() / "readings", kind_of(chosen[0], memory, toolchain=find_toolchain().description)
     )
     screen = console(stderr=True)
-    before = _handle_signals(stop, station)
-    try:
+    with handled_signals(stop, station):
         lease = rack.lease(
             chosen[0],
             timeout_s=LEASE_WAIT_S,
@@ -98,7 +99,7 @@ def command(
             stop=stop,
             waiting=lambda words: screen.print(words, soft_wrap=True),
         )
-        with lease, _View(screen, f"{source.name} on {board}") as view:
+        with lease, View(screen, f"{source.name} on {board}") as view:
             found = Tuner(
                 chosen[0],
                 runner=runner,
@@ -110,9 +111,6 @@ def command(
                 now=time.time,
                 slack=slack,
             ).tune(source)
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
     kept = record.kept_file(found)
     record.write(found, kept)
     if out is not None:
@@ -125,17 +123,23 @@ def command(
         shown.print(line, soft_wrap=True)
 
 
-def _handle_signals(stop: threading.Event, station: Station) -> list[tuple[signal.Signals, signal._HANDLER]]:
-    """The first signal ends the run in order. Returns what was set before."""
+@contextmanager
+def handled_signals(stop: threading.Event, station: Station) -> Iterator[None]:
+    """The first signal ends the run in order; what was set before comes back."""
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop.set()
         station.abort()
 
-    return [(number, signal.signal(number, on_signal)) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [(number, signal.signal(number, on_signal)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
-class _View:
+class View:
     """A bar on a terminal; a line an image anywhere else."""
 
     def __init__(self, screen: Console, title: str) -> None:
@@ -152,7 +156,7 @@ class _View:
         )
         self._task = self._progress.add_task(title, total=None, stage="compile")
 
-    def __enter__(self) -> _View:
+    def __enter__(self) -> View:
         self._progress.start()
         return self
 
@@ -217,6 +221,19 @@ def summary(tuning: Tuning, file: Path) -> list[Text]:
         Text(first),
         Text(f"{len(tuning.ways):,} ways measured, in {tuning.seconds:,.0f} s; record {tuning.digest} in {file}"),
     ]
+    placed = tuning.placement
+    if placed is not None:
+        what = "the build's own choice" if placed.hot is None else f"{len(placed.hot)} constants and functions"
+        default = (
+            "" if placed.default_cycles is None else f", {placed.default_cycles:,} with the build's own choice"
+        )
+        lines.insert(
+            1,
+            Text(
+                f"fast memory holds {what or 'nothing'}: {placed.cycles:,} cycles "
+                f"({placed.bare_cycles:,} with nothing there{default})"
+            ),
+        )
     if tuning.wrong:
         lines.append(
             Text(

@@ -76,6 +76,23 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TunedPlacement:
+    """What start-up copies into the chip's fastest memory.
+
+    Args:
+        sources_digest: of the generated C whose symbols these are.
+        hot: constants and functions, the most wanted first; None: the build's own choice was best.
+        bare_cycles, default_cycles, cycles: with nothing there, with the build's choice, with this.
+    """
+
+    sources_digest: str
+    hot: tuple[str, ...] | None
+    bare_cycles: int
+    default_cycles: int | None
+    cycles: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
     """The record.
 
@@ -113,6 +130,7 @@ class Tuning:
     steps: tuple[TunedStep, ...]
     ways: dict[str, int]
     wrong: tuple[str, ...] = ()
+    placement: TunedPlacement | None = None
 
     @property
     def measured(self) -> Measured | None:

@@ -20,7 +20,7 @@ from tinyengine.measured import way_name
 from tinyengine.schedule import BYTE_PRICE, Optimize, Options
 from tinyengine.sheet import Sample, Sheet, can_be_sampled, sheet
 
-MOST_SAMPLES = 48
+MOST_SAMPLES = 64
 """Samples an image: the more, the less is lost when one of them breaks it."""
 _KEPT_FREE_BYTES = 12 << 10
 """For stack, static data, guard and records."""
@@ -140,5 +140,8 @@ def halves(group: Sequence[Sample]) -> Iterable[tuple[Sample, ...]]:
 
 
 def once(options: JobOptions) -> JobOptions:
-    """Options for an image of samples: one measured run, and each layer's cycles."""
-    return replace(options, repetitions=1, warmups=1, layers=True)
+    """Options for an image of samples: one run that is checked, one with each layer's cycles.
+
+    Caches are as the layers before leave them, in both; nothing lies in the fastest memory.
+    """
+    return replace(options, repetitions=1, warmups=0, layers=True, marks=False, hot=())

@@ -12,17 +12,20 @@ from dataclasses import dataclass, replace
 
 from harness import __version__
 from harness.boards import Board
+from harness.build import HOT_RESERVED_BYTES
 from harness.chips import load_chip
 from harness.errors import HarnessError, Interrupted, Outcome
-from harness.job import Job, JobOptions, compile_options, prepare_compiled
+from harness.job import Job, JobOptions, Memory, compile_options, prepare_compiled
 from harness.models import ModelSource
+from harness.placement import layer_uses, symbol_bytes
 from harness.row import Row
 from harness.runner import Runner
 from harness.store import utc
 from harness.tuning import sampling
 from harness.tuning.bench import Bench, Step
+from harness.tuning.placing import Placed, place
 from harness.tuning.readings import Readings
-from harness.tuning.record import Chosen, TunedStep, Tuning, Whole
+from harness.tuning.record import Chosen, TunedPlacement, TunedStep, Tuning, Whole
 from tinyengine.compile import Compiled, CompileOptions, compile_graph, lowered_graphs
 from tinyengine.errors import PlanError
 from tinyengine.ir import Graph
@@ -127,8 +130,44 @@ class Tuner:
             if (run := self._run(source, graph, found, limited)) is not None:
                 runs.append(run)
         best = min(runs, key=lambda r: self._score(r, default))
-        return self._record(
-            source, best=best, default=default, ways=ways, started=started, seconds=self._clock() - begun
+        placed = self._place(source, graph, best)
+        return replace(
+            self._record(source, best=best, default=default, ways=ways, started=started),
+            placement=placed,
+            seconds=round(self._clock() - begun, 1),
+        )
+
+    def _place(self, source: ModelSource, graph: Graph, best: _Run) -> TunedPlacement | None:
+        """The fastest memory's content by measuring; None where there is no such memory or no waiting."""
+        memory = self._chip.placement.hot_weights
+        if memory is None or (self._board.simulated and self._options.memory is Memory.IDEAL):
+            return None
+        compiled = best.compiled
+
+        def run(hot: tuple[str, ...] | None) -> Placed | None:
+            options = replace(self._options, repetitions=1, marks=False, hot=hot)
+            row = self._measured_row(source, graph, compiled, options)
+            cycles = tuple(layer.cycles for layer in row.layers or ())
+            if row.cycles is None or None in cycles or row.outcome is not Outcome.OK:
+                return None
+            return Placed(hot=hot, cycles=row.cycles, layers=tuple(c or 0 for c in cycles))
+
+        found = place(
+            layer_uses(compiled),
+            symbol_bytes(compiled.sources),
+            self._chip.span(memory).bytes - HOT_RESERVED_BYTES,
+            run,
+            lambda done, total: self._observe(Step(done=done, total=total, stage="what fast memory holds")),
+        )
+        if not found:
+            return None
+        by = {p.hot: p.cycles for p in found}
+        return TunedPlacement(
+            sources_digest=compiled.sources.digest(),
+            hot=found[0].hot,
+            bare_cycles=by[()],
+            default_cycles=by.get(None),
+            cycles=found[0].cycles,
         )
 
     def _ways(self, graphs: tuple[Graph, ...], options: CompileOptions) -> dict[str, Sample]:
@@ -158,18 +197,21 @@ class Tuner:
 
     def _run(self, source: ModelSource, graph: Graph, compiled: Compiled, options: CompileOptions) -> _Run | None:
         """The whole network on the board; None where it failed."""
-        if self._stop.is_set():
-            raise Interrupted("stopped; the same command goes on")
         self._observe(Step(done=0, total=0, stage="running the whole network"))
-        model = prepare_compiled(source, graph, compiled, self._options)
-        job = Job(board=self._board, model=model, options=self._options)
-        row, _ = self._runner.run(job, stage=lambda _: None)
-        if row.outcome is Outcome.INTERRUPTED:
-            raise Interrupted("stopped; the same command goes on")
+        row = self._measured_row(source, graph, compiled, self._options)
         if row.outcome is not Outcome.OK or row.cycles is None:
             self._observe(Step(done=0, total=0, stage=f"left out: {row.error or row.outcome.value}"))
             return None
         return _Run(compiled=compiled, row=row, sram_limit_bytes=options.sram_limit_bytes)
+
+    def _measured_row(self, source: ModelSource, graph: Graph, compiled: Compiled, options: JobOptions) -> Row:
+        if self._stop.is_set():
+            raise Interrupted("stopped; the same command goes on")
+        model = prepare_compiled(source, graph, compiled, options)
+        row, _ = self._runner.run(Job(board=self._board, model=model, options=options), stage=lambda _: None)
+        if row.outcome is Outcome.INTERRUPTED:
+            raise Interrupted("stopped; the same command goes on")
+        return row
 
     def _score(self, run: _Run, default: _Run) -> tuple[float, ...]:
         """Less is better; the default wins ties."""
@@ -194,7 +236,6 @@ class Tuner:
         default: _Run,
         ways: dict[str, Sample],
         started: str,
-        seconds: float,
     ) -> Tuning:
         options, row = self._options, best.row
         measured = self._readings.measured(ways)
@@ -212,7 +253,7 @@ class Tuner:
             kernels=self._readings.kind.kernels,
             tinyrack=__version__,
             started=started,
-            seconds=round(seconds, 1),
+            seconds=0.0,
             requant=options.requant,
             optimize=options.optimize,
             float_io=options.float_io,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
+from tinyengine.costs import Price, Work
 from tinyengine.errors import UnsupportedOp
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import (
@@ -42,7 +43,6 @@ from tinyengine.kernels import overlap, parameters
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import binders
 from tinyengine.kernels.dsp.chain import Chain, Chains
-from tinyengine.kernels.dsp.common import Price
 from tinyengine.kernels.mve import binders as helium
 from tinyengine.kernels.parameters import Binding, Table
 from tinyengine.kernels.tiling import Tile
@@ -79,6 +79,7 @@ class KernelSpec:
         tiles: candidates for a node, fastest first; the scheduler takes the first whose working memory is free.
         scratch_bytes: working memory in the arena for a node and a tile.
         price: what a node with a tile costs, where the scheduler has ways to compare; None for the last resort.
+        work: what stands behind the price, in the counts of the cost table.
         operands: names of the input pointers; none means any number of inputs, x0, x1 ...
         operation: what a template shared by several operators is to do.
         target: what it needs.
@@ -94,11 +95,17 @@ class KernelSpec:
     tiles: Callable[[Graph, Node], tuple[Tile, ...]] = lambda graph, node: (Tile(),)  # noqa: ARG005
     scratch_bytes: Callable[[Graph, Node, Tile], int] = lambda graph, node, tile: 0  # noqa: ARG005
     price: Callable[[Graph, Node, Tile], Price] | None = None
+    work: Callable[[Graph, Node, Tile], Work] | None = None
     operands: tuple[str, ...] = ("x",)
     operation: str = ""
     target: Target = Target.C
     requants: frozenset[Requant] = frozenset(Requant)
     rolling: Callable[[Graph, Node, Tile], tuple[Rolling, ...]] = lambda graph, node, tile: ()  # noqa: ARG005
+
+    @property
+    def family(self) -> str:
+        """Its name in the cost table: the template's."""
+        return self.template.removesuffix(".c.j2").removeprefix("dsp/")
 
     def name(self, binding: Binding) -> str:
         """The kernel's name with everything the grammar asks for."""
@@ -299,6 +306,7 @@ def _fast(target: Target, core: Core, requant: Requant) -> tuple[KernelSpec, ...
             tiles=found.tiles,
             scratch_bytes=found.scratch_bytes,
             price=found.price,
+            work=found.work,
             rolling=rolling,
             operands=operands,
             target=target,

@@ -8,13 +8,14 @@ from typing import cast
 import numpy as np
 
 from tinyengine import fixedpoint, lowering
+from tinyengine.costs import Work
 from tinyengine.fixedpoint import INT32_MAX, Requant
 from tinyengine.ir import Add, Graph, Node
 from tinyengine.kernels.assembly import add, requantize
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Plan, Price
+from tinyengine.kernels.dsp.common import Assembly, Plan
 from tinyengine.kernels.tiling import Tile
 
 
@@ -94,9 +95,10 @@ def scratch_bytes(found: Layer, choice: Tile) -> int:  # noqa: ARG001
     return 0
 
 
-def price(found: Layer, choice: Tile) -> Price:  # noqa: ARG001
-    """An element's cycles; two tables."""
-    return Price(cycles=11.0 * found.elements, flash_bytes=4 * 514)
+def work(found: Layer, choice: Tile) -> Work:  # noqa: ARG001
+    """Elements; two tables."""
+    counts = {"element": float(found.elements), "call": 1.0}
+    return Work(counts={**counts, **common.epilogue_counts(found.elements, found.epilogue)}, flash_bytes=4 * 514)
 
 
 def plan(found: Layer, choice: Tile, core: Core) -> Plan[AddParameters]:  # noqa: ARG001

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
+from tinyengine import costs
+from tinyengine.costs import Price, Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Node, op_name
 from tinyengine.kernels import parameters
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import add, convolution, dense, depthwise, pointwise, pool, winograd
-from tinyengine.kernels.dsp.common import Plan, Price
+from tinyengine.kernels.dsp.common import Plan
+from tinyengine.kernels.names import layer_name
 from tinyengine.kernels.parameters import Binding, Table
 from tinyengine.kernels.tiling import Tile
 
@@ -24,7 +26,10 @@ class Family:
 
     def __init__(self, module: Any, core: Core, requant: Requant) -> None:
         self._module = module
+        self._name = module.__name__.rsplit(".", 1)[1]
         self._core = core
+        self._requant = requant
+        self._costs = costs.of_core(core.name.lower())
         self._layer = lru_cache(maxsize=512)(partial(module.layer, requant=requant))
 
     def accepts(self, graph: Graph, node: Node) -> bool:
@@ -41,9 +46,12 @@ class Family:
 
     def price(self, graph: Graph, node: Node, tile: Tile) -> Price:
         """What a node with a tile costs, for choosing."""
-        found: Price = self._module.price(self._layer(graph, node), tile)
-        # Generated text takes the M7 a little over half the M4's cycles.
-        return found if self._core is Core.M4 else replace(found, cycles=0.55 * found.cycles)
+        return self._costs.price(self._name, self.work(graph, node, tile), layer_name(graph, node, self._requant))
+
+    def work(self, graph: Graph, node: Node, tile: Tile) -> Work:
+        """What a node with a tile does, in the family's counts."""
+        found: Work = self._module.work(self._layer(graph, node), tile)
+        return found
 
     def bind(self, graph: Graph, node: Node, requant: Requant, tile: Tile) -> Binding:
         """Driver literals, table and functions of a node."""

@@ -8,7 +8,7 @@ The kernels are those of the single layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -16,24 +16,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyengine import costs
+from tinyengine.costs import Price, Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Add, Conv2D, DepthwiseConv2D, Graph, Node, TensorId
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import add, common, convolution, depthwise
 from tinyengine.kernels.dsp.add import AddParameters
-from tinyengine.kernels.dsp.common import Assembly, Plan, Price
+from tinyengine.kernels.dsp.common import Assembly, Plan
 from tinyengine.kernels.dsp.convolution import ConvolutionParameters
 from tinyengine.kernels.dsp.depthwise import DepthwiseParameters
+from tinyengine.kernels.names import layer_name
 from tinyengine.kernels.tiling import Tile
 from tinyengine.memory.plan import Rolling
 
 BANDS = (1, 2, 4, 8)
 """Rows of the last layer a band."""
 LONGEST = 6
-_MOVE_CYCLES = 0.75
-"""A byte of a line buffer."""
-_BAND_CYCLES = 120
-"""A layer and band, its share of the bookkeeping."""
+FAMILY = "chain"
+"""In the cost table: what comes on top of the links."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,7 @@ class _Layer:
     """A layer as its family sees it."""
 
     kind: str
+    name: str
     node: Node
     found: convolution.Layer | depthwise.Layer | add.Layer
     rows: Rows
@@ -141,6 +143,7 @@ class Chains:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._costs = costs.of_core(core.name.lower())
         self._link = lru_cache(maxsize=512)(_link)
 
     def from_nodes(self, graph: Graph, nodes: tuple[Node, ...], requant: Requant) -> Chain | None:
@@ -171,16 +174,29 @@ class Chains:
     def price(self, chain: Chain, band: int) -> Price:
         """The links' own, in small bands, and the moving of rows."""
         bands = _bands(chain, band)
-        cycles, flash = 0.0, 0
+        found = [
+            link_price(layer, _tile(layer, _most_rows(bands, i)), self._core)
+            for i, layer in enumerate(chain.layers)
+        ]
+        cycles = sum(one.cycles for one in found) + self._costs.estimate(FAMILY, self.counts(chain, band))
+        return Price(cycles=cycles, flash_bytes=sum(one.flash_bytes for one in found))
+
+    def links(self, chain: Chain, band: int) -> list[tuple[str, Mapping[str, float], str]]:
+        """Family, counts and layer of each link's own work."""
+        bands = _bands(chain, band)
+        works = [_work(layer, _tile(layer, _most_rows(bands, i))) for i, layer in enumerate(chain.layers)]
+        return [(k.kind, w.counts, k.name) for k, w in zip(chain.layers, works, strict=True)]
+
+    def counts(self, chain: Chain, band: int) -> dict[str, float]:
+        """What is done beside the links' own work: a layer's share of a band's bookkeeping, and bytes moved."""
+        bands = _bands(chain, band)
+        counts: dict[str, float] = {}
         for index, layer in enumerate(chain.layers):
-            tile = _tile(layer, _most_rows(bands, index))
-            one = link_price(layer, tile)
-            cycles += one.cycles + _BAND_CYCLES * len(bands)
-            flash += one.flash_bytes
+            counts = costs.total((counts, {f"band.{layer.kind}": len(bands)}))
             if index:
                 kept = sum(b.before[index - 1] - b.kept[index] for b in bands)
-                cycles += _MOVE_CYCLES * kept * layer.rows.row_bytes
-        return Price(cycles=cycles if self._core is Core.M4 else 0.55 * cycles, flash_bytes=flash)
+                counts = costs.total((counts, {"moved": kept * layer.rows.row_bytes}))
+        return counts
 
     def plan(self, layer: _Layer, tile: Tile) -> Plan[Any]:
         """One link's driver literals, table and functions."""
@@ -273,6 +289,7 @@ def _link(graph: Graph, node: Node, value: TensorId, requant: Requant) -> _Layer
     if len(shape) != 4 or len(out) != 4 or shape[0] != 1 or out[1] < 2:
         return None
     row, out_row = shape[2] * shape[3], out[2] * out[3]
+    name = layer_name(graph, node, requant)
     if row % 4 or out_row % 4:
         return None
     if isinstance(node.op, Conv2D):
@@ -288,7 +305,7 @@ def _link(graph: Graph, node: Node, value: TensorId, requant: Requant) -> _Layer
             row_bytes=row,
             out_row_bytes=out_row,
         )
-        return _Layer(kind="convolution", node=node, found=conv, rows=rows)
+        return _Layer(name=name, kind="convolution", node=node, found=conv, rows=rows)
     if isinstance(node.op, DepthwiseConv2D):
         plane = depthwise.layer(graph, node, requant)
         if isinstance(plane, str) or plane.in_steps != (row, shape[3]) or plane.size != (shape[1], shape[2]):
@@ -302,7 +319,7 @@ def _link(graph: Graph, node: Node, value: TensorId, requant: Requant) -> _Layer
             row_bytes=row,
             out_row_bytes=out_row,
         )
-        return _Layer(kind="depthwise", node=node, found=plane, rows=rows)
+        return _Layer(name=name, kind="depthwise", node=node, found=plane, rows=rows)
     if isinstance(node.op, Add) and node.inputs[0] != node.inputs[1]:
         sum_ = add.layer(graph, node, requant)
         if isinstance(sum_, str):
@@ -310,7 +327,9 @@ def _link(graph: Graph, node: Node, value: TensorId, requant: Requant) -> _Layer
         rows = Rows(
             height=shape[1], out_height=out[1], step=1, before=0, extent=1, row_bytes=row, out_row_bytes=out_row
         )
-        return _Layer(kind="add", node=node, found=sum_, rows=rows, first_operand=node.inputs[0] == value)
+        return _Layer(
+            name=name, kind="add", node=node, found=sum_, rows=rows, first_operand=node.inputs[0] == value
+        )
     return None
 
 
@@ -353,18 +372,22 @@ def _tile(layer: _Layer, rows: int) -> Tile:
     if isinstance(layer.found, depthwise.Layer):
         return Tile(band=rows)
     forms = [Tile(band=rows, weights=w) for w in common.weight_forms(layer.found.weighted)]
-    prices = [convolution.price(layer.found, t) for t in forms]
+    prices = [link_price(layer, t) for t in forms]
     return min(zip(forms, prices, strict=True), key=lambda f: f[1].cycles + f[1].flash_bytes)[0]
 
 
 @lru_cache(maxsize=4096)
-def link_price(layer: _Layer, tile: Tile) -> Price:
+def link_price(layer: _Layer, tile: Tile, core: Core = Core.M4) -> Price:
     """What one link costs with a tile."""
+    return costs.of_core(core.name.lower()).price(layer.kind, _work(layer, tile), layer.name)
+
+
+def _work(layer: _Layer, tile: Tile) -> Work:
     if isinstance(layer.found, convolution.Layer):
-        return convolution.price(layer.found, tile)
+        return convolution.work(layer.found, tile)
     if isinstance(layer.found, depthwise.Layer):
-        return depthwise.price(layer.found, tile)
-    return add.price(layer.found, tile)
+        return depthwise.work(layer.found, tile)
+    return add.work(layer.found, tile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

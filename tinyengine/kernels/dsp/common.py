@@ -10,7 +10,8 @@ from typing import Generic, TypeAlias, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyengine import fixedpoint, lowering
+from tinyengine import costs, fixedpoint, lowering
+from tinyengine.costs import Price as Price  # noqa: PLC0414 (families look for it here)
 from tinyengine.fixedpoint import Multiplier, Requant
 from tinyengine.ir import (
     Clamp,
@@ -42,13 +43,9 @@ _MOST_CONSTANT_SHIFT = 13
 """Of channels that are constants: larger ones would need biases that byte weights cannot share a word with."""
 _FLOAT_CYCLES = 6
 """What float32 costs an output more."""
-# Cycles a step of two input channels takes on the M4 with this many pixels a tile.
+# Cycles a step of two input channels takes on the M4 with this many pixels a tile: decides how rows are cut.
 _STEP_CYCLES = {4: 16, 3: 13, 2: 9, 1: 6}
 _TILE_CYCLES = 40
-_CALL_CYCLES = 70.0
-"""From the driver into a kernel and back, its set-up included."""
-WIDEN_CYCLES = 1.2
-"""An element."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +79,6 @@ class Plan(Generic[P]):
     assembly: tuple[Assembly, ...]
     table: NDArray[np.uint32]
     variant: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """What a way to compute a layer costs.
-
-    Args:
-        cycles: an estimate for the Cortex-M4, to compare ways and never to report.
-        flash_bytes: of its table.
-    """
-
-    cycles: float
-    flash_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -204,14 +188,19 @@ def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
         return reason
     if found.epilogue.right_shift is None and not found.epilogue.sign_correction:
         least = min(-m.shift for m in multipliers)
-        steps = _steps(op.clamp, zero_point_out)
         fits = [
-            rounding.two_roundings_as_one(m, int(a), int(b), steps, least)
+            _as_one(m, int(a), int(b), op.clamp, zero_point_out, least)
             for m, a, b in zip(multipliers, low, high, strict=True)
         ]
         if None not in fits:
             return _integers(found, fits, None, zero_point_out)
     return replace(found, channels=tuple(requantize.constants(m, zero_point_out) for m in multipliers))
+
+
+@lru_cache(maxsize=1 << 16)
+def _as_one(m: Multiplier, low: int, high: int, clamp: Clamp, zero_point: int, shift: int) -> OneRounding | None:
+    """A channel's search is the dear part of compiling, and the same layer comes in several graphs."""
+    return rounding.two_roundings_as_one(m, low, high, _steps(clamp, zero_point), shift)
 
 
 def _once(
@@ -320,18 +309,36 @@ def row_of_tiles(length: int) -> Row:
     return min(options, key=lambda r: r.cycles)
 
 
-def row_cycles(row: Row, kernel: Tile, channels: int) -> float:
-    """Estimate of the calls that compute a row."""
-    window = kernel.window
-
-    def tile(pixels: int) -> float:
-        cycles = window.words * _STEP_CYCLES[pixels] + 12 + (11 if kernel.byte_weights else 8) * pixels
-        return cycles if window.passes == 1 else cycles + 12 + 7 * window.passes
-
-    pairs = (channels + 1) // 2
+def row_counts(row: Row, kernel: Tile, channels: int, form: Weights) -> dict[str, float]:
+    """The calls that compute a row: steps of two input channels and tiles by pixels, outputs by their epilogue."""
+    window, pairs = kernel.window, (channels + 1) // 2
     calls = 2 if row.overlap or row.rest else 1
-    tiles = (row.tiles + bool(row.overlap)) * tile(row.pixels) + (tile(row.rest) if row.rest else 0)
-    return pairs * (tiles + 10 * calls) + calls * _CALL_CYCLES
+    suffix = "" if form is Weights.HALVES else f".{form.name.lower()}"
+    found: dict[str, float] = {"column": pairs * calls, "call": calls}
+    outputs = 0
+    for pixels, tiles in ((row.pixels, row.tiles + bool(row.overlap)), (row.rest, 1 if row.rest else 0)):
+        if tiles:
+            some = {
+                f"step{pixels}{suffix}": pairs * tiles * window.words,
+                f"tile{pixels}{suffix}": pairs * tiles,
+                "pass": pairs * tiles * window.passes if window.passes > 1 else 0,
+            }
+            found = costs.total((found, {name: count for name, count in some.items() if count}))
+            outputs += 2 * pairs * tiles * pixels
+    return costs.total((found, epilogue_counts(outputs, kernel.epilogue)))
+
+
+def epilogue_counts(outputs: float, form: Epilogue) -> dict[str, float]:
+    """What an output takes beyond the shortest requantization."""
+    extras = {
+        "rescale.float": form.rounding is Rounding.FLOAT,
+        "rescale.mixed": form.is_mixed,
+        "rescale.shift": form.rounding is not Rounding.FLOAT and form.right_shift is None,
+        "rescale.sign": form.sign_correction,
+        "rescale.low": form.clamp.low > -128,
+        "rescale.high": form.clamp.high < 127,
+    }
+    return {name: outputs for name, is_needed in extras.items() if is_needed}
 
 
 def weight_forms(layer: Weighted) -> tuple[Weights, ...]:

@@ -7,13 +7,15 @@ from typing import cast
 
 import numpy as np
 
+from tinyengine import costs
+from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, Graph, Node
 from tinyengine.kernels.assembly import tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Price, Row, Weighted, Widening
+from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Row, Weighted, Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
 _MOST_UNROLLED_WORDS = 72
@@ -147,16 +149,24 @@ def scratch_bytes(found: Layer, choice: Tile) -> int:
     return 2 * _band_rows(found, choice.band) * found.row_halves
 
 
-def price(found: Layer, choice: Tile) -> Price:
+def work(found: Layer, choice: Tile) -> Work:
     """Widening, rows that two bands share twice, and tiles."""
     band = min(choice.band, found.out[0])
-    widened = -(-found.out[0] // band) * _band_rows(found, band) * (found.row_halves * common.WIDEN_CYCLES + 100)
+    bands = -(-found.out[0] // band)
+    widened = bands * _band_rows(found, band)
     walk = _walk(found, band, choice.weights)
     kernel = _kernel(found, walk.row.pixels, vertical=walk.vertical, weights=choice.weights)
     rows = found.out[1] if walk.vertical else found.out[0]
-    cycles = found.batch * (widened + rows * common.row_cycles(walk.row, kernel, found.channels))
+    # The kernels cannot weave in a companion channel; the driver does, far slower.
+    kind = "" if found.wide_depth == found.depth else ".woven"
+    counts = costs.total(
+        (
+            {f"widened{kind}": widened * found.row_halves, "widen_row": widened, "band": bands},
+            costs.times(rows, common.row_counts(walk.row, kernel, found.channels, choice.weights)),
+        )
+    )
     flash = 4 * kernel.block_words * ((found.channels + 1) // 2) + common.code_bytes(kernel)
-    return Price(cycles=cycles, flash_bytes=flash)
+    return Work(counts=costs.times(found.batch, counts), flash_bytes=flash)
 
 
 def _offsets(found: Layer) -> tuple[tuple[int, ...], ...]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, Node
 from tinyengine.kernels.assembly import dense
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Plan, Price, Weighted, Widening
+from tinyengine.kernels.dsp.common import Assembly, Plan, Weighted, Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
 _UNROLLS = (16, 8, 4, 2)
@@ -58,12 +59,19 @@ def scratch_bytes(found: Layer, choice: Tile) -> int:  # noqa: ARG001
     return 2 * found.depth
 
 
-def price(found: Layer, choice: Tile) -> Price:  # noqa: ARG001
+def work(found: Layer, choice: Tile) -> Work:  # noqa: ARG001
     """A row's widening and products."""
-    cycles = found.rows * (found.depth * common.WIDEN_CYCLES + found.channels * (1.18 * found.depth + 12))
+    outputs = found.rows * found.channels
+    counts: dict[str, float] = {
+        "widened": found.rows * found.depth,
+        "product": outputs * found.depth,
+        "output": outputs,
+        "row": found.rows,
+        **common.epilogue_counts(outputs, found.weighted.epilogue),
+    }
     blocks = found.channels // dense.CHANNELS
     kernel = _kernel(found)
-    return Price(cycles=cycles, flash_bytes=4 * (kernel.head_words + blocks * kernel.block_words))
+    return Work(counts=counts, flash_bytes=4 * (kernel.head_words + blocks * kernel.block_words))
 
 
 def _kernel(found: Layer) -> dense.Dense:

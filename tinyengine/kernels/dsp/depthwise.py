@@ -7,12 +7,14 @@ from typing import cast
 
 import numpy as np
 
+from tinyengine import costs
+from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import DepthwiseConv2D, Graph, Node
 from tinyengine.kernels.assembly import depthwise, widen
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Plan, Price, Weighted
+from tinyengine.kernels.dsp.common import Assembly, Plan, Weighted
 from tinyengine.kernels.tiling import Tile
 
 _GROUP = 4
@@ -141,14 +143,33 @@ def scratch_bytes(found: Layer, choice: Tile) -> int:
     return 2 * _GROUP * _plane_rows(found, choice.band) * found.plane_columns
 
 
-def price(found: Layer, choice: Tile) -> Price:
+def work(found: Layer, choice: Tile) -> Work:
     """Filling planes, moving the rows that two bands share, and a call a channel and band."""
     bands = -(-found.out[0] // min(choice.band, found.out[0]))
-    filled = _plane_rows(found, found.out[0]) * found.plane_columns * 2.5
-    moved = (bands - 1) * ((found.kernel[0] - found.stride) * found.plane_columns + 160)
-    outputs = found.out[0] * (found.out[1] * (4 + 1.2 * found.kernel[0] * found.kernel[1]) + 10)
-    cycles = found.batch * found.channels * (filled + moved + outputs + bands * 100)
-    return Price(cycles=cycles, flash_bytes=4 * _kernel(found).table_words * found.channels)
+    outputs = found.out[0] * found.out[1]
+    moved = (bands - 1) * max(0, found.kernel[0] - found.stride)
+    # In one band the rows of padding are filled once for all channels.
+    rows = (found.out[0] - 1) * found.stride + found.kernel[0]
+    padded = max(0, rows - found.size[0]) if bands > 1 else 0
+    counts = {
+        "filled": found.size[0] * found.size[1],
+        "fill_row": found.size[0],
+        "moved": moved * found.plane_columns,
+        "move": bands - 1,
+        "padded": padded * found.plane_columns,
+        "pad_row": padded,
+        "call": bands,
+        "row": found.out[0],
+        f"output.s{found.stride}": outputs,
+        f"tap.s{found.stride}": outputs * found.kernel[0] * found.kernel[1],
+        f"row_tap.s{found.stride}": found.out[0] * found.kernel[0] * found.kernel[1],
+        **common.epilogue_counts(outputs, found.weighted.epilogue),
+    }
+    counts = {name: float(count) for name, count in counts.items() if count}
+    return Work(
+        counts=costs.times(found.batch * found.channels, counts),
+        flash_bytes=4 * _kernel(found).table_words * found.channels,
+    )
 
 
 def _kernel(found: Layer) -> depthwise.Plane:

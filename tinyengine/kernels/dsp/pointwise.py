@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+from tinyengine import costs
+from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, Graph, Node, Padding
 from tinyengine.kernels.assembly import tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Price, Weighted, Widening
+from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Weighted, Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
 _BAND_PIXELS = (256, 192, 144, 96, 72, 48, 36, 24, 16, 12, 8, 4)
@@ -79,15 +81,18 @@ def scratch_bytes(found: Layer, choice: Tile) -> int:
     return 2 * min(choice.band, found.pixels) * found.depth
 
 
-def price(found: Layer, choice: Tile) -> Price:
+def work(found: Layer, choice: Tile) -> Work:
     """Widening and tiles of every band."""
-    cycles = found.pixels * found.depth * common.WIDEN_CYCLES
-    for count, pixels in _bands(found, choice):
+    bands = _bands(found, choice)
+    counts: dict[str, float] = {"widened": found.pixels * found.depth, "band": sum(n for n, _ in bands)}
+    for count, pixels in bands:
         row = _row(found, pixels, choice.weights)
-        cycles += count * common.row_cycles(row, _kernel(found, row.pixels, choice.weights), found.channels)
+        kernel = _kernel(found, row.pixels, choice.weights)
+        one = common.row_counts(row, kernel, found.channels, choice.weights)
+        counts = costs.total((counts, costs.times(count, one)))
     kernel = _kernel(found, 1, choice.weights)
     code = common.code_bytes(_kernel(found, min(choice.weights.most_pixels, found.pixels), choice.weights))
-    return Price(cycles=cycles, flash_bytes=4 * kernel.block_words * ((found.channels + 1) // 2) + code)
+    return Work(counts=counts, flash_bytes=4 * kernel.block_words * ((found.channels + 1) // 2) + code)
 
 
 def _bands(found: Layer, choice: Tile) -> tuple[tuple[int, int], ...]:

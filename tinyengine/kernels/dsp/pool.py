@@ -7,13 +7,14 @@ from typing import cast
 
 import numpy as np
 
+from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import AveragePool2D, Graph, Node, Padding
 from tinyengine.kernels.assembly import channel_sums
 from tinyengine.kernels.assembly.channel_sums import ChannelSums
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Plan, Price
+from tinyengine.kernels.dsp.common import Assembly, Plan
 from tinyengine.kernels.tiling import Tile
 
 
@@ -59,9 +60,10 @@ def scratch_bytes(found: Layer, choice: Tile) -> int:  # noqa: ARG001
     return 2 * found.sums.pixel_bytes
 
 
-def price(found: Layer, choice: Tile) -> Price:  # noqa: ARG001
+def work(found: Layer, choice: Tile) -> Work:  # noqa: ARG001
     """An addition an element, a division a channel."""
-    return Price(cycles=found.batch * found.sums.pixel_bytes * (1.3 * found.sums.pixels + 25), flash_bytes=0)
+    channels = float(found.batch * found.sums.pixel_bytes)
+    return Work(counts={"element": channels * found.sums.pixels, "channel": channels, "call": found.batch})
 
 
 def plan(found: Layer, choice: Tile, core: Core) -> Plan[PoolParameters]:  # noqa: ARG001

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tinyengine import costs
+from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, Node
 from tinyengine.kernels.assembly import winograd
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.dsp import common, convolution
-from tinyengine.kernels.dsp.common import Assembly, Plan, Price, Widening
+from tinyengine.kernels.dsp.common import Assembly, Plan, Widening
 from tinyengine.kernels.tiling import Tile
 
 _COLUMNS = 2 * winograd.GROUP_TILES
@@ -95,16 +97,28 @@ def scratch_bytes(found: Layer, choice: Tile) -> int:
     return _kernel(found).group_bytes + 4 * winograd.PRODUCT_WORDS + 2 * _wide_halves(found, choice)
 
 
-def price(found: Layer, choice: Tile) -> Price:
+def work(found: Layer, choice: Tile) -> Work:
     """Widening, and both kernels for every group."""
     kernel = _kernel(found)
     band = min(choice.band, found.out[0])
     bands = -(-found.out[0] // band)
-    widened = bands * ((band + 2) * (found.row_halves * common.WIDEN_CYCLES + 100))
     groups = -(-found.out[0] // _ROWS) * -(-found.out[1] // _COLUMNS)
-    pair = 16 * (8 * found.depth + 14) + 1000
-    cycles = found.batch * (widened + groups * (150 * found.depth + found.channels // 2 * pair + 200))
-    return Price(cycles=cycles, flash_bytes=2 * found.channels * kernel.block_words + _CODE_BYTES)
+    pairs = groups * (found.channels // 2)
+    widened = bands * (band + 2)
+    counts = {
+        "widened": widened * found.row_halves,
+        "widen_row": widened,
+        "band": bands,
+        "group": groups,
+        "transformed": groups * found.depth,
+        "pair": pairs,
+        "product": pairs * found.depth,
+        **common.epilogue_counts(2 * pairs * _ROWS * _COLUMNS, found.weighted.epilogue),
+    }
+    return Work(
+        counts=costs.times(found.batch, counts),
+        flash_bytes=2 * found.channels * kernel.block_words + _CODE_BYTES,
+    )
 
 
 def _kernel(found: Layer) -> winograd.Winograd:

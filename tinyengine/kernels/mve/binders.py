@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import Any
 
+from tinyengine.costs import Price
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Node
 from tinyengine.kernels import parameters
-from tinyengine.kernels.dsp.common import Plan, Price
+from tinyengine.kernels.dsp.common import Plan
 from tinyengine.kernels.mve import add, convolution, dense, depthwise, pool
 from tinyengine.kernels.parameters import Binding, Table
 from tinyengine.kernels.tiling import Tile

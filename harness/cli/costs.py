@@ -1,0 +1,98 @@
+"""`tinyrack costs`: measures the compiler's cost table anew, for developers of kernels."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from harness import host, paths, rack
+from harness.boards import load_boards
+from harness.cli.output import console
+from harness.cli.tune import View, handled_signals
+from harness.errors import ConfigError
+from harness.job import JobOptions, Memory
+from harness.models import resolve_all
+from harness.runner import Runner
+from harness.session import LEASE_WAIT_S
+from harness.station import Station
+from harness.toolchain import find_toolchain
+from harness.tuning import table
+from harness.tuning.readings import Readings, kind_of
+from harness.tuning.table import Measured
+
+
+def command(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Networks whose layers are measured.")],
+    *,
+    boards: Annotated[
+        str, typer.Option("--boards", metavar="A,B", help="Simulated boards, one for each core.")
+    ] = "f412-sim,h743-sim",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Instead of the compiler's own file.")
+    ] = None,
+) -> None:
+    """Measure the compiler's cost table anew, with memory that never waits."""
+    chosen = load_boards(None).select([b.strip() for b in boards.split(",") if b.strip()])
+    if not chosen or not all(b.simulated for b in chosen):
+        raise ConfigError("simulated boards are needed", file="--boards")
+    host.require(chosen)
+    sources = resolve_all(models)
+    options = JobOptions(memory=Memory.IDEAL)
+    stop = threading.Event()
+    station = Station(stop=stop, memory=Memory.IDEAL)
+    runner = Runner(hardware=station, stop=stop, clock=time.monotonic, now=time.time, rng=random.SystemRandom())
+    screen = console(stderr=True)
+    found: list[Measured] = []
+    with handled_signals(stop, station):
+        for board in chosen:
+            readings = Readings(
+                paths.cache_dir() / "readings",
+                kind_of(board, Memory.IDEAL, toolchain=find_toolchain().description),
+            )
+            lease = rack.lease(board, timeout_s=LEASE_WAIT_S, clock=time.monotonic, stop=stop)
+            with lease, View(screen, f"{len(sources)} networks on {board.name}") as view:
+                found.append(
+                    table.measure(
+                        board,
+                        sources,
+                        runner=runner,
+                        readings=readings,
+                        options=options,
+                        stop=stop,
+                        observe=view.observe,
+                    )
+                )
+    file = out or table.committed_file()
+    words = f"tinyrack costs {' '.join(Path(m.argument).name for m in sources)} --boards {boards}"
+    try:
+        table.write(file, table.document(found, words))
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", file=str(file), field="--out") from error
+    console().print(shown(found))
+    console().print(f"written to {file}", soft_wrap=True)
+
+
+def shown(found: list[Measured]) -> Table:
+    """How far estimates are off, by core and family."""
+    view = Table(box=None, pad_edge=False)
+    view.add_column("core")
+    view.add_column("family")
+    for name in ("ways", "mean error", "largest"):
+        view.add_column(name, justify="right")
+    for each in found:
+        for row in each.errors:
+            view.add_row(each.core, row.family, f"{row.count:,}", f"{row.mean:.1%}", f"{row.most:.1%}")
+        view.add_row(
+            each.core,
+            "all",
+            f"{each.costs.samples:,}",
+            f"{each.costs.mean_error:.1%}",
+            f"{each.costs.most_error:.1%}",
+        )
+    return view

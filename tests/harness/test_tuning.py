@@ -1,0 +1,318 @@
+"""Tuning: readings survive anything, bad ways are found out, records are read back, fits recover what is there."""
+
+from __future__ import annotations
+
+import json
+import threading
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from harness.boards import load_boards
+from harness.errors import ConfigError, Outcome
+from harness.evidence import Evidence
+from harness.job import Job, JobOptions, Memory, compile_options
+from harness.models import resolve
+from harness.paths import default_boards_file
+from harness.row import LayerRow, Row
+from harness.runner import Runner
+from harness.session import Request
+from harness.tuning import fit, record, sampling
+from harness.tuning.bench import Bench, GaveUp, Step
+from harness.tuning.fit import Point
+from harness.tuning.readings import Reading, Readings, Verdict, kernels_digest, kind_of
+from harness.tuning.record import Chosen, TunedStep, Tuning, Whole
+from tests.harness.rows import OK
+from tinyengine import costs, zoo
+from tinyengine.compile import lowered_graphs
+from tinyengine.costs import CoreCosts
+from tinyengine.fixedpoint import Requant
+from tinyengine.kernels.catalogue import Target
+from tinyengine.schedule import Optimize, Part
+from tinyengine.sheet import Sample, Sheet, sheet
+
+BOARD = next(b for b in load_boards(default_boards_file()).all if b.name == "f412-sim")
+
+
+def readings(folder: Path) -> Readings:
+    return Readings(folder, kind_of(BOARD, Memory.IDEAL, toolchain="gcc"))
+
+
+def test_readings_are_found_again_and_a_torn_line_costs_itself_only(tmp_path: Path) -> None:
+    kept = readings(tmp_path)
+    kept.add([Reading(name="a", verdict=Verdict.OK, cycles=5), Reading(name="b", verdict=Verdict.WRONG)])
+    with kept.file.open("a") as stream:
+        stream.write('{"name": "c", "verd')  # killed while writing
+    readings(tmp_path).add([Reading(name="d", verdict=Verdict.OK, cycles=7)])
+    again = readings(tmp_path)
+    assert [again.get(n) is not None for n in "abcd"] == [True, True, False, True]
+    measured = again.measured("abd")
+    assert dict(measured.cycles) == {"a": 5, "d": 7}
+    assert measured.wrong == {"b"}
+
+
+def test_readings_of_another_kind_are_not_mixed(tmp_path: Path) -> None:
+    readings(tmp_path).add([Reading(name="a", verdict=Verdict.OK, cycles=5)])
+    for kind in (
+        kind_of(BOARD, Memory.CHIP, toolchain="gcc"),
+        kind_of(BOARD, Memory.IDEAL, toolchain="another gcc"),
+        replace(kind_of(BOARD, Memory.IDEAL, toolchain="gcc"), kernels="others"),
+        kind_of(replace(BOARD, simulated=False), Memory.IDEAL, toolchain="gcc"),
+    ):
+        assert Readings(tmp_path, kind).get("a") is None
+
+
+def samples() -> tuple[Sample, ...]:
+    graphs, _ = lowered_graphs(zoo.load("ad-autoencoder"), compile_options(JobOptions(), Target.M4))
+    return sampling.samples(
+        graphs, requant=Requant.EXACT, target=Target.M4, optimize=Optimize.BALANCED, slack=10.0
+    )
+
+
+class FakeRunner:
+    """Answers with the reference's output, but for ways that `bad` changes or `hangs` on."""
+
+    def __init__(self, bad: set[str], hangs: set[str]) -> None:
+        self.bad, self.hangs = bad, hangs
+        self.images: list[int] = []
+        self.names: list[str] = []
+
+    def run(self, job: Job, *, stage: Callable[[str], None]) -> tuple[Row, Evidence]:
+        stage("run")
+        names = [s.name for s in self.current]
+        self.images.append(len(names))
+        evidence = Evidence(graph=job.model.graph, inputs=job.model.inputs)
+        if self.hangs & set(names):
+            return replace(OK, outcome=Outcome.TIMEOUT, error="hung", layers=None), evidence
+        output = bytearray(job.model.expected_blob)
+        at = 0
+        for sample in self.current:
+            if sample.name in self.bad:
+                output[at] ^= 1
+            at += sample.output.size_bytes
+        layers = tuple(
+            LayerRow(index=i, name="", op="", kernel="", macs=0, cycles=zlib.crc32(n.encode()))
+            for i, n in enumerate(names)
+        )
+        same = bytes(output) == job.model.expected_blob
+        row = replace(OK, outcome=Outcome.OK if same else Outcome.MISMATCH, layers=layers)
+        return row, replace(evidence, output=bytes(output))
+
+    current: tuple[Sample, ...] = ()
+
+
+def bench(fake: FakeRunner, kept: Readings, monkeypatch: pytest.MonkeyPatch, steps: list[Step]) -> Bench:
+    real = sampling.prepared
+
+    def watched(group: Sheet, *rest: object) -> object:
+        fake.current = group.samples
+        return real(group, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sampling, "prepared", watched)
+    return Bench(
+        BOARD,
+        runner=cast(Runner, fake),
+        readings=kept,
+        options=JobOptions(memory=Memory.IDEAL),
+        compile_options=compile_options(JobOptions(), Target.M4),
+        stop=threading.Event(),
+        observe=steps.append,
+    )
+
+
+def test_a_wrong_way_is_told_from_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, kept, steps = samples(), readings(tmp_path), list[Step]()
+    fake = FakeRunner(bad={found[1].name}, hangs=set())
+    made = bench(fake, kept, monkeypatch, steps)
+    assert made.measure(found) == len(found)
+    verdicts = [cast(Reading, kept.get(s.name)).verdict for s in found]
+    assert verdicts == [Verdict.WRONG if i == 1 else Verdict.OK for i in range(len(found))]
+    assert cast(Reading, kept.get(found[0].name)).cycles == zlib.crc32(found[0].name.encode())
+    assert steps[-1].done == steps[-1].total == len(found)
+    # What has a reading is not measured again, by anybody.
+    assert bench(fake, readings(tmp_path), monkeypatch, steps).measure(found) == 0
+
+
+def test_a_way_that_hangs_is_found_by_halving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, kept = samples(), readings(tmp_path)
+    fake = FakeRunner(bad=set(), hangs={found[2].name})
+    bench(fake, kept, monkeypatch, []).measure(found)
+    verdicts = [cast(Reading, kept.get(s.name)).verdict for s in found]
+    assert verdicts == [Verdict.FAILED if i == 2 else Verdict.OK for i in range(len(found))]
+
+
+def test_a_dead_board_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = samples()
+    fake = FakeRunner(bad=set(), hangs={s.name for s in found})
+    with pytest.raises(GaveUp, match="f412-sim failed 14 times"):
+        bench(fake, readings(tmp_path), monkeypatch, []).measure(found)
+
+
+def test_sheets_fit_their_memory() -> None:
+    from harness.chips import load_chip
+
+    chip = load_chip("stm32f746")
+    found = samples()
+    for memory in Memory:
+        groups = list(sampling.sheets(found, chip, memory))
+        assert [s for g in groups for s in g] == list(found)
+        assert all(len(g) <= sampling.MOST_SAMPLES for g in groups)
+
+
+def test_layers_that_share_a_value_share_the_input() -> None:
+    found = samples()
+    twice = sheet((found[0], found[0]), name="x").graph
+    assert len(twice.inputs) == 1
+    assert len(twice.outputs) == 2
+
+
+WHOLE = Whole(
+    cycles=10, arena_bytes=4, flash_bytes=9, model_flash_bytes=5, sources_digest="d", sram_limit_bytes=None
+)
+TUNING = Tuning(
+    model="m",
+    model_sha256="a" * 64,
+    board="f412-sim",
+    chip="stm32f412",
+    core="cortex-m4",
+    simulated=True,
+    memory="ideal",
+    timing_model="t",
+    memory_model="ideal",
+    toolchain="gcc",
+    kernels=kernels_digest(),
+    tinyrack="1",
+    started="now",
+    seconds=1.0,
+    requant=Requant.EXACT,
+    optimize=Optimize.BALANCED,
+    float_io=False,
+    fold_constants=True,
+    flash_limit_bytes=None,
+    sram_limit_bytes=100,
+    chosen=Chosen.TUNED,
+    default=WHOLE,
+    tuned=replace(WHOLE, cycles=9),
+    steps=(
+        TunedStep(
+            layers=("l",), kernel="k", way="w", tile="t", estimated_cycles=1.5, sample_cycles=None, cycles=2,
+            default_kernel="k", default_cycles=3,
+        ),
+    ),
+    ways={"w": 2},
+    wrong=("v",),
+)  # fmt: skip
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "record.json"
+    record.write(TUNING, file)
+    assert record.read(file) == TUNING
+    measured = TUNING.measured
+    assert measured is not None
+    assert dict(measured.cycles) == {"w": 2}
+    assert replace(TUNING, chosen=Chosen.DEFAULT).measured is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no tuning record"),
+        ("{}", "no tuning record"),
+        ("[1, 2]", "no tuning record"),
+        (record.to_text(TUNING).replace("tuning/1", "tuning/9"), "schema"),
+        (record.to_text(TUNING).replace('"cycles": 9', '"cycles": "many"'), "cycles"),
+    ],
+)
+def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "record.json"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        record.read(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_is_used_for_its_model_on_its_kind_of_board_only() -> None:
+    source = replace(resolve("zoo:ds-cnn"), sha256=TUNING.model_sha256)
+    other = resolve("zoo:ad-autoencoder")
+    ideal = JobOptions(memory=Memory.IDEAL)
+    boards = load_boards(default_boards_file())
+    request = Request(models=(source, other), boards=boards.all, options=ideal, tunings=(TUNING,))
+    used = [(m.sha256, b.name) for m in (source, other) for b in boards.all if request.options_for(m, b).tuning]
+    assert used == [(TUNING.model_sha256, "f412-sim")]
+    assert request.options_for(source, BOARD).tuning == TUNING
+    assert replace(request, options=JobOptions()).options_for(source, BOARD).tuning is None
+    assert request.digest() != replace(request, tunings=()).digest()
+    # The limit that the choice was made under comes with it; one that is asked for wins.
+    tuned = replace(ideal, tuning=TUNING)
+    assert compile_options(tuned, Target.M4).sram_limit_bytes == 100
+    assert compile_options(replace(tuned, sram_limit_bytes=50), Target.M4).sram_limit_bytes == 50
+    unused = replace(ideal, tuning=replace(TUNING, chosen=Chosen.DEFAULT))
+    assert compile_options(unused, Target.M4) == compile_options(ideal, Target.M4)
+
+
+def test_a_fit_recovers_cycles_and_layers() -> None:
+    rng = np.random.default_rng(1)
+    points = []
+    for index in range(60):
+        counts = {"step": float(rng.integers(10, 900)), "call": float(rng.integers(1, 30))}
+        layer = "odd" if index % 3 == 0 else f"plain{index}"
+        cycles = (4.0 * counts["step"] + 90.0 * counts["call"]) * (1.2 if layer == "odd" else 1.0)
+        part = Part(family="f", counts=counts, layer=layer)
+        points.append(Point(name=str(index), parts=(part,), cycles=round(cycles)))
+    before = CoreCosts(cycles={"f": {"step": 1.0, "call": 1.0, "never": 7.0}}, layers={})
+    cycles_by, layers = fit.fit(points, before)
+    fitted = CoreCosts(cycles=cycles_by, layers=layers)
+    found = fit.errors(points, fitted)
+    assert [e.family for e in found] == ["f"]
+    assert found[0].most < 0.05
+    assert layers["f/odd"] > 1.05 * layers["f/plain1"]
+    assert cycles_by["f"]["never"] == 7.0
+    assert min(cycles_by["f"].values()) >= 0
+
+
+def test_what_chains_add_is_fitted_to_what_their_links_leave() -> None:
+    singles = [
+        Point(name=f"s{n}", parts=(Part(family="f", counts={"step": n}, layer=""),), cycles=10 * n)
+        for n in (5, 9, 40)
+    ]
+    chains = [
+        Point(
+            name=f"c{n}",
+            parts=(
+                Part(family="f", counts={"step": n}),
+                Part(family="chain", counts={"moved": 2.0 * n}),
+            ),
+            cycles=13 * n,
+        )
+        for n in (50, 70, 90)
+    ]
+    cycles, _ = fit.fit([*singles, *chains], CoreCosts(cycles={}, layers={}))
+    assert cycles["f"]["step"] == pytest.approx(10, rel=0.05)
+    assert cycles["chain"]["moved"] == pytest.approx(1.5, rel=0.1)
+
+
+def test_the_cost_table_is_of_these_kernels() -> None:
+    """Kernels may run ahead of their prices for a while; nobody is hurt, but somebody should know."""
+    stale = [core for core, entry in costs.table().items() if entry.kernels != kernels_digest()]
+    if stale:
+        pytest.skip(
+            f"costs.json was measured with other kernels ({', '.join(stale)}): run `tinyrack costs MODELS`"
+        )
+
+
+def test_the_table_says_where_it_is_from() -> None:
+    for entry in costs.table().values():
+        assert entry.timing_model
+        assert entry.toolchain
+        assert entry.board
+        assert entry.samples > 100
+        assert entry.mean_error < 0.05
+    assert json.loads(Path(costs.__file__).with_name("costs.json").read_text())["command"].startswith(
+        "tinyrack costs"
+    )
