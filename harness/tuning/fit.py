@@ -20,6 +20,8 @@ from tinyengine.schedule import Part
 
 _STIFFNESS = 2e-3
 """Weight of a count's former cycles beside the samples, all together."""
+_STEPS = 6
+_LEAST_CYCLES = 0.01
 _ROUNDED = 4
 """Significant digits in the table."""
 
@@ -108,13 +110,18 @@ def _solve(
         scales: what errors are relative to; the cycles themselves without it.
     """
     names = sorted({name for row in rows for name in row})
-    start = np.array([max(before.get(n, before.get(n.partition(".")[0], 1.0)), 0.05) for n in names])
+    start = np.array([max(before.get(n, before.get(n.partition(".")[0], 1.0)), _LEAST_CYCLES) for n in names])
     y = np.array(cycles, dtype=np.float64)
     by: NDArray[np.float64] = y if scales is None else np.array(scales, dtype=np.float64)
-    a = np.array([[row.get(n, 0.0) for n in names] for row in rows]) * start / by[:, None]
+    a = np.array([[row.get(n, 0.0) for n in names] for row in rows]) / by[:, None]
     pull = np.sqrt(_STIFFNESS * len(rows) / len(names)) * np.eye(len(names))
-    solved = lsq_linear(np.vstack([a, pull]), np.concatenate([y / by, pull.sum(axis=1)]), bounds=(0.0, np.inf))
-    return {n: _short(float(v)) for n, v in zip(names, solved.x * start, strict=True)}
+    for _ in range(_STEPS):
+        # Each step is held back by the last one's result: what the samples do not tell apart stays in proportion.
+        solved = lsq_linear(
+            np.vstack([a * start, pull]), np.concatenate([y / by, pull.sum(axis=1)]), bounds=(0.0, np.inf)
+        )
+        start = np.maximum(solved.x * start, _LEAST_CYCLES)
+    return {n: _short(float(v)) for n, v in zip(names, start, strict=True)}
 
 
 def _short(value: float) -> float:
