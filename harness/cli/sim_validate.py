@@ -86,10 +86,34 @@ def _show(found: validation.Validation) -> None:
         screen.print(f"  {one.name}: {one.source}; {one.conditions}{'; ' if one.note else ''}{one.note}")
     for line in found.not_comparable:
         screen.print(f"  not comparable: {line}")
-    if not found.hot_blocks:
-        return
     screen.print()
-    screen.print(blocks_table(found.hot_blocks))
+    loops = Table(
+        "core", "network", "CMSIS-NN's loop", "share", "modelled", "llvm-mca", "ratio", box=None, pad_edge=False
+    )
+    for loop in found.loops:
+        loops.add_row(
+            loop.core, loop.network, loop.block, f"{loop.share:.1%}", f"{loop.modelled:g}", f"{loop.llvm_mca:g}",
+            f"{loop.ratio:.2f}",
+        )  # fmt: skip
+    screen.print(loops)
+    if found.hot_blocks:
+        screen.print()
+        screen.print(blocks_table(found.hot_blocks))
+    screen.print()
+    peers = found.peers
+    screen.print(f"engines of others, stored: {peers.compiler}, {peers.timing_model}, {peers.date}")
+    screen.print(peers_table(peers))
+
+
+def peers_table(found: validation.Peers) -> Table:
+    """Engines of others, one row a network, board and memory."""
+    table = Table("engine", "network", "board", "memory", box=None, pad_edge=False)
+    for heading in ("cycles", "instructions", "flash B", "RAM B"):
+        table.add_column(heading, justify="right")
+    for row in found.rows:
+        numbers = (row.cycles, row.instructions, row.flash_bytes, row.ram_bytes)
+        table.add_row(row.engine, row.network, row.board, row.memory_model, *(f"{n:,}" for n in numbers))
+    return table
 
 
 def blocks_table(found: Sequence[HotBlock]) -> Table:

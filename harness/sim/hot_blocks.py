@@ -30,13 +30,13 @@ from harness.toolchain import find_toolchain
 from tinyengine import zoo
 from tinyengine.compile import CompileOptions, compile_graph
 
-MODELS = ("zoo:ds-cnn", "zoo:mobilenetv2-w0.35-r64")
-"""Of the zoo, so that they are everywhere: pointwise, depthwise and 3x3 convolutions."""
+MODELS = ("zoo:ds-cnn", "zoo:mobilenetv2-w0.35-r64", "zoo:resnet-8", "zoo:ad-autoencoder")
+"""Of the zoo, so that they are everywhere; MLPerf Tiny's four kinds: keywords, persons, objects, anomalies."""
 _CHIPS: dict[EmulatedCore, str] = {"cortex-m4": "stm32f412", "cortex-m7": "stm32h743"}
 _TRIPLE = "thumbv7em-none-eabihf"
 _ROUNDS = 200
 _TIMEOUT_S = 60.0
-_BLOCKS = 10
+_BLOCKS = 6
 _LEAST_INSTRUCTIONS = 8
 _LINE = re.compile(r"^\s*[0-9a-f]+:\t(?P<text>.+)$")
 

@@ -29,13 +29,14 @@ class _Frozen(BaseModel):
 
 
 class Stored(_Frozen):
-    """A modelled figure measured earlier, with what it hangs on."""
+    """A modelled figure measured earlier, with what it hangs on; `built` names the sources that are not ours."""
 
     modelled: float
     compiler: str
     timing_model: str
     memory_model: str
     date: str
+    built: str = ""
 
 
 class CoreMarkReference(_Frozen):
@@ -60,11 +61,52 @@ class PublishedReference(_Frozen):
     stored: Stored
 
 
+class Loop(_Frozen):
+    """An inner loop of somebody else's library, one round, by the timing model and by llvm-mca."""
+
+    core: EmulatedCore
+    network: str
+    block: str
+    instructions: int
+    share: float
+    modelled: float
+    llvm_mca: float
+
+    @property
+    def ratio(self) -> float:
+        """Modelled over llvm-mca."""
+        return self.modelled / self.llvm_mca
+
+
+class PeerRow(_Frozen):
+    """What another engine needs for one inference on a simulated board."""
+
+    engine: str
+    network: str
+    board: str
+    memory_model: str
+    cycles: int
+    instructions: int
+    flash_bytes: int
+    ram_bytes: int
+
+
+class Peers(_Frozen):
+    """Rows measured by `tinyrack compare-engines`."""
+
+    timing_model: str
+    compiler: str
+    date: str
+    rows: Annotated[tuple[PeerRow, ...], _AsTuple]
+
+
 class References(_Frozen):
     """The committed table."""
 
     coremark: Annotated[tuple[CoreMarkReference, ...], _AsTuple]
     published: Annotated[tuple[PublishedReference, ...], _AsTuple]
+    loops: Annotated[tuple[Loop, ...], _AsTuple]
+    peers: Peers
     not_comparable: Annotated[tuple[str, ...], _AsTuple]
 
 
@@ -99,6 +141,8 @@ class Validation:
     micro_cases: tuple[MicroResult, ...]
     references: tuple[Comparison, ...]
     hot_blocks: tuple[HotBlock, ...]
+    loops: tuple[Loop, ...]
+    peers: Peers
     not_comparable: tuple[str, ...]
 
     @property
@@ -162,6 +206,8 @@ def validate(*, coremark_sources: Path | None = None, blocks: bool = True) -> Va
             for model in hot_blocks.MODELS
             for block in (hot_blocks.hottest(core, model) if blocks else ())
         ),
+        loops=table.loops,
+        peers=table.peers,
         not_comparable=table.not_comparable,
     )
 
@@ -173,13 +219,14 @@ def _stored(
     if stored.timing_model != TIMING_MODEL:
         notes.append(f"modelled with {stored.timing_model}, not with {TIMING_MODEL}")
     conditions = _conditions(stored.compiler, flags, stored.memory_model, stored.timing_model)
+    built = f"{stored.built}; " if stored.built else ""
     return Comparison(
         name=name,
         silicon=silicon,
         modelled=stored.modelled,
         how="stored",
         source=source,
-        conditions=f"{conditions}, {stored.date}",
+        conditions=f"{built}{conditions}, {stored.date}",
         note="; ".join(notes),
     )
 
@@ -231,5 +278,7 @@ def to_json(found: Validation) -> dict[str, Any]:
             }
             for block in found.hot_blocks
         ],
+        "loops": [{**loop.model_dump(), "ratio": round(loop.ratio, 4)} for loop in found.loops],
+        "peers": found.peers.model_dump(mode="json"),
         "not_comparable": list(found.not_comparable),
     }

@@ -41,7 +41,17 @@ def test_every_reference_says_where_its_figures_come_from() -> None:
         (r.source, r.stored) for r in table.published
     ]:
         assert source and stored.compiler and stored.memory_model and stored.date
-    assert all(one.comparable for one in table.published)
+    assert all(one.comparable and one.stored.built for one in table.published)
+
+
+def test_stored_figures_of_other_engines_are_of_this_timing_model() -> None:
+    table = validation.load_references()
+    assert {one.stored.timing_model for one in table.published} == {table.peers.timing_model} == {TIMING_MODEL}
+    assert {row.network for row in table.peers.rows} == {"VWW", "IC", "KWS", "AD", "mcunet_vww"}
+    by = {(row.engine, row.network, row.board, row.memory_model): row.cycles for row in table.peers.rows}
+    for (engine, network, board, memory), cycles in by.items():
+        if memory == "chip":
+            assert cycles > by[engine, network, board, "ideal"]
 
 
 def test_a_folder_without_coremark_is_refused_by_name(tmp_path: Path) -> None:
@@ -57,6 +67,7 @@ def test_document_has_the_keys_of_the_contract_and_every_case_is_green() -> None
         set(case) == {"core", "name", "expected", "got", "ok", "source"} for case in document["micro_cases"]
     )
     assert all(case["ok"] for case in document["micro_cases"])
+    assert document["loops"] and document["peers"]["rows"]
     for reference in document["references"]:
         assert {"name", "silicon", "modelled", "error_percent", "source"} <= set(reference)
         error = 100 * (reference["modelled"] / reference["silicon"] - 1)

@@ -6,6 +6,7 @@ calls them four times and ends by semihosting: 0 right, 1 wrong, or what `prepar
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,9 +91,11 @@ def build(
     chip: Chip,
     includes: Sequence[Path],
     flags: Sequence[str],
-    cpp: bool = False,
+    cpp_flags: Sequence[str] = (),
 ) -> None:
-    """Compiles what is newer than its object beside `out`, and links a program for the chip.
+    """Compiles what is newer than its object, and links a program for the chip.
+
+    Objects of `sources` outside the folder of `out` stay beside that folder.
 
     Code and constants go to flash, everything else to the RAM that holds most: an H7's AXI SRAM, the one that
     starts at 0x20000000 elsewhere (TCM first on an F7).
@@ -110,13 +113,20 @@ def build(
     (folder / "image.ld").write_text(script)
     common = [*_CPU[chip.core], "-mthumb", "-ffunction-sections", "-fdata-sections", "-w", *flags]
     common += [f"-I{path}" for path in includes]
+    # A library's objects serve the next program of the same core and flags.
+    digest = hashlib.sha256(repr((common, cpp_flags)).encode()).hexdigest()[:12]
+    kept = folder.parent / f"objects-{digest}"
+    kept.mkdir(exist_ok=True)
     objects = []
-    for n, source in enumerate([folder / "start.c", *sources]):
-        objects.append(folder / f"{n}_{source.stem}.o")
+    for source in (folder / "start.c", *sources):
+        place = folder if source.parent == folder else kept
+        name = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]
+        objects.append(place / f"{source.stem}-{name}.o")
         compiler = gcc if source.suffix in (".c", ".S") else gcc.removesuffix("gcc") + "g++"
         if not objects[-1].exists() or objects[-1].stat().st_mtime_ns < source.stat().st_mtime_ns:
-            _run([compiler, *common, "-c", str(source), "-o", str(objects[-1])])
-    linker = gcc.removesuffix("gcc") + "g++" if cpp else gcc
+            dialect = () if source.suffix in (".c", ".S") else cpp_flags
+            _run([compiler, *common, *dialect, "-c", str(source), "-o", str(objects[-1])])
+    linker = gcc.removesuffix("gcc") + "g++" if cpp_flags else gcc
     link = ["-nostartfiles", "--specs=nosys.specs", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments"]
     _run([linker, *common, *link, f"-T{folder / 'image.ld'}", *map(str, objects), "-lm", "-o", str(out)])
 

@@ -110,13 +110,7 @@ class _Writer:
             case Softmax(beta=beta):
                 self._softmax(node, beta)
             case Pad() as op:
-                before, after = ([one[n] for one in op.paddings] for n in (0, 1))
-                name = self._dims(number, "i", self._shape(node.inputs[0]))
-                pre, post = self._dims(number, "f", before), self._dims(number, "o", after)
-                self._check(
-                    f"arm_pad_s8({self.at(node.inputs[0])}, {self.at(node.outputs[0])}, {op.value}, &{name}, "
-                    f"&{pre}, &{post})"
-                )
+                self._pad(node, op)
             case Mean() as op:
                 self._mean(node, op)
             case Transpose(permutation=order):
@@ -228,6 +222,18 @@ class _Writer:
         self.calls.append(
             f"arm_softmax_s8({self.at(node.inputs[0])}, {tensor.elements // row}, {row}, {m.multiplier}, "
             f"{m.shift}, {-radius}, {self.at(node.outputs[0])});"
+        )
+
+    def _pad(self, node: Node, op: Pad) -> None:
+        """Rows copied into a filled map: CMSIS-NN has a function for it since 2024 only."""
+        (_, _, width, channels), (_, _, wide, _) = self._shape(node.inputs[0]), self._shape(node.outputs[0])
+        rows = self._shape(node.inputs[0])[1]
+        (_, _), (top, _), (left, _), (_, _) = op.paddings
+        x, y = self.at(node.inputs[0]), self.at(node.outputs[0])
+        self.calls.append(
+            f"memset({y}, {op.value}, {self.graph.tensors[node.outputs[0]].elements}); "
+            f"for (int row = 0; row < {rows}; row++) memcpy({y} + ((row + {top}) * {wide} + {left}) * {channels}, "
+            f"{x} + row * {width * channels}, {width * channels});"
         )
 
     def _mean(self, node: Node, op: Mean) -> None:
@@ -345,7 +351,7 @@ def make(
     (expected,) = reference.run(graph, inputs)
     writer = _Writer(graph)
     core = next((p for p in (cmsis / "CMSIS/Core/Include", cmsis) if (p / "cmsis_gcc.h").exists()), cmsis)
-    includes = [cmsis_nn / "Include", core]
+    includes = [cmsis_nn / "Include", core, cmsis / "CMSIS/DSP/Include"]
     with tempfile.TemporaryDirectory(dir=out.parent) as place:
         folder = Path(place)
         source, scratch, elf = folder / "network.c", folder / "scratch.c", folder / "program.elf"
