@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
-from harness import __version__, paths, stats
+from harness import __version__, fitting, paths, stats
 from harness.boards import Board
 from harness.build import BuildPlan, Image, build
 from harness.chips import Chip, load_chip
@@ -290,8 +290,7 @@ class Runner:
         return attempt.row, attempt.evidence
 
     def _measure(self, job: Job, attempt: _Attempt, stage: Callable[[str], None]) -> None:
-        with self._timed("build", attempt, stage):
-            image = self._make(self._plan(job))
+        job, image = self._built(job, attempt, stage)
         attempt.evidence = replace(attempt.evidence, elf=image.elf)
         attempt.row = _image_facts(
             attempt.row, image, load_chip(job.board.chip), is_measured=_hot(job) is not None
@@ -397,6 +396,25 @@ class Runner:
 
     def _run_s(self, job: Job, inferences: int) -> float:
         return self._deadlines.run_s + inferences * inference_limit_s(job)
+
+    def _built(self, job: Job, attempt: _Attempt, stage: Callable[[str], None]) -> tuple[Job, Image]:
+        """The image, and the job it is of: where flash overflows, the model is compiled under a limit."""
+        for retry in range(fitting.RETRIES + 1):
+            try:
+                with self._timed("build", attempt, stage):
+                    return job, self._make(self._plan(job))
+            except FlashOverflow as overflow:
+                found = None
+                if retry < fitting.RETRIES:
+                    with self._timed("compile smaller", attempt, stage):
+                        found = fitting.smaller(job, overflow)
+                if found is None:
+                    raise
+                job = found.job
+                words = f"compiled with a flash limit of {found.limit_bytes:,} B, because without one {overflow}"
+                others = tuple(w for w in attempt.row.warnings if not w.startswith("compiled with a flash limit"))
+                attempt.row = replace(model_facts(attempt.row, job.model), warnings=(*others, words))
+        raise AssertionError("the last overflow is raised")
 
     def _plan(self, job: Job) -> BuildPlan:
         if self._toolchain is None:

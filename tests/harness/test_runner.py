@@ -15,8 +15,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from harness import fitting, wire
 from harness import job as jobs
-from harness import wire
 from harness.boards import Board, load_boards
 from harness.build import BuildPlan, Image
 from harness.device import Device, Statistics, WholeRun
@@ -40,6 +40,8 @@ from harness.paths import default_boards_file
 from harness.row import CONTRACT_KEYS, Row, to_json
 from harness.runner import Runner
 from harness.station import Modelled
+from tinyengine.kernels.catalogue import Target
+from tinyengine.schedule import Optimize, flash_bytes
 
 BOARD = load_boards(default_boards_file()).all[1]
 H743 = load_boards(default_boards_file()).select(["h743-sim"])[0]
@@ -70,6 +72,7 @@ class MadeUp:
     verified: bool = True
     calls: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
+    most_deadline_s: float = 20.0
 
     def _step(self, name: str) -> None:
         self.calls.append(name)
@@ -141,7 +144,7 @@ class MadeUp:
     def run_whole(self, *, warmups: int, repetitions: int, deadline_s: float) -> WholeRun:
         del warmups
         self._step("run_whole")
-        assert 10 < deadline_s < 20
+        assert 10 < deadline_s < self.most_deadline_s
         crc = zlib.crc32(self.model.expected_blob)
         cycles = tuple(self.cycles + 10 * (i % 2) for i in range(repetitions))
         return WholeRun(cycles=cycles, output_crcs=self.crcs or (crc,) * repetitions, discarded=0)
@@ -372,6 +375,39 @@ def test_trouble_that_was_overcome_is_in_the_row_with_advice(
     row = run(model, line=line)
     assert (row.outcome, row.fault_class) == (Outcome.OK, fault)
     assert (row.advice is not None) == bool(row.warnings) == (fault is not None)
+
+
+def test_an_image_too_large_for_flash_is_compiled_smaller() -> None:
+    options = JobOptions(optimize=Optimize.LATENCY)
+    fast = jobs.prepare(resolve("zoo:resnet-8"), options, target=Target.M7)
+    whole = flash_bytes(fast.compiled.graph, fast.compiled.schedule.steps)
+    overflow = FlashOverflow(whole + 60_000, whole + 40_000, "the image")
+    found = fitting.smaller(Job(board=BOARD, model=fast, options=options), overflow)
+    assert found is not None
+    assert found.limit_bytes == whole - 21_250
+    slim = found.job.model
+    compiled = slim.compiled
+    assert flash_bytes(compiled.graph, compiled.schedule.steps) <= found.limit_bytes
+    assert any(layer.kernel.endswith("__dsp") for layer in compiled.layers), "portable kernels are the last resort"
+
+    @dataclass
+    class Narrow(MadeUp):
+        def make(self, plan: BuildPlan) -> Image:
+            if plan.sources.digest() == fast.compiled.sources.digest():
+                raise overflow
+            assert plan.sources.digest() == compiled.sources.digest()
+            self.model = slim
+            return super().make(plan)
+
+    row, _ = Narrow(model=fast, most_deadline_s=200.0).run(options)
+    assert row.outcome is Outcome.OK
+    assert row.sources_digest == compiled.sources.digest()
+    assert row.warnings[0].startswith(f"compiled with a flash limit of {found.limit_bytes:,} B, because")
+
+
+def test_what_cannot_be_compiled_smaller_overflows(model: PreparedModel) -> None:
+    row, _ = MadeUp(model=model, trouble={"build": FlashOverflow(2, 1, "image")}).run()
+    assert (row.outcome, row.warnings) == (Outcome.FLASH_OVERFLOW, ())
 
 
 @pytest.mark.parametrize(
