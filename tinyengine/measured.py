@@ -67,7 +67,8 @@ class Measured:
                 near = ratios.get(_kind(name)) or ratios.get("")
                 cycles = way.price.cycles * (median(near) if near else 1.0)
             out.append(replace(way, price=replace(way.price, cycles=cycles)))
-        return out
+        # Something must compute the layer; where nothing does it right, the whole network's check will say so.
+        return out or [way for way, _ in names]
 
 
 def _kind(name: str) -> str:

@@ -29,8 +29,10 @@ class Verdict(StrEnum):
     OK = "ok"
     WRONG = "wrong"
     """Another output than the reference's."""
+    UNTIMED = "untimed"
+    """The right output, but no cycles that can be trusted; asked again by the next run."""
     FAILED = "failed"
-    """It was not measured: it does not fit, does not build, or the board did not answer."""
+    """It does not fit, does not build, or the board did not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,8 @@ class Readings:
         self._known: dict[str, Reading] = {}
         if self.file.exists():
             for line in self.file.read_text(encoding="utf-8").splitlines():
-                if (found := _parsed(line)) is not None:
+                found = _parsed(line)
+                if found is not None and found.verdict is not Verdict.UNTIMED:
                     self._known[found.name] = found
 
     def __len__(self) -> int:
@@ -136,7 +139,7 @@ class Readings:
         chosen = self._known.values() if names is None else [self._known[n] for n in names if n in self._known]
         return Measured(
             cycles={r.name: r.cycles for r in chosen if r.cycles is not None},
-            wrong=frozenset(r.name for r in chosen if r.verdict is not Verdict.OK),
+            wrong=frozenset(r.name for r in chosen if r.verdict in (Verdict.WRONG, Verdict.FAILED)),
         )
 
 

@@ -144,4 +144,5 @@ def once(options: JobOptions) -> JobOptions:
 
     Caches are as the layers before leave them, in both; nothing lies in the fastest memory.
     """
-    return replace(options, repetitions=1, warmups=0, layers=True, marks=False, hot=())
+    is_uniform = options.memory is Memory.IDEAL
+    return replace(options, repetitions=1, warmups=0 if is_uniform else 1, layers=True, marks=False, hot=())
