@@ -13,8 +13,10 @@ from harness.cli import compiling
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, PatchesOption, SramLimitOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError
-from harness.models import resolve
+from harness.models import ModelSource, resolve
 from harness.row import LayerRow
+from harness.tuning import record
+from harness.tuning.record import Tuning
 from tinyengine.compile import CompileOptions, PatchStage, compile_graph
 from tinyengine.fixedpoint import Requant
 from tinyengine.kernels.catalogue import Target
@@ -49,6 +51,10 @@ def command(
     sram_limit: SramLimitOption = None,
     patches: PatchesOption = "auto",
     fold_constants: FoldOption = True,
+    tuning: Annotated[
+        Path | None,
+        typer.Option("--tuning", metavar="FILE", help="Choose kernels by what `tinyrack tune` wrote there."),
+    ] = None,
     float_io: Annotated[bool, typer.Option("--float-io", help="Keep float32 inputs and outputs.")] = False,
     json: JsonOption = None,
 ) -> None:
@@ -60,6 +66,9 @@ def command(
         check_json_target(json)
     sharing, grid = compiling.patches(patches)
     source = resolve(model)
+    tuned = None if tuning is None else _tuning(tuning, source, core, requant)
+    if tuned is not None and tuned.measured is not None and sram_limit is None:
+        sram_limit = tuned.sram_limit_bytes
     compiled = compile_graph(
         source.graph(float_io=float_io),
         CompileOptions(
@@ -71,6 +80,7 @@ def command(
             sharing=sharing,
             patches=grid,
             fold_constants=fold_constants,
+            measured=None if tuned is None else tuned.measured,
         ),
     )
     try:
@@ -121,6 +131,22 @@ def _patches(found: PatchStage | None) -> str:
     if found is None:
         return ""
     return f" (first {found.layers} layers in {found.grid} patches, {found.recomputed_share:+.1%} of their MAC)"
+
+
+def _tuning(file: Path, source: ModelSource, core: Core, requant: Requant) -> Tuning:
+    """The record, if it is about this very model on this core.
+
+    Raises:
+        ConfigError: it is about something else.
+    """
+    found = record.read(file)
+    about = (found.model_sha256, found.core, found.requant)
+    if about != (source.sha256, core.value, requant):
+        what = (
+            f"is about {found.model} ({found.model_sha256[:12]}) on {found.core}, {found.requant.value} rounding"
+        )
+        raise ConfigError(what, file=str(file), field="--tuning")
+    return found
 
 
 def _layer(layer: LayerRow) -> dict[str, object]:

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from harness import host, paths, rack
 from harness.boards import load_boards
+from harness.chips import load_chip
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, SramLimitOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError
@@ -37,7 +38,8 @@ from harness.tuning.tuner import DEFAULT_SLACK, Tuner
 from tinyengine.fixedpoint import Requant
 from tinyengine.schedule import Optimize
 
-SCHEMA = record.SCHEMA
+TIMED_CORES = ("cortex-m4", "cortex-m7")
+"""Whose kernels have alternatives, and cycles."""
 
 
 def command(
@@ -75,6 +77,8 @@ def command(
     if len(chosen) != 1:
         raise ConfigError("names no board", file="--board")
     host.require(chosen)
+    if load_chip(chosen[0].chip).core not in TIMED_CORES or chosen[0].probe.kind == "renode":
+        raise ConfigError("counts instructions, no cycles: nothing can be chosen by that", file=board)
     source = resolve(model)
     options = JobOptions(
         requant=requant,
