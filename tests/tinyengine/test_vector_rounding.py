@@ -73,6 +73,23 @@ def test_usual_layers_have_lines() -> None:
     assert fitted >= 28
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-11, -1), min_size=1, max_size=3), ENDS, ZERO_POINTS, CLAMPS)
+def test_lines_equal_one_rounding(
+    exponents: list[float], ends: tuple[int, int], zero_point: int, clamp: Clamp
+) -> None:
+    scales = tuple(float(np.float32(2.0**e)) for e in exponents)
+    low = np.full(len(scales), ends[0], dtype=np.int64)
+    high = low + ends[1]
+    found = lines.fit_once(scales, low, high, zero_point, clamp)
+    if isinstance(found, str):
+        return
+    acc = np.unique(np.linspace(ends[0], ends[0] + ends[1], 50_000).astype(np.int64))[:, None]
+    want = fixedpoint.requantize_float(acc, np.array(scales, dtype=np.float32)) + zero_point
+    got = found.apply(np.where(found.constant, 0, acc)) + found.late_zero_point
+    assert np.array_equal(np.clip(got, clamp.low, clamp.high), np.clip(want, clamp.low, clamp.high))
+
+
 def _addition(a: tuple[float, int], b: tuple[float, int], y: tuple[float, int], clamp: Clamp) -> Graph:
     shape = (1, 256, 256)
     quants = [QuantParams(scales=(float(np.float32(s)),), zero_points=(z,)) for s, z in (a, b, y)]

@@ -97,7 +97,7 @@ def layer(graph: Graph, node: Node, requant: Requant) -> Layer | str:
     )
     inside = (op.padding.top, op.padding.left, bottom, right) == (0, 0, 0, 0)
     if (kh, kw, *op.stride) == (1, 1, 1, 1) and op.padding == Padding():
-        return base if not (reason := _tile(base, 1).refusal()) else reason
+        return _refusal(base) or base
     for source in ((Source.MAP,) if inside else ()) + (Source.PADDED, Source.WINDOWS):
         tried = replace(base, source=source)
         run = (
@@ -109,7 +109,7 @@ def layer(graph: Graph, node: Node, requant: Requant) -> Layer | str:
         tried = replace(tried, runs=runs)
         if source is Source.WINDOWS and tried.windows.refusal():
             return tried.windows.refusal()
-        if _window(tried) is not None and not _tile(tried, 1).refusal():
+        if _window(tried) is not None and not _refusal(tried):
             return tried
     return "operands lie too far apart"
 
@@ -128,6 +128,10 @@ def _tile(found: Layer, pixels: int) -> matrix.Tile:
     window = _window(found)
     assert window is not None, "asked for a layer that is taken"
     return matrix.Tile(window=window, pixels=pixels, channels=found.channels, form=found.scaled.form)
+
+
+def _refusal(found: Layer) -> str:
+    return _tile(found, min(PIXELS, found.rows[1])).refusal()
 
 
 def _buffered(found: Layer) -> bool:

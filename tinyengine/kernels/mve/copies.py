@@ -80,8 +80,6 @@ def _ahead(addresses: Sequence[int]) -> tuple[int, ...]:
     for address in sorted(addresses):
         if not found or address > found[-1] + _REACH_BYTES:
             found.append(address + _REACH_BYTES if address else 0)
-            if address > found[-1] + _REACH_BYTES:
-                found[-1] = address
     return tuple(found)
 
 

@@ -72,18 +72,50 @@ def fit(
     multipliers: tuple[Multiplier, ...], low: Integers, high: Integers, zero_point: int, clamp: Clamp
 ) -> Lines | str:
     """Lines that equal two roundings on every accumulator in low..high, or why there are none."""
-    reason = ""
+    m = np.array([one.multiplier for one in multipliers], dtype=np.int64)
+    shift = np.array([one.shift for one in multipliers], dtype=np.int64)
+    # Rounding is monotonic, unless a left shift loses bits.
+    reach = np.maximum(np.abs(low), np.abs(high)) * 2.0 ** np.maximum(shift, 0)
+    if (reach >= 2.0**31).any():
+        return "a left shift may lose bits"
+    scales = m * 2.0 ** (shift - 31.0)
+    return _fit(lambda acc: fixedpoint.requantize(acc, m, shift), scales, low, high, zero_point, clamp)
+
+
+def fit_once(
+    scales: tuple[float, ...], low: Integers, high: Integers, zero_point: int, clamp: Clamp
+) -> Lines | str:
+    """Lines that equal one rounding in float32, or why there are none."""
+    floats = np.array(scales, dtype=np.float32)
+    exact = floats.astype(np.float64)
+    return _fit(
+        lambda acc: fixedpoint.requantize_float(acc, floats), exact, low, high, zero_point, clamp, attempts=1
+    )
+
+
+def _fit(
+    rounded: Callable[[Integers], Integers],
+    scales: NDArray[np.float64],
+    low: Integers,
+    high: Integers,
+    zero_point: int,
+    clamp: Clamp,
+    attempts: int = _ATTEMPTS,
+) -> Lines | str:
     for late in dict.fromkeys((0, zero_point)):
-        search = _Search(multipliers, low, high, zero_point - late, clamp.low - late, clamp.high - late)
-        reason = search.refusal()
-        if reason:
-            return reason
+
+        def outputs(acc: Integers, offset: int = zero_point - late) -> Integers:
+            return rounded(acc) + offset
+
+        search = _Search(outputs, scales, low, high, zero_point - late, (clamp.low - late, clamp.high - late))
+        if search.most >= 1 << 30:
+            return "an accumulator may reach 2^30"
         top = min(_MOST_LEFT_SHIFT, 30 - search.most.bit_length())
-        for left in range(top, max(-1, top - _ATTEMPTS), -1):
+        for left in range(top, max(-1, top - attempts), -1):
             found = search.lines(left)
             if found is not None:
                 return replace(found, late_zero_point=late)
-    return "two roundings are no straight line here"
+    return "the roundings are no straight line here"
 
 
 class _Search:
@@ -91,43 +123,26 @@ class _Search:
 
     def __init__(
         self,
-        multipliers: tuple[Multiplier, ...],
+        outputs: Callable[[Integers], Integers],
+        scales: NDArray[np.float64],
         low: Integers,
         high: Integers,
         zero_point: int,
-        least: int,
-        most: int,
+        bounds: tuple[int, int],
     ) -> None:
-        self._m = np.array([m.multiplier for m in multipliers], dtype=np.int64)
-        self._shift = np.array([m.shift for m in multipliers], dtype=np.int64)
-        self._scales = self._m * 2.0 ** (self._shift - 31.0)
-        self._zero_point, self._least, self._greatest = zero_point, least, most
-        # Rounding is monotonic, so that equal ends make a constant, unless a left shift loses bits.
-        reach = np.maximum(np.abs(low), np.abs(high)) * 2.0 ** np.maximum(self._shift, 0)
-        self._loses_bits = bool((reach >= 2.0**31).any())
-        ends = np.clip(self._outputs(np.stack([low, high])), least, most)
+        self._outputs, self._scales = outputs, scales
+        self._least, self._greatest = bounds
+        ends = np.clip(outputs(np.stack([low, high])), *bounds)
         self._constant = ends[0] == ends[1]
         self._values = ends[0]
         self._low, self._high = np.where(self._constant, 0, low), np.where(self._constant, 0, high)
         self.most = int(np.maximum(np.abs(self._low), np.abs(self._high)).max())
-        self._steps = np.arange(least + 1, most + 1, dtype=np.int64)
-
-    def _outputs(self, acc: Integers) -> Integers:
-        """Two roundings and the zero point; channels last."""
-        return fixedpoint.requantize(acc, self._m, self._shift) + self._zero_point
-
-    def refusal(self) -> str:
-        """Why there can be no lines; else the steps are found, and there is nothing to say."""
-        if self._loses_bits:
-            return "a left shift may lose bits"
-        if self.most >= 1 << 30:
-            return "an accumulator may reach 2^30"
+        self._steps = np.arange(bounds[0] + 1, bounds[1] + 1, dtype=np.int64)
+        negative = self._steps <= zero_point
+        self._sides = (~negative, negative)
         self._first = self._first_reaching()
         self._reached = self._first <= self._high[:, None]
         self._late = self._first > self._low[:, None]
-        negative = self._steps <= self._zero_point
-        self._sides = (~negative, negative)
-        return ""
 
     def _first_reaching(self) -> Integers:
         """For each channel and step the smallest accumulator whose output is at least that; high + 1 if none."""

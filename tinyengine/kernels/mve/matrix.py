@@ -97,7 +97,7 @@ class Tile:
         for address in addresses:
             if low is None or address > low + 2 * reach:
                 low = address
-                ahead.append(low + reach - reach % 4)
+                ahead.append(low + reach)
         return tuple(ahead)
 
     def refusal(self) -> str:

@@ -131,16 +131,20 @@ def scaled(graph: Graph, node: Node, requant: Requant) -> Scaled | str:
         bias = bias - zero_point * weights.sum(axis=others)
     zero_point_out = lowering.quant_params(lowering.output_tensor(graph, node)).zero_point
     scales = lowering.conv_single_scales(graph, node) if requant is Requant.SINGLE else None
-    if scales is not None:
+    low, high = lowering.conv_accumulator_range(graph, node)
+    if scales is None:
+        found = lines.fit(lowering.conv_multipliers(graph, node), low, high, zero_point_out, op.clamp)
+        if isinstance(found, str):
+            return found
+    else:
+        found = lines.fit_once(scales, low, high, zero_point_out, op.clamp)
+    # With kinks lines cost as much as float32 itself.
+    if isinstance(found, str) or (scales is not None and found.kinked):
         words = np.stack([_word(bias), np.array(scales, dtype=np.float32).view(np.uint32)], axis=1)
         form = Form(
             once=True, left_shift=0, right_shift=0, kinked=False, zero_point=zero_point_out, clamp=op.clamp
         )  # fmt: skip
         return Scaled(weights=weights, constants=words, form=form, zero_point=zero_point)
-    low, high = lowering.conv_accumulator_range(graph, node)
-    found = lines.fit(lowering.conv_multipliers(graph, node), low, high, zero_point_out, op.clamp)
-    if isinstance(found, str):
-        return found
     weights[(slice(None),) * axis + (found.constant,)] = 0
     bias = np.where(found.constant, 0, bias)
     form = Form(
