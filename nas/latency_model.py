@@ -5,15 +5,16 @@ that was measured costs a non-negative multiple of each of its physical causes, 
 is left over is smooth in the sizes (a Gaussian process a kind), which also says how unsure the step is. Of a kind
 measured too seldom the family answers, then all steps together.
 
-Intervals are conformal: each fitting network is predicted by a model that has not seen it, and the quantile of
-those errors, in units of the model's own uncertainty, is what an interval spans, whatever their shape.
+Intervals are split conformal: each fitting network is predicted by a model that has not seen it, and the quantile
+of those errors, in units of the model's own uncertainty, is what an interval spans. With few networks that is one
+or two of the errors and scatters widely; then it is the quantile of the exponential law with their mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from math import ceil, exp, inf, log, sqrt
+from math import ceil, exp, hypot, inf, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,10 @@ _NOISE = 0.004
 _LEAST_SPREAD = 0.01
 _SURE = 0.003
 """Relative uncertainty of a step that was measured: another network around it."""
+_ALWAYS_UNSURE = 0.008
+"""Relative, of a whole network: with few measurements the model's own deviations are too small at random."""
+_MANY_SCORES = 100
+"""From which on the quantile of the errors themselves is taken."""
 _FOLDS = 10
 _RESIDUAL_LIMIT = log(1.5)
 
@@ -107,14 +112,14 @@ class LatencyModel:
         mean = self.ratio * sum(m for m, _ in each)
         # Deviations of steps of one kind go together: between independent and equal, the middle.
         alone, together = sum(d * d for _, d in each), sum(d for _, d in each) ** 2
-        return mean, self.ratio * (alone * together) ** 0.25
+        return mean, hypot(self.ratio * (alone * together) ** 0.25, _ALWAYS_UNSURE * mean)
 
 
 def fit(observations: Sequence[Observation], *, confidence: float = 0.9) -> LatencyModel:
     """The model of all that was measured.
 
     Args:
-        confidence: of the intervals. With fewer than about 10 networks they are wider than that.
+        confidence: of the intervals; with one network they have no end.
 
     Raises:
         ValueError: nothing was measured.
@@ -182,7 +187,7 @@ def _kernel(a: _Floats, b: _Floats) -> _Floats:
 
 
 def _conformal(observations: Sequence[Observation], confidence: float) -> float:
-    """Errors of networks left out, in the model's own deviations: the quantile, corrected for a finite sample."""
+    """The quantile of the errors of networks left out, in the model's own deviations, for a finite sample."""
     count = len(observations)
     if count < 2:
         return inf
@@ -194,8 +199,10 @@ def _conformal(observations: Sequence[Observation], confidence: float) -> float:
         for seen in observations[fold::folds]:
             p = model.predict(seen.steps)
             scores.append(abs(seen.cycles - p.cycles) / max(p.high - p.cycles, 1e-9))
-    rank = ceil((count + 1) * confidence)
-    return sorted(scores)[min(rank, count) - 1]
+    if count < _MANY_SCORES:
+        # The last factor: as for the order statistic, the next error is one more, and the mean is of few.
+        return float(np.mean(scores)) * log(1 / (1 - confidence)) * (1 + 1.2 / count)
+    return sorted(scores)[ceil((count + 1) * confidence) - 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Who finds the better networks with the same number of measurements: on digits, five seeds, a simulated board.
 
 Four ways to spend a budget of measurements on one search space, all with the same accuracies (a supernet's) and
-the same board. Measured-guided: the project's search. MACs-guided: four measurements scale multiply-accumulates
+the same board. Measured-guided: the project's search. MACs-guided: three measurements scale multiply-accumulates
 to milliseconds, the evolution believes them, and what it hands over is measured. Measure-everything: an evolution
 that measures each network it keeps. Random: drawn and measured. A measurement that two ways ask for is made once,
 but each pays for it.
@@ -35,24 +35,24 @@ from tests.benchmarks.figures import Better, figure
 
 BOARD = "f746-sim"
 SEEDS = range(5)
-BUDGET = 20
+BUDGET = 12
 """Measurements a run."""
 LIMIT_MS = 2.5
 """About half of the space is slower."""
 WORST_ERROR_PERCENT = 15.0
 FOLDER = CHECKOUT / "results" / "search-comparison"
-_SCALING = 4
+_SCALING = 3
 """Measurements with which MACs become milliseconds."""
 _EVOLUTION = Settings(
     mode=Mode.PARETO,
-    population=16,
-    parents=6,
-    crossed=8,
-    mutated=8,
-    generations=5,
+    population=10,
+    parents=4,
+    crossed=5,
+    mutated=5,
+    generations=3,
     measured_a_generation=2,
     uncertain_a_generation=1,
-    attempts=3,
+    attempts=2,
 )
 _T_95_PERCENT = 2.776
 """Student's t for five seeds."""
@@ -275,16 +275,7 @@ def _macs_guided(bench: Bench, seed: int) -> Run:
 
 def _measure_all(bench: Bench, seed: int) -> Run:
     purse = _Purse(bench, _asker(bench))
-    settings = replace(
-        _EVOLUTION,
-        seed=seed,
-        population=8,
-        parents=4,
-        crossed=4,
-        mutated=4,
-        measured_a_generation=1000,
-        generations=20,
-    )
+    settings = replace(_EVOLUTION, seed=seed, measured_a_generation=1000, generations=20)
     handed = _searched(bench, settings, _Scaled(bench, 0.0), purse)
     points = tuple(purse.points)
     return Run(way="everything", seed=seed, points=points, handed_over=handed or _front(points))
