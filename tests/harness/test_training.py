@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ torch = pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training w
 from harness import training  # noqa: E402
 from harness.searching import SearchFailed  # noqa: E402
 from nas.processes import pick_device  # noqa: E402
-from nas.setups import Setup  # noqa: E402
+from nas.setups import Setup, find  # noqa: E402
 from nas.train import Recipe  # noqa: E402
 from tests.nas.tiny import SPACE, stripes  # noqa: E402
 
@@ -87,6 +88,19 @@ def test_two_processes_of_torchrun_end_with_the_same_weights_each_time(tmp_path:
     assert all(f["processes"] == 2 and f["device"] == "cpu" for f in found)
     assert found[0]["weights_sha256"] == found[1]["weights_sha256"]
     assert float(str(found[0]["validation_top1"])) > 0.5
+
+
+@pytest.mark.slow
+def test_the_task_of_a_recipe_trains_on_a_sample_of_its_data(tmp_path: Path, shared_dir: Path) -> None:
+    setup = find("speech-commands")
+    short = replace(setup.recipe, largest_epochs=1, elastic_epochs=1, subnetworks=1, batch=64)
+    folder = shared_dir / "data" / "speech_commands_sample"
+    request = training.Request(task=setup.name, out=tmp_path / "found", data=folder)
+    told: list[str] = []
+    found = training.run(request, tell=told.append, setup=replace(setup, recipe=short))
+    assert found is not None and 0 <= found.largest <= 1
+    losses = [float(line.split("loss ")[1]) for line in told if "loss" in line]
+    assert len(losses) == 2 and all(0 < loss < 20 for loss in losses)
 
 
 def _torchrun(folder: Path) -> dict[str, object]:
