@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from nas.data.images import MIRRORED, decode
-from nas.data.task import DecodedSamples, Inputs, Task
+from nas.data.task import ArraySamples, DecodedSamples, Inputs, Samples, Task
 from nas.errors import DataError
 
 _LARGEST_XML_BYTES = 1 << 20
+_KEPT_BYTES = 1 << 28
+"""Objects that take no more than this are kept in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +69,20 @@ def load(root: Path, *, side: int, train: str = "train", validation: str = "val"
     seen = scenes(root, train)
     classes = tuple(sorted({box.name for scene in seen for box in scene.boxes}))
 
-    def split(found: Sequence[Scene]) -> DecodedSamples:
+    def split(found: Sequence[Scene]) -> Samples:
         objects = [(s, b) for s in found for b in s.boxes if not b.difficult and b.name in classes]
         labels = np.array([classes.index(b.name) for _, b in objects], dtype=np.int64)
+        if (
+            3 * side * side * len(objects) <= _KEPT_BYTES
+        ):  # each image is decoded once, not once an object and epoch
+            cuts = [
+                _cut(whole, b, side)
+                for s in found
+                for whole in (decode(s.image, side=None),)
+                for b in s.boxes
+                if not b.difficult and b.name in classes
+            ]
+            return ArraySamples(inputs=np.stack(cuts), labels=labels)
         return DecodedSamples(labels=labels, decode=lambda i: cut_out(*objects[i], side=side))
 
     return Task(
@@ -84,7 +97,10 @@ def load(root: Path, *, side: int, train: str = "train", validation: str = "val"
 
 def cut_out(scene: Scene, box: Box, *, side: int) -> Inputs:
     """(side, side, 3): the object stretched to a square, nearest pixels."""
-    whole = decode(scene.image, side=None)
+    return _cut(decode(scene.image, side=None), box, side)
+
+
+def _cut(whole: Inputs, box: Box, side: int) -> Inputs:
     rows, columns = whole.shape[:2]
     row = np.linspace(box.top, min(box.bottom, rows) - 1, side).round().astype(np.int64)
     column = np.linspace(box.left, min(box.right, columns) - 1, side).round().astype(np.int64)

@@ -396,14 +396,17 @@ def test_wake_words_are_labelled_by_the_share_a_person_covers(tmp_path: Path) ->
             vww.load(tmp_path, side=16)
 
 
-def test_voc_objects_are_cut_out_by_their_boxes(shared_dir: Path) -> None:
+def test_voc_objects_are_cut_out_by_their_boxes(shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL", reason=NEEDS_PILLOW)
     root = shared_dir / "data" / "bccd_voc"
     task = voc.load(root, side=24)
     assert task.classes == ("Platelets", "RBC", "WBC")
     found = voc.scenes(root, "train")
     assert len(task.train.labels) == sum(len(s.boxes) for s in found)
-    assert task.train.read(np.array([0, 1])).shape == (2, 24, 24, 3)
+    some = np.array([0, 1, len(task.train.labels) - 1])
+    assert task.train.read(some).shape == (3, 24, 24, 3)
+    monkeypatch.setattr(voc, "_KEPT_BYTES", 0)
+    np.testing.assert_array_equal(voc.load(root, side=24).train.read(some), task.train.read(some))
     first = next(s for s in voc.scenes(root, "trainval") if s.image.stem == "BloodImage_00000")
     white = first.boxes[0]
     assert (white.name, white.left, white.top, white.right, white.bottom) == ("WBC", 259, 176, 491, 376)
