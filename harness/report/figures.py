@@ -71,7 +71,7 @@ def memory_map(memory: MemoryMap, *, arena_bytes: int, scale_bytes: int | None =
     per_step, per_byte = plot_width / steps, plot_height / max(1, scale)
     floor = HEIGHT - BOTTOM
 
-    tensors = iter(_without_common_prefix([b.label for b in memory.buffers if b.kind != "scratch"]))
+    tensors = iter(_telling([b.label for b in memory.buffers if b.kind != "scratch"]))
     shorter = ["scratch" if b.kind == "scratch" else next(tensors) for b in memory.buffers]
 
     def box(number: int) -> Box:
@@ -112,6 +112,16 @@ def memory_map(memory: MemoryMap, *, arena_bytes: int, scale_bytes: int | None =
     )
 
 
+def _telling(labels: Sequence[str]) -> list[str]:
+    """Names a reader can tell apart, without the folders and the operators that nearly all of them share."""
+    firsts = _without_common_prefix(labels)
+    tails = Counter(f.rpartition("/")[2] for f in firsts if "/" in f)
+    common = {tail for tail, count in tails.items() if count >= 3}
+    shorter = [f.rpartition("/")[0] if "/" in f and f.rpartition("/")[2] in common else f for f in firsts]
+    twice = Counter(shorter)
+    return [s if twice[s] == 1 else f for s, f in zip(shorter, firsts, strict=True)]
+
+
 def _without_common_prefix(labels: Sequence[str]) -> list[str]:
     """Names a reader can tell apart: of fused names the first, without folders that nearly all of them share.
 
@@ -127,8 +137,12 @@ def _without_common_prefix(labels: Sequence[str]) -> list[str]:
 
 
 def _fit(label: str, width: float, height: float) -> str:
-    """The label, its end shortened to the box, or nothing where it would not be legible."""
+    """The label, its middle left out where the box is small, or nothing where it would not be legible.
+
+    Names of tensors differ at their ends: most are numbered.
+    """
     room = int((width - 8) / _CHARACTER)
     if height < 12 or room < min(len(label), 6):
         return ""
-    return label if len(label) <= room else f"{label[: room - 1]}…"
+    head = (room - 1) // 3
+    return label if len(label) <= room else f"{label[:head]}…{label[len(label) - (room - 1 - head) :]}"

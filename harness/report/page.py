@@ -256,7 +256,7 @@ def _rungs(row: Row, memory: MemoryMap, arena_bytes: int) -> tuple[RungLine, ...
     lines = []
     before: tuple[MemoryMap, int] | None = None
     for name, plan, size in steps:
-        is_new = before is None or before != (plan, size)
+        is_new = before is None or before[1] != size
         saved = "" if before is None else f"{size - before[1]:+,} B" if size != before[1] else "as before"
         lines.append(
             RungLine(
