@@ -20,7 +20,9 @@ from harness.job import Memory
 from tinyengine.measured import Measured
 
 _FORMAT = "tinyrack.readings/1"
-_GENERATORS = ("codegen.py", "fixedpoint.py", "lowering.py")
+_GENERATORS = ("codegen.py", "fixedpoint.py", "lowering.py", "kernels/parameters.py", "kernels/*.j2")
+_GENERATOR_FOLDERS = ("kernels/assembly", "kernels/dsp")
+"""What text and tables of the timed cores' kernels come from."""
 
 
 class Verdict(StrEnum):
@@ -87,8 +89,8 @@ def kernels_digest() -> str:
     import tinyengine
 
     root = Path(tinyengine.__file__).resolve().parent
-    files = [p for p in (root / "kernels").rglob("*") if p.suffix in {".py", ".j2"}]
-    files += [root / name for name in _GENERATORS]
+    files = [p for name in _GENERATOR_FOLDERS for p in (root / name).rglob("*") if p.suffix in {".py", ".j2"}]
+    files += [p for pattern in _GENERATORS for p in root.glob(pattern)]
     h = hashlib.sha256()
     for file in sorted(files):
         h.update(f"{file.relative_to(root).as_posix()}\0".encode())
