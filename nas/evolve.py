@@ -354,6 +354,11 @@ class Search:
         over = [self._over(member, limit) for limit in self._limits]
         return max(over, default=0.0)
 
+    def _hopeless(self, member: Member) -> bool:
+        """Whether not even the low end of an interval meets its limit: one measurement is proof enough."""
+        values = [(self._value(member, limit), limit.most) for limit in self._limits]
+        return any(v is not None and v.low > most for v, most in values)
+
     def _over(self, member: Member, limit: Limit) -> float:
         found = self._value(member, limit)
         return 0.0 if found is None else (found.value - limit.most) / limit.most
@@ -412,7 +417,7 @@ class Search:
             nearest = min((m for m in members if not m.failed), key=self._order, default=members[0])
             if not front:
                 # Predictions may be wrong by a little: the nearest misses get their chance.
-                if nearest.measured or tries >= _LAST_TRIES:
+                if nearest.measured or tries >= (1 if self._hopeless(nearest) else _LAST_TRIES):
                     break
                 unknown = [nearest.arch]
                 tries += 1

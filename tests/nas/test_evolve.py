@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -146,6 +149,22 @@ def test_an_impossible_limit_ends_with_the_nearest_miss() -> None:
     assert least < 1.5 * truth_ms(SPACE.extreme(largest=False))
 
 
+def test_an_impossible_limit_costs_few_measurements() -> None:
+    """Where not even the low end of an interval meets the limit, one more measurement is proof enough."""
+    boards = Boards()
+    with pytest.raises(Infeasible):
+        search((latency(0.001),), boards=boards)
+    assert len(boards.asked) <= SMALL.generations * SMALL.measured_a_generation + 1
+
+
+def test_the_nearest_misses_get_their_chance_where_predictions_may_be_wrong() -> None:
+    """Every prediction is 40 % too high; one that straddles the limit is within it when measured."""
+    limit = 1.05 * truth_ms(SPACE.extreme(largest=False))
+    settings = replace(SMALL, generations=30, measured_a_generation=0)
+    found = search((latency(limit * 1.2),), settings, guess=Guess(1.4))
+    assert found.front[0].costs[0].latency_ms.value <= limit * 1.2
+
+
 def test_a_network_the_board_refuses_is_never_returned() -> None:
     class Refusing(Boards):
         def __call__(self, archs: Sequence[Arch]) -> list[tuple[Costs, ...]]:
@@ -182,6 +201,33 @@ def test_a_killed_search_ends_at_the_same_front(tmp_path: Path, killed_after: in
     assert resumed == whole
     assert len(boards.asked) < whole.measurements
     assert log.read_text().splitlines()[0] == (tmp_path / "whole.jsonl").read_text().splitlines()[0]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.nas.test_evolve import Boards, latency, search
+
+class Killing(Boards):
+    def __call__(self, archs):
+        if len(self.asked) >= 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(archs)
+
+search((latency(22.0),), boards=Killing(), log=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is of POSIX systems")
+def test_after_kill_9_the_same_front_is_found(tmp_path: Path) -> None:
+    log = tmp_path / "killed.jsonl"
+    root = Path(__file__).resolve().parents[2]
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(log)], cwd=root, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    boards = Boards()
+    whole = search((latency(22.0),))
+    assert search((latency(22.0),), boards=boards, log=log) == whole
+    assert 0 < len(boards.asked) < whole.measurements
 
 
 def test_a_finished_search_asks_nobody_again(tmp_path: Path) -> None:
