@@ -133,7 +133,8 @@ def render(rows: Sequence[Row], *, generated: str, source: str) -> str:
     groups: dict[tuple[str, str, str, str | None], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row.model, row.board)):
         groups.setdefault((row.model, row.model_sha256, row.requant, row.kernels), []).append(row)
-    parts = tuple(_part(f"m{i}", group) for i, group in enumerate(groups.values()))
+    tables = [table for group in groups.values() for table in _by_timing_model(group)]
+    parts = tuple(_part(f"m{i}", table, version=version) for i, (version, table) in enumerate(tables))
     good = sum(row.outcome is Outcome.OK for row in rows)
     package = resources.files("harness.report")
     environment = jinja2.Environment(
@@ -159,6 +160,23 @@ def render(rows: Sequence[Row], *, generated: str, source: str) -> str:
     )
 
 
+def _by_timing_model(group: Sequence[Row]) -> list[tuple[str | None, list[Row]]]:
+    """The rows of one table each: cycles of different versions of the timing model do not stand side by side.
+
+    Rows without a version, of silicon or of boards that failed, stand with the newest. The version is named only
+    where there are several.
+    """
+    versions = sorted({row.timing_model for row in group if row.timing_model}, key=_in_order)
+    if len(versions) < 2:
+        return [(None, list(group))]
+    return [(v, [row for row in group if (row.timing_model or versions[-1]) == v]) for v in versions]
+
+
+def _in_order(version: str) -> tuple[str, int, str]:
+    name, _, number = version.rpartition("/")
+    return name, int(number) if number.isdecimal() else 0, number
+
+
 def visible(value: object) -> object:
     """Text without control characters and those that turn the direction of what follows."""
     if not isinstance(value, str) or isinstance(value, Markup):
@@ -166,7 +184,7 @@ def visible(value: object) -> object:
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in value)
 
 
-def _part(anchor: str, group: Sequence[Row]) -> ModelPart:
+def _part(anchor: str, group: Sequence[Row], *, version: str | None) -> ModelPart:
     first = group[0]
     slowest = max((row.cycles or 0 for row in group), default=0)
     measured = [row for row in group if row.layers and any(layer.cycles for layer in row.layers)]
@@ -220,6 +238,7 @@ def _part(anchor: str, group: Sequence[Row]) -> ModelPart:
                 (
                     zoo.LABEL if first.model.startswith("zoo:") else "",
                     "portable C kernels" if first.kernels == "c" else "",
+                    f"timing model {version}: not to be compared with other versions' rows" if version else "",
                 ),
             )
         ),

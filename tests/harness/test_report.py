@@ -140,6 +140,20 @@ def test_portable_kernels_have_a_part_of_their_own() -> None:
     assert text.count("portable C kernels") == 1
 
 
+def test_versions_of_the_timing_model_do_not_stand_in_one_table() -> None:
+    assert OK.timing_model is not None
+    tenth = replace(OK, board="f412-sim", timing_model="tr-cortexm/10")
+    second = replace(OK, board="f765-sim", timing_model="tr-cortexm/2")
+    silicon = replace(OK, board="my-nucleo", simulated=False, timing_model=None)
+    text = page(tenth, second, silicon)
+    assert text.count("<section") == 2
+    first, last = text.split("<section")[1:]
+    assert "timing model tr-cortexm/2: not to be compared" in first and "f765-sim" in first
+    assert "timing model tr-cortexm/10: not to be compared" in last
+    assert "f412-sim" in last and "my-nucleo" in last and "f765-sim" not in last
+    assert "not to be compared" not in page(tenth, silicon)
+
+
 def test_the_same_rows_give_the_same_page() -> None:
     assert page(*ROWS) == page(*ROWS)
 
