@@ -26,7 +26,7 @@ from tinyengine.memory.plan import MemoryPlan
 from tinyengine.schedule import Schedule, ScheduledStep
 from tinyengine.sources import SourceFile, Sources
 
-_C_TYPES = {"int8": "int8_t", "int32": "int32_t", "uint32": "uint32_t", "float32": "float"}
+_C_TYPES = {"int8": "int8_t", "int32": "int32_t", "uint16": "uint16_t", "uint32": "uint32_t", "float32": "float"}
 _LABEL_LENGTH = 60
 _NUMBERS_A_LINE = 32
 
@@ -346,6 +346,7 @@ def _overlaps(plan: MemoryPlan, step: ScheduledStep) -> bool:
 _HELPER_NEEDS: dict[str, tuple[str, ...]] = {
     "te_clamp": (),
     "te_move_down": (),
+    "te_depthwise_words": (),
     "te_high": (),
     "te_round_shift": (),
     "te_nearest": (),

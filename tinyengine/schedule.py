@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tinyengine import cost
 from tinyengine.costs import Price
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import Graph, Node, TensorId, op_name
+from tinyengine.ir import Add, Graph, Node, TensorId, op_name
 from tinyengine.kernels import catalogue, parameters
 from tinyengine.kernels.catalogue import KernelSpec, Target
 from tinyengine.kernels.dsp import chain
@@ -358,6 +358,8 @@ class Way:
         return self.spec.rolling(graph, self.step.node, self.tile) if self.step.node is not None else ()
 
 
+_PORTABLE_BYTES = 300
+"""Of code."""
 _FREE = Price(cycles=0.0, flash_bytes=0)
 
 
@@ -370,8 +372,9 @@ def ways(graph: Graph, step: Step, requant: Requant, target: Target) -> tuple[Wa
     constants = sum(graph.tensors[t].size_bytes for t in node.inputs if graph.tensors[t].is_constant)
     name = "" if target is Target.C else layer_name(graph, node, requant)
     estimate = cost.estimated_cycles(graph, node, target.value, name)
-    portable = Price(cycles=estimate, flash_bytes=constants)
-    has_fast = any(spec.price is not None for spec in candidates)
+    portable = Price(cycles=estimate, flash_bytes=constants + _PORTABLE_BYTES)
+    # The tables of a fast add take more flash than anything else that a portable kernel could save.
+    has_fast = any(spec.price is not None for spec in candidates) and not isinstance(node.op, Add)
     found = [
         Way(
             step=step,

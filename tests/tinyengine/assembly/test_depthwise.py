@@ -18,7 +18,9 @@ from tinyengine.kernels.assembly.scheduler import Core
 _CHANNELS = 3
 
 
-def plane(kernel: tuple[int, int], stride: int, columns: int, made: Channels, halves: int) -> Plane:
+def plane(
+    kernel: tuple[int, int], stride: int, columns: int, made: Channels, halves: int, most_unrolled: int = 32
+) -> Plane:
     return Plane(
         kernel=kernel,
         stride=stride,
@@ -27,6 +29,7 @@ def plane(kernel: tuple[int, int], stride: int, columns: int, made: Channels, ha
         out_step_bytes=_CHANNELS,
         out_row_bytes=columns * _CHANNELS,
         epilogue=made.epilogue,
+        most_unrolled=most_unrolled,
     )
 
 
@@ -51,8 +54,10 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("core", Core)
-def test_planes_equal_numpy_around_every_group(core: Core, tmp_path: Path) -> None:
-    check(core, [(*shape, QUANTIZATIONS[n % len(QUANTIZATIONS)]) for n, shape in enumerate(SHAPES)], tmp_path)
+@pytest.mark.parametrize("most_unrolled", [32, depthwise.SHORT_COLUMNS])
+def test_planes_equal_numpy_around_every_group(core: Core, most_unrolled: int, tmp_path: Path) -> None:
+    cases = [(*shape, QUANTIZATIONS[n % len(QUANTIZATIONS)]) for n, shape in enumerate(SHAPES)]
+    check(core, cases, tmp_path, most_unrolled=most_unrolled)
 
 
 @pytest.mark.parametrize("core", Core)
@@ -67,6 +72,7 @@ def check(
     cases: list[tuple[tuple[int, int], int, int, int, Quantization]],
     folder: Path,
     rounding: Rounding = Rounding.TWICE,
+    most_unrolled: int = 32,
 ) -> None:
     rng = np.random.default_rng(4)
     made = [
@@ -76,7 +82,7 @@ def check(
     kernels = []
     for (kernel, stride, columns, _, _), each in zip(cases, made, strict=True):
         halves = (columns - 1) * stride + kernel[1]
-        kernels.append(plane(kernel, stride, columns, each, halves + halves % 2 + 2))
+        kernels.append(plane(kernel, stride, columns, each, halves + halves % 2 + 2, most_unrolled))
     text = "".join(depthwise.render(f"k{n}", k, core, "") for n, k in enumerate(kernels))
     rig = Rig(core=core, text=text, folder=folder)
     for n, ((kernel, stride, columns, rows, _), each, found) in enumerate(zip(cases, made, kernels, strict=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.tinyengine.assembly.rig import Rig
 from tinyengine.kernels.assembly import tile
 from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.assembly.tile import Tile, Window
+from tinyengine.kernels.assembly.tile import MOST_PACKED_BIAS, Tile, Window
 
 
 def pointwise(
@@ -73,6 +74,20 @@ def test_every_quantization_is_exact(
     for each in QUANTIZATIONS:
         made = quantization.layer(each, 24, 16, rng, 1 << (22 if byte_weights else 29), rounding)
         cases.append((pointwise(16, 24, 4, passes, made.epilogue, byte_weights), made, 12, 16))
+    check(core, cases, tmp_path, rng)
+
+
+@pytest.mark.parametrize("core", Core)
+@pytest.mark.parametrize("passes", [1, 2])
+def test_packed_tables_say_the_same(core: Core, passes: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    cases = []
+    for each in QUANTIZATIONS:
+        made = quantization.layer(each, 24, 16, rng, MOST_PACKED_BIAS - 1)
+        whole = pointwise(16, 24, 2, passes, replace(made.epilogue, right_shift=None), byte_weights=True)
+        packed = replace(whole, packed_point=each.zero_point)
+        assert packed.block_words == whole.block_words - 4
+        cases.append((packed, made, 5, 16))
     check(core, cases, tmp_path, rng)
 
 

@@ -27,7 +27,8 @@ def test_widening_keeps_every_value(core: Core, order: Order, groups: int, tmp_p
 
 
 @pytest.mark.parametrize("core", Core)
-def test_planes_hold_each_channel_and_nothing_else_changes(core: Core, tmp_path: Path) -> None:
+@pytest.mark.parametrize("most_pairs", [6, 2])
+def test_planes_hold_each_channel_and_nothing_else_changes(core: Core, most_pairs: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     height = 3
     shapes = [
@@ -46,6 +47,7 @@ def test_planes_hold_each_channel_and_nothing_else_changes(core: Core, tmp_path:
                 plane_row_bytes=2 * halves,
                 plane_bytes=2 * halves * height,
                 odd=odd,
+                most_pairs=most_pairs,
             )
         )
     text = "".join(widen.render_planes(f"k{n}", f, core, "") for n, f in enumerate(fills))

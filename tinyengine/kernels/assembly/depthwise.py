@@ -30,8 +30,8 @@ _OUT, _ROWS, _MULTIPLIER, _ADDEND, _BIAS, _SHIFT, _GROUPS = "s0", "s1", "s2", "s
 HEADER_WORDS = 4
 """bias, multiplier, addend, right shift; weight words follow."""
 _UNROLLED_COLUMNS = 32
-_RARE_COLUMNS = 8
-"""The same in code that few channels take."""
+SHORT_COLUMNS = 10
+"""The same where code is to be short."""
 _GROUP_COLUMNS = range(24, 3, -2)
 """Sizes of a group in longer rows, even: a row's words hold two columns."""
 
@@ -91,8 +91,13 @@ class Plane:
             # Each group costs some ten cycles, a rest as much as a group.
             most = min(self.columns, self.most_unrolled)
             fitting = [g for g in _GROUP_COLUMNS if g <= most and self._reaches(g)] or [1]
+            if self.most_unrolled < _UNROLLED_COLUMNS:
+                fitting = [g for g in fitting if self.columns % g == 0] or fitting
             return min(fitting, key=lambda g: (-(-self.columns // g), self.columns % g))
         free = 11 - len(self.pairs)  # r2-r12 but for the weights; lr holds the activation word
+        if self.most_unrolled < _UNROLLED_COLUMNS:
+            # A rest is as much code as a group.
+            free = next((g for g in range(free, free // 2, -1) if self.columns % g == 0), free)
         return min(self.columns, free)
 
     def refusal(self) -> str | None:
@@ -187,7 +192,7 @@ def _body(e: Emitter, name: str, plane: Plane) -> None:
         e.fixed(f"blt .L{name}_float", "rounded in float32")
         with e.out_of_line():
             e.label(f".L{name}_float")
-            in_float = replace(plane, epilogue=plane.epilogue.in_float, most_unrolled=_RARE_COLUMNS)
+            in_float = replace(plane, epilogue=plane.epilogue.in_float, most_unrolled=SHORT_COLUMNS)
             _rows_of(e, f"{name}_float", in_float)
             e.leave()
         plane = replace(plane, epilogue=plane.epilogue.in_integers)

@@ -39,6 +39,10 @@ _OUT, _X_BASE, _X_END, _BLOCKS, _OUT_BASE, _SEGMENT_END = "s0", "s1", "s2", "s3"
 Words: TypeAlias = NDArray[np.uint32]
 
 BIAS_WORDS = 2
+_PACKED_SHIFTS = 10
+"""Bits of two right shifts, below the first bias."""
+MOST_PACKED_BIAS = 1 << 21
+_PACKED = "s6"
 REGION_INSTRUCTIONS = 330
 """Longest region handed to the scheduler at once."""
 
@@ -75,6 +79,8 @@ class Tile:
         out_step_bytes: from one tile's output to the next one's.
         epilogue: requantization.
         byte_weights: half the flash, one and a half cycles an output.
+        packed_point: the output's zero point, for a table without half of the constants: right shifts share
+            the first bias's word, addends follow from them. None where each constant has a word.
     """
 
     window: Window
@@ -84,6 +90,7 @@ class Tile:
     out_step_bytes: int
     epilogue: Epilogue
     byte_weights: bool = False
+    packed_point: int | None = None
 
     def refusal(self) -> str | None:
         """Why the instruction set cannot encode this tile, or None."""
@@ -122,7 +129,8 @@ class Tile:
     @property
     def block_words(self) -> int:
         """Words of one channel pair in the table."""
-        return BIAS_WORDS + self.weight_bytes // 4 + (6 if self.epilogue.right_shift is None else 4)
+        tail = 6 if self.epilogue.right_shift is None else 4
+        return BIAS_WORDS + self.weight_bytes // 4 + (2 if self.packed_point is not None else tail)
 
 
 def pack(
@@ -159,6 +167,9 @@ def pack(
             tail += [a.right_shift, b.right_shift]
         if tile.byte_weights:
             biases = np.array([bias[c], 256 * bias[c + 1] + bias[c]])
+            if tile.packed_point is not None:
+                biases[0] = bias[c] << _PACKED_SHIFTS | a.right_shift << 5 | b.right_shift
+                tail = [a.multiplier, b.multiplier]
             blocks += [biases.astype(np.int32).view(np.uint32), words[c // 2]]
         else:
             biases = 2 * bias[c : c + 2]
@@ -233,6 +244,7 @@ def _looped_window(
     e.ldr(first[0], "r1", 0, "bias")
     e.ldr(second[0], "r1", 4)
     e.to_fp(_SEGMENT_END, _W0)
+    _unpack_bias(e, tile, first[0])
     for a, b in zip(first[1:], second[1:], strict=True):
         e.alu(f"mov {a}, {first[0]}", a, first[0])
         e.alu(f"mov {b}, {second[0]}", b, second[0])
@@ -274,6 +286,7 @@ def _steps(
         # The last accumulators hold the biases until their own first product replaces them.
         e.ldr(first[-1], "r1", 0, what)
         e.ldr(second[-1], "r1", 4)
+        _unpack_bias(e, tile, first[-1])
     for step in range(start, last):
         new = fresh and step == start
         bias0, bias1 = (first[-1], second[-1]) if new else ("", "")
@@ -290,6 +303,13 @@ def _steps(
             for p, x in zip(pair, (_X0, _X1), strict=False):
                 e.multiply("smlad", first[p], first_weights, x, bias0 or first[p])
                 e.multiply("smlad", second[p], second_weights, x, bias1 or second[p])
+
+
+def _unpack_bias(e: Emitter, tile: Tile, bias: Register) -> None:
+    """Leaves the right shifts for the epilogue."""
+    if tile.packed_point is not None:
+        e.to_fp(_PACKED, bias, "with both right shifts")
+        e.alu(f"asr {bias}, {bias}, #{_PACKED_SHIFTS}", bias, bias)
 
 
 def _compare(tile: Tile) -> str:
@@ -313,8 +333,31 @@ def _epilogue(
     if tile.epilogue.is_mixed:
         e.branch_out("cs", f".L{name}_float", *first, *second, "r0", "r1", _OUT, comment="float32")
     for channel, accumulators in enumerate((first, second)):
-        _requantize(e, tile.epilogue.in_integers, accumulators, tail_bytes, channel)
+        if tile.packed_point is None:
+            _requantize(e, tile.epilogue.in_integers, accumulators, tail_bytes, channel)
+        else:
+            _requantize_packed(e, tile.epilogue, tile.packed_point, accumulators, tail_bytes, channel)
     _store(e, tile, first, second, restore_bytes=restore_bytes)
+
+
+def _requantize_packed(
+    e: Emitter, form: Epilogue, point: int, accumulators: Sequence[Register], tail_bytes: int, channel: int
+) -> None:
+    """As `_requantize`, the addend made of the shift: 2^(e-1) + point 2^e."""
+    m, c, spare, shift = _W0, _W1, _X0, _X1
+    e.from_fp(shift, _PACKED)
+    if channel == 0:
+        e.dsp(f"ubfx {shift}, {shift}, #5, #5", shift, shift, comment="right shift")
+    else:
+        e.alu(f"and {shift}, {shift}, #31", shift, shift, comment="right shift")
+    e.constant(c, 2 * point + 1)
+    e.ldr(m, "r1", tail_bytes + 4 * channel, "multiplier")
+    e.alu(f"lsl {c}, {c}, {shift}", c, c, shift)
+    e.alu(f"asr {c}, {c}, #1", c, c, comment="rounding and zero point")
+    rescale(e, form, accumulators, m, c, spare)
+    for a in accumulators:
+        e.alu(f"asr {a}, {a}, {shift}", a, a, shift)
+        saturate(e, form, a)
 
 
 def _separate(e: Emitter, first: Sequence[Register], second: Sequence[Register]) -> None:

@@ -69,6 +69,7 @@ class PlaneFill:
         plane_row_bytes: from one plane row to the next, a multiple of 4.
         plane_bytes: from one channel's plane to the next, a multiple of 4.
         odd: the map's first column lies in the upper half of a plane's word.
+        most_pairs: pairs of columns written out; twice as many and more are a loop.
     """
 
     columns: int
@@ -77,6 +78,7 @@ class PlaneFill:
     plane_row_bytes: int
     plane_bytes: int
     odd: bool
+    most_pairs: int = 6
 
     def refusal(self) -> str | None:
         """Why the instruction set cannot encode this kernel, or None."""
@@ -85,9 +87,6 @@ class PlaneFill:
         if 2 * self.columns + 4 > MOST_LOAD_OFFSET_BYTES:
             return f"{self.columns} columns are too many"
         return None
-
-
-_MOST_UNROLLED_PAIRS = 6
 
 
 def render_planes(name: str, fill: PlaneFill, core: Core, comment: str) -> str:
@@ -107,7 +106,8 @@ def _planes_body(e: Emitter, name: str, fill: PlaneFill) -> None:
     """Rows as a loop; in a row, column pairs are unrolled or a loop of unrolled pairs."""
     lone_first = int(fill.odd)
     pairs, lone_last = divmod(fill.columns - lone_first, 2)
-    loops, rest = divmod(pairs, _MOST_UNROLLED_PAIRS) if pairs > 2 * _MOST_UNROLLED_PAIRS else (0, pairs)
+    most = fill.most_pairs
+    loops, rest = divmod(pairs, most) if pairs > 2 * most else (0, pairs)
     e.to_fp("s0", "r2", "rows")
     e.constant("r3", fill.plane_bytes, "plane to plane")
     e.label(f".L{name}_row")
@@ -129,11 +129,11 @@ def _planes_body(e: Emitter, name: str, fill: PlaneFill) -> None:
         e.to_fp("s3", "lr")
         e.label(f".L{name}_pairs")
         with e.scheduled():
-            for n in range(_MOST_UNROLLED_PAIRS):
+            for n in range(most):
                 _pair(e, 2 * n * fill.pixel_bytes, fill.pixel_bytes, 4 * n)
-            e.add_immediate("r0", "r0", 2 * _MOST_UNROLLED_PAIRS * fill.pixel_bytes)
+            e.add_immediate("r0", "r0", 2 * most * fill.pixel_bytes)
             for plane in _PLANES:
-                e.add_immediate(plane, plane, 4 * _MOST_UNROLLED_PAIRS)
+                e.add_immediate(plane, plane, 4 * most)
             e.from_fp("lr", "s3")
         e.fixed("subs lr, lr, #1")
         e.to_fp("s3", "lr")

@@ -135,7 +135,7 @@ class Bound:
 
     parameters: ChainParameters
     assembly: tuple[Assembly, ...]
-    tables: tuple[NDArray[np.uint32], ...]
+    tables: tuple[NDArray[np.uint32] | NDArray[np.uint16], ...]
 
 
 class Chains:

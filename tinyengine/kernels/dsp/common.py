@@ -28,7 +28,7 @@ from tinyengine.ir import (
 from tinyengine.kernels.assembly import dense, requantize, widen
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.assembly.tile import Tile
+from tinyengine.kernels.assembly.tile import MOST_PACKED_BIAS, Tile
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.dsp import rounding
 from tinyengine.kernels.dsp.rounding import OneRounding
@@ -77,7 +77,7 @@ class Plan(Generic[P]):
 
     parameters: P
     assembly: tuple[Assembly, ...]
-    table: NDArray[np.uint32]
+    table: NDArray[np.uint32] | NDArray[np.uint16]
     variant: str = ""
 
 
@@ -88,18 +88,22 @@ class Weighted:
     Args:
         weights: as the tensor has them, int64.
         bias: (channels,) with the input's zero point folded in.
-        zero_point: of the input.
+        zero_point, zero_point_out: of input and output.
         channels: requantization.
         epilogue: its form.
         most_accumulator: no accumulator exceeds it in magnitude.
+        twice: the two roundings' multipliers and the bias that goes with them, whatever form `channels` has; None
+            where the layer is rounded once.
     """
 
     weights: NDArray[np.int64]
     bias: NDArray[np.int64]
     zero_point: int
+    zero_point_out: int
     channels: tuple[ChannelConstants, ...]
     epilogue: Epilogue
     most_accumulator: int
+    twice: tuple[tuple[Multiplier, ...], Integers] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +180,7 @@ def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
         weights=weights,
         bias=bias,
         zero_point=zero_point,
+        zero_point_out=zero_point_out,
         channels=(),
         epilogue=requantize.epilogue(multipliers, zero_point_out, op.clamp),
         most_accumulator=most,
@@ -186,6 +191,7 @@ def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
     reason = requantize.refusal(multipliers)
     if reason:
         return reason
+    found = replace(found, twice=(tuple(multipliers), bias))
     if found.epilogue.right_shift is None and not found.epilogue.sign_correction:
         least = min(-m.shift for m in multipliers)
         fits = [
@@ -339,6 +345,29 @@ def epilogue_counts(outputs: float, form: Epilogue) -> dict[str, float]:
         "rescale.high": form.clamp.high < 127,
     }
     return {name: outputs for name, is_needed in extras.items() if is_needed}
+
+
+@lru_cache(maxsize=512)
+def packed(layer: Weighted) -> Weighted:
+    """The layer with constants that a packed table can leave away; itself where it has no such form."""
+    if layer.twice is None:
+        return layer
+    multipliers, bias = layer.twice
+    if int(np.abs(bias).max()) >= MOST_PACKED_BIAS:
+        return layer
+    form = requantize.epilogue(multipliers, layer.zero_point_out, layer.epilogue.clamp)
+    return replace(
+        layer,
+        bias=bias,
+        channels=tuple(requantize.constants(m, layer.zero_point_out) for m in multipliers),
+        epilogue=replace(form, right_shift=None),
+    )
+
+
+def formed(layer: Weighted, weights: Weights) -> tuple[Weighted, int | None]:
+    """The layer's constants for a matrix kernel with this form of weights, and the kernel's `packed_point`."""
+    found = packed(layer) if weights is Weights.SHORT else layer
+    return found, layer.zero_point_out if found is not layer else None
 
 
 def weight_forms(layer: Weighted) -> tuple[Weights, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyengine import costs
 from tinyengine.costs import Work
@@ -15,9 +17,14 @@ from tinyengine.kernels.assembly import depthwise, widen
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.dsp import common
 from tinyengine.kernels.dsp.common import Assembly, Plan, Weighted
-from tinyengine.kernels.tiling import Tile
+from tinyengine.kernels.tiling import Tile, Weights
 
 _GROUP = 4
+_SHORT_PAIRS = 2
+_EXPANSION_CYCLES = 15.0
+"""A word of a kernel's table, made of bytes."""
+_EXPANSION_BYTES = 220
+"""Code that turns bytes into a kernel's words, its share of a layer included."""
 _BAND_ROWS = (32, 24, 16, 12, 8, 6, 4, 2, 1)
 
 
@@ -32,7 +39,11 @@ class DepthwiseParameters:
         plane_row_halves, plane_halves: a row and a plane.
         first_halves: where a row's first value goes, rounded down to a word.
         band, out_height: output rows a band and in all.
-        table_words: a channel's.
+        table_words: a channel's, as the kernel reads them.
+        stored_halves: a channel's in flash, where taps are bytes there; 0 where it is as the kernel reads it.
+        residues: what is stored says how far each addend is from what its right shift implies.
+        kernel_columns, even_words, odd_words: how a row of taps becomes words.
+        point: the output's zero point.
         pad: the input's zero point, twice in a word.
     """
 
@@ -50,6 +61,12 @@ class DepthwiseParameters:
     band: int
     out_height: int
     table_words: int
+    stored_halves: int
+    residues: bool
+    kernel_columns: int
+    even_words: int
+    odd_words: int
+    point: int
     pad: int
     in_bytes: int
     out_bytes: int
@@ -129,7 +146,8 @@ def tiles(found: Layer) -> tuple[Tile, ...]:
     """Candidates: bands in output rows of the planes."""
     # A window lower than its step would leave rows out between bands.
     bands = (b for b in _BAND_ROWS if b < found.out[0] and found.kernel[0] >= found.stride)
-    return tuple(Tile(band=b) for b in (found.out[0], *bands))
+    forms = (Weights.HALVES, Weights.SHORT) if _bytes(found) is not None else (Weights.HALVES,)
+    return tuple(Tile(band=b, weights=w) for b in (found.out[0], *bands) for w in forms)
 
 
 def _plane_rows(found: Layer, band: int) -> int:
@@ -139,8 +157,9 @@ def _plane_rows(found: Layer, band: int) -> int:
 
 
 def scratch_bytes(found: Layer, choice: Tile) -> int:
-    """Four planes of a band."""
-    return 2 * _GROUP * _plane_rows(found, choice.band) * found.plane_columns
+    """Four planes of a band, and where taps are stored as bytes the words of four channels."""
+    expanded = 4 * _GROUP * _kernel(found).table_words if choice.weights is Weights.SHORT else 0
+    return 2 * _GROUP * _plane_rows(found, choice.band) * found.plane_columns + expanded
 
 
 def work(found: Layer, choice: Tile) -> Work:
@@ -151,6 +170,8 @@ def work(found: Layer, choice: Tile) -> Work:
     # In one band the rows of padding are filled once for all channels.
     rows = (found.out[0] - 1) * found.stride + found.kernel[0]
     padded = max(0, rows - found.size[0]) if bands > 1 else 0
+    kernel = _kernel(found, choice.weights)
+    is_short = choice.weights is Weights.SHORT
     counts = {
         "filled": found.size[0] * found.size[1],
         "fill_row": found.size[0],
@@ -163,16 +184,63 @@ def work(found: Layer, choice: Tile) -> Work:
         f"output.s{found.stride}": outputs,
         f"tap.s{found.stride}": outputs * found.kernel[0] * found.kernel[1],
         f"row_tap.s{found.stride}": found.out[0] * found.kernel[0] * found.kernel[1],
-        **common.epilogue_counts(outputs, found.weighted.epilogue),
+        **common.epilogue_counts(outputs, kernel.epilogue),
     }
+    if is_short:
+        counts["expanded"] = _EXPANSION_CYCLES * kernel.table_words
     counts = {name: float(count) for name, count in counts.items() if count}
     return Work(
         counts=costs.times(found.batch * found.channels, counts),
-        flash_bytes=4 * _kernel(found).table_words * found.channels,
+        flash_bytes=2 * _stored_halves(found) * found.channels + _EXPANSION_BYTES
+        if is_short
+        else 4 * kernel.table_words * found.channels,
     )
 
 
-def _kernel(found: Layer) -> depthwise.Plane:
+def _stored_halves(found: Layer) -> int:
+    """A channel with taps as bytes: bias and multiplier, then taps, right shift and the residue of the addend."""
+    taps = found.kernel[0] * found.kernel[1]
+    return 4 + (taps + 2 + 2 * _has_residues(found)) // 2
+
+
+@lru_cache(maxsize=512)
+def _residues(found: Layer) -> tuple[int, ...]:
+    """How far each channel's addend is from what its right shift and the zero point imply."""
+    constants, _ = common.formed(found.weighted, Weights.SHORT)
+    point = found.weighted.zero_point_out
+    return tuple(
+        c.addend - ((2 * point + 1) << (c.right_shift - 1) if c.right_shift else point) for c in constants.channels
+    )
+
+
+def _has_residues(found: Layer) -> bool:
+    return any(_residues(found))
+
+
+@lru_cache(maxsize=512)
+def _bytes(found: Layer) -> NDArray[np.uint16] | None:
+    """The table with taps as bytes; None where a channel's addend is too far from what its shift implies.
+
+    te_depthwise_words in helpers.c.j2 makes of each channel what assembly.depthwise.pack makes.
+    """
+    taps = found.kernel[0] * found.kernel[1]
+    layer, _ = common.formed(found.weighted, Weights.SHORT)
+    channels = []
+    for c, (constants, residue) in enumerate(zip(layer.channels, _residues(found), strict=True)):
+        if not -(1 << 15) <= residue < 1 << 15:
+            return None
+        head = np.array([2 * int(layer.bias[c]), constants.multiplier], dtype=np.int64).astype("<u4")
+        tail = np.zeros(2 * (_stored_halves(found) - 4), dtype=np.uint8)
+        tail[:taps] = found.weights[:, :, c].reshape(-1).astype(np.int8).view(np.uint8)
+        tail[taps] = constants.right_shift
+        if _has_residues(found):
+            tail[taps + 1 : taps + 3] = (residue & 0xFF, residue >> 8 & 0xFF)
+        channels += [head.view("<u2"), tail.view("<u2")]
+    return np.concatenate(channels).astype(np.uint16)
+
+
+def _kernel(found: Layer, weights: Weights = Weights.HALVES) -> depthwise.Plane:
+    constants, _ = common.formed(found.weighted, weights)
     return depthwise.Plane(
         kernel=found.kernel,
         stride=found.stride,
@@ -180,11 +248,12 @@ def _kernel(found: Layer) -> depthwise.Plane:
         row_bytes=2 * found.plane_columns,
         out_step_bytes=found.out_steps[1],
         out_row_bytes=found.out_steps[0],
-        epilogue=found.weighted.epilogue,
+        epilogue=constants.epilogue,
+        **({} if weights is Weights.HALVES else {"most_unrolled": depthwise.SHORT_COLUMNS}),
     )
 
 
-def _fill(found: Layer, plane_rows: int) -> widen.PlaneFill:
+def _fill(found: Layer, plane_rows: int, weights: Weights = Weights.HALVES) -> widen.PlaneFill:
     return widen.PlaneFill(
         columns=found.size[1],
         pixel_bytes=found.in_steps[1],
@@ -192,6 +261,7 @@ def _fill(found: Layer, plane_rows: int) -> widen.PlaneFill:
         plane_row_bytes=2 * found.plane_columns,
         plane_bytes=2 * plane_rows * found.plane_columns,
         odd=found.before[1] % 2 == 1,
+        **({} if weights is Weights.HALVES else {"most_pairs": _SHORT_PAIRS}),
     )
 
 
@@ -199,7 +269,9 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DepthwiseParameters]:
     """Everything for a choice."""
     band = min(choice.band, found.out[0])
     rows = _plane_rows(found, band)
-    kernel = _kernel(found)
+    kernel = _kernel(found, choice.weights)
+    stored = _bytes(found) if choice.weights is Weights.SHORT else None
+    starts = [low for low, _ in kernel.pairs]
     kh, kw = found.kernel
     return Plan(
         parameters=DepthwiseParameters(
@@ -217,6 +289,12 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DepthwiseParameters]:
             band=band,
             out_height=found.out[0],
             table_words=kernel.table_words,
+            stored_halves=0 if stored is None else _stored_halves(found),
+            residues=_has_residues(found),
+            kernel_columns=kw,
+            even_words=sum(s % 2 == 0 for s in starts),
+            odd_words=sum(s % 2 for s in starts),
+            point=found.weighted.zero_point_out,
             pad=(found.weighted.zero_point & 0xFFFF) * 0x10001,
             in_bytes=found.size[0] * found.size[1] * found.channels,
             out_bytes=found.out[0] * found.out[1] * found.channels,
@@ -228,7 +306,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DepthwiseParameters]:
                 prototype=f"void {common.PLACEHOLDER}(const int8_t *in, int16_t *plane, uint32_t rows);",
                 text=widen.render_planes(
                     common.PLACEHOLDER,
-                    _fill(found, rows),
+                    _fill(found, rows, choice.weights),
                     core,
                     f"4 channels of {found.channels} into int16 planes, {found.size[1]} columns",
                 ),
@@ -248,5 +326,8 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DepthwiseParameters]:
                 ),
             ),
         ),
-        table=depthwise.pack(kernel, found.weights, found.weighted.bias, found.weighted.channels),
+        table=depthwise.pack(kernel, found.weights, found.weighted.bias, found.weighted.channels)
+        if stored is None
+        else stored,
+        variant=common.VARIANTS[choice.weights],
     )

@@ -18,6 +18,7 @@ from tinyengine.kernels.tiling import Tile, Weights
 
 _BAND_PIXELS = (256, 192, 144, 96, 72, 48, 36, 24, 16, 12, 8, 4)
 _MOST_UNROLLED_WORDS = 64
+_MOST_SHORT_WORDS = 12
 _LEAST_LOOPED_WORDS = 8
 
 
@@ -85,14 +86,15 @@ def work(found: Layer, choice: Tile) -> Work:
     """Widening and tiles of every band."""
     bands = _bands(found, choice)
     counts: dict[str, float] = {"widened": found.pixels * found.depth, "band": sum(n for n, _ in bands)}
+    code = {}
     for count, pixels in bands:
         row = _row(found, pixels, choice.weights)
         kernel = _kernel(found, row.pixels, choice.weights)
         one = common.row_counts(row, kernel, found.channels, choice.weights)
         counts = costs.total((counts, costs.times(count, one)))
-    kernel = _kernel(found, 1, choice.weights)
-    code = common.code_bytes(_kernel(found, min(choice.weights.most_pixels, found.pixels), choice.weights))
-    return Work(counts=counts, flash_bytes=4 * kernel.block_words * ((found.channels + 1) // 2) + code)
+        code[row.pixels] = common.code_bytes(kernel)
+    table = 4 * _kernel(found, 1, choice.weights).block_words * ((found.channels + 1) // 2)
+    return Work(counts=counts, flash_bytes=table + sum(code.values()))
 
 
 def _bands(found: Layer, choice: Tile) -> tuple[tuple[int, int], ...]:
@@ -105,33 +107,35 @@ def _bands(found: Layer, choice: Tile) -> tuple[tuple[int, int], ...]:
 def _window(depth: int, weights: Weights) -> tile.Window:
     words = depth // 2
     divisors = [p for p in range(1, words + 1) if words % p == 0]
-    # A pass has some words at least: a depth without useful divisors takes longer passes, or one.
-    passes = next(
-        (
-            p
-            for most in (
-                *((16,) if weights is Weights.SHORT else ()),
-                _MOST_UNROLLED_WORDS,
-                2 * _MOST_UNROLLED_WORDS,
-            )
-            for p in divisors
-            if words // p <= most and (p == 1 or words // p >= _LEAST_LOOPED_WORDS)
-        ),
-        1,
-    )
+    if weights is Weights.SHORT:
+        # Short at any price, but for a prime number of words.
+        passes = next((p for p in divisors if 2 <= words // p <= _MOST_SHORT_WORDS), 1)
+    else:
+        # A pass has some words at least: a depth without useful divisors takes longer passes, or one.
+        passes = next(
+            (
+                p
+                for most in (_MOST_UNROLLED_WORDS, 2 * _MOST_UNROLLED_WORDS)
+                for p in divisors
+                if words // p <= most and (p == 1 or words // p >= _LEAST_LOOPED_WORDS)
+            ),
+            1,
+        )
     run = words // passes
     return tile.Window(offsets_bytes=tuple(range(0, 4 * run, 4)), passes=passes, step_bytes=4 * run)
 
 
 def _kernel(found: Layer, pixels: int, weights: Weights = Weights.HALVES) -> tile.Tile:
+    constants, packed_point = common.formed(found.weighted, weights)
     return tile.Tile(
         window=_window(found.depth, weights),
         pixel_offsets_bytes=tuple(2 * found.depth * p for p in range(pixels)),
         out_offsets_bytes=tuple(found.channels * p for p in range(pixels)),
         tile_step_bytes=2 * found.depth * pixels,
         out_step_bytes=found.channels * pixels,
-        epilogue=found.weighted.epilogue,
+        epilogue=constants.epilogue,
         byte_weights=weights is not Weights.HALVES,
+        packed_point=packed_point,
     )
 
 
@@ -182,11 +186,12 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
         )
     index = common.paired(found.channels)
     weights = common.reorder(found.weighted.weights.reshape(found.channels, -1), order)
+    constants, _ = common.formed(found.weighted, choice.weights)
     table = tile.pack(
         _kernel(found, 1, choice.weights),
         weights[index],
-        found.weighted.bias[index],
-        [found.weighted.channels[c] for c in index],
+        constants.bias[index],
+        [constants.channels[c] for c in index],
     )
     return Plan(
         parameters=PointwiseParameters(depth=found.depth, channels=found.channels, bands=tuple(parts)),
