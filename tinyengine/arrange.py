@@ -39,6 +39,8 @@ _ATTEMPTS = 10
 """Cuts that are planned, at most."""
 _QUICK_ROUNDS = 40
 """Of the planner's improvement, for an attempt."""
+_FLASH_SLACK = 1.005
+"""What `flash` gives away for memory, relative to the smallest tables."""
 _LATENCY_SLACK = 1.002
 """Cycles `latency` gives away for memory, relative to the fastest kernels: within the estimates' noise."""
 
@@ -143,10 +145,19 @@ def best(options: Options, preferences: Preferences, price: float, *, quick: boo
     slowest = _slowest(options, bounds[-1], preferences.optimize, price)
     found: list[Arrangement] = []
     start = bounds[0] if slowest == inf else options.smallest(bounds, slowest, price)
+    dearest = inf
+    if preferences.optimize is Optimize.FLASH:
+        # Flash first: of the bounds under which nothing makes tables larger, the smallest.
+        slowest, dearest = inf, _FLASH_SLACK * sum(way.cost(price) for way in options.cut(bounds[-1], price))
+        start = options.smallest(bounds, dearest, price, byte_price=price)
     for bound in _attempts(options, bounds[bounds.index(start) :], price, 1 if quick else _ATTEMPTS):
         if found and bound >= min(a.plan.arena_bytes for a in found):
             break
-        found += [a for a in _arrangements(options, bound, price, quick=quick) if a.cycles <= slowest]
+        found += [
+            a
+            for a in _arrangements(options, bound, price, quick=quick)
+            if a.cycles <= slowest and a.cost(price) <= dearest
+        ]
     return min(found, key=lambda a: (a.plan.arena_bytes, a.cost(price)))
 
 

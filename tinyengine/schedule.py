@@ -251,12 +251,15 @@ class Options:
             )
         return best
 
-    def smallest(self, bounds: list[int], slowest: float, price: float) -> int:
-        """The smallest bound with at most `slowest` cycles; more room never costs much, so halving finds it."""
+    def smallest(self, bounds: list[int], most: float, price: float, *, byte_price: float = 0.0) -> int:
+        """The smallest bound with at most `most` cycles, a byte of flash counting as `byte_price` of them.
+
+        More room never costs much, so halving finds it.
+        """
         low, high = 0, len(bounds) - 1
         while low < high:
             middle = (low + high) // 2
-            if self.cycles(self.cut(bounds[middle], price)) <= slowest:
+            if sum(way.cost(byte_price) for way in self.cut(bounds[middle], price)) <= most:
                 high = middle
             else:
                 low = middle + 1
