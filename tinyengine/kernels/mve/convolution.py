@@ -114,17 +114,26 @@ def layer(graph: Graph, node: Node, requant: Requant) -> Layer | str:
     return "operands lie too far apart"
 
 
-def _window(found: Layer) -> matrix.Window | None:
+def _window(found: Layer, spacing_bytes: int = 0) -> matrix.Window | None:
     if found.source is Source.WINDOWS:
         w = found.windows
         return matrix.window([(0, w.bytes)], w.pitch_bytes, True, slack=True)
     step = found.depth if found.source is Source.PIXELS else found.stride[1] * found.depth
     aligned = found.depth % 4 == 0
     # A padded band has a chunk to spare behind it.
-    return matrix.window(found.runs, step, aligned, slack=False)
+    return matrix.window(found.runs, step, aligned, slack=False, spacing_bytes=spacing_bytes)
 
 
 def _tile(found: Layer, pixels: int) -> matrix.Tile:
+    taps = found.runs[0][1] // found.depth
+    if found.source in (Source.MAP, Source.PADDED) and found.depth % CHUNK_BYTES == 0 and taps in (2, 3):
+        shared = _window(found, found.depth)
+        assert shared is not None, "whole chunks have a window"
+        tile = matrix.Tile(
+            window=shared, pixels=pixels, channels=found.channels, form=found.scaled.form, shared=taps
+        )
+        if not tile.refusal():
+            return tile
     window = _window(found)
     assert window is not None, "asked for a layer that is taken"
     return matrix.Tile(window=window, pixels=pixels, channels=found.channels, form=found.scaled.form)

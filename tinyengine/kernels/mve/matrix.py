@@ -2,7 +2,8 @@
 
 A pixel's operands are chunks of 16 bytes at fixed offsets from its first byte. One channel at a time for a single
 chunk, whose pixels then stay in registers; else two, whose eight sums take all even registers. Sums of four
-pixels are one vector, four channels make sixteen bytes, four of each pixel.
+pixels are one vector, four channels make sixteen bytes, four of each pixel. Where windows overlap, chunks that
+neighbours share are loaded once: the weights of up to three taps are there at the same time.
 """
 
 from __future__ import annotations
@@ -50,11 +51,14 @@ class Window:
         return 508 if self.aligned else 127
 
 
-def window(runs: Sequence[tuple[int, int]], step_bytes: int, aligned: bool, *, slack: bool) -> Window | None:
+def window(
+    runs: Sequence[tuple[int, int]], step_bytes: int, aligned: bool, *, slack: bool, spacing_bytes: int = 0
+) -> Window | None:
     """Chunks that cover runs of (offset, length) bytes; None where one is shorter than a chunk.
 
     Args:
         slack: bytes after a run may be read; else a run's last chunk starts within the one before.
+        spacing_bytes: chunks so far apart follow each other, for tiles that share them; 0 leaves them in order.
     """
     chunks: list[int] = []
     taps: list[tuple[int, ...]] = []
@@ -67,6 +71,12 @@ def window(runs: Sequence[tuple[int, int]], step_bytes: int, aligned: bool, *, s
             chunks.append(start + begin)
             taps.append(tuple(first + b if at <= b < length else -1 for b in range(begin, begin + CHUNK_BYTES)))
         first += length
+    if spacing_bytes:
+        starts = [start for start, length in runs for _ in range(0, length, CHUNK_BYTES)]
+        order = sorted(
+            range(len(chunks)), key=lambda i: (starts[i], (chunks[i] - starts[i]) % spacing_bytes, chunks[i])
+        )
+        chunks, taps = [chunks[i] for i in order], [taps[i] for i in order]
     only = runs[0][1] if not slack and runs[0][1] < CHUNK_BYTES else 0
     is_aligned = aligned and step_bytes % 4 == 0 and all(c % 4 == 0 for c in chunks) and not only
     return Window(
@@ -76,12 +86,17 @@ def window(runs: Sequence[tuple[int, int]], step_bytes: int, aligned: bool, *, s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """A function that computes tiles of neighbours on a row: (x, table, y, tiles)."""
+    """A function that computes tiles of neighbours on a row: (x, table, y, tiles).
+
+    Args:
+        shared: how many chunks in a row have operands in common between pixels; 1 for none.
+    """
 
     window: Window
     pixels: int
     channels: int
     form: Form
+    shared: int = 1
 
     @property
     def pointers(self) -> tuple[int, ...]:
@@ -104,6 +119,8 @@ class Tile:
         """Why there is no such function; empty where there is."""
         if len(self.pointers) > len(_POINTERS):
             return "operands lie too far apart"
+        if self.shared > 1 and len(self.pointers) == len(_POINTERS):
+            return "no register is left for shared chunks"
         if len(self.window.chunks) > MOST_CHUNKS:
             return "too many products an output"
         if (PIXELS - 1) * self.channels + BLOCK_CHANNELS > _MOST_STORE_OFFSET:
@@ -118,14 +135,26 @@ class Tile:
     @property
     def label(self) -> str:
         """For its name."""
-        return f"tile_{self.pixels}x{self.channels}_k{len(self.window.chunks)}"
+        shared = f"s{self.shared}" if self.shared > 1 else ""
+        return f"tile_{self.pixels}x{self.channels}_k{len(self.window.chunks)}{shared}"
+
+    def addresses(self, first: int) -> tuple[int, ...]:
+        """Of the operands that `shared` chunks from `first` on take, each once."""
+        group = self.window.chunks[first : first + self.shared]
+        return tuple(sorted({p * self.window.step_bytes + c for p in range(self.pixels) for c in group}))
+
+    @property
+    def channel_order(self) -> tuple[int, ...]:
+        """In which order a block's channels are computed."""
+        return (0, 2, 1, 3) if self.shared > 1 else (0, 1, 2, 3)
 
     @property
     def instructions(self) -> float:
         """Of one tile, for choosing."""
         n = len(self.window.chunks)
         blocks = -(-self.channels // BLOCK_CHANNELS)
-        a_channel = 1 + self.pixels if self.single else n * (1 + self.pixels / 2 + self.pixels)
+        loads = sum(len(self.addresses(first)) for first in range(0, n, self.shared))
+        a_channel = 1 + self.pixels if self.single else n * (1 + self.pixels) + loads / 2 + (self.shared > 1) / 2
         return blocks * (4 * (a_channel + 2 + 3 + 1 + 3 * self.form.kinked) + 8) + 12
 
 
@@ -148,9 +177,11 @@ def pack(tile: Tile, weights: Integers, constants: NDArray[np.uint32]) -> NDArra
     chunks = padded[:, np.array(tile.window.taps)]  # (channels, chunks, 16); tap -1 is the column of zeros
     together = 1 if tile.single else 2
     parts = []
-    for c in range(0, len(padded), together):
-        group = np.ascontiguousarray(chunks[c : c + together].transpose(1, 0, 2))
-        parts += [group.reshape(-1).view(np.uint32), words[c : c + together].reshape(-1)]
+    order = [block + c for block in range(0, len(padded), BLOCK_CHANNELS) for c in tile.channel_order]
+    for first in range(0, len(order), together):
+        some = order[first : first + together]
+        group = np.ascontiguousarray(chunks[some].transpose(1, 0, 2))
+        parts += [group.reshape(-1).view(np.uint32), words[some].reshape(-1)]
     return np.concatenate(parts).astype(np.uint32)
 
 
@@ -167,6 +198,9 @@ class _Writer:
         free = ["q4", "q5", "q6", "q7"] if tile.single else ["q6", "q7"]
         if self._form.once:
             free.append(self._power)
+        if tile.shared > 1:
+            # Six registers of weights and an operand leave one for the outputs of the first two channels.
+            self._even, self._odd, self._power, free = "q7", "q3", "q2", []
         operands = [(p, c) for p in range(tile.pixels) for c in range(n)]
         order = sorted(operands, key=lambda o: o[1])
         self._kept = dict(zip(order, free, strict=False))
@@ -188,7 +222,10 @@ class _Writer:
             t.constant("r6", tile.channels)
             t("vmul.i32 q0, q0, r6")
             t(f"vstrw.32 q0, [sp, #{_OFFSETS}]", "where the pixels' outputs lie")
-        self._form.prepare(t, self._power, "r4")
+        if tile.shared == 1:
+            self._form.prepare(t, self._power, "r4")
+        elif not self._form.once:
+            t.constant(_POINTERS[-1], 1 << self._form.left_shift, "2^k")
         top = t.label()
         self._keep()
         t(f"ldr r9, [sp, #{_START}]")
@@ -197,7 +234,10 @@ class _Writer:
             t("dls lr, lr")
         block = t.label()
         for first in range(0, BLOCK_CHANNELS, 1 if tile.single else 2):
-            self._products()
+            if tile.shared > 1:
+                self._shared_products()
+            else:
+                self._products()
             self._narrow(first)
         self._store()
         if tile.single:
@@ -254,6 +294,32 @@ class _Writer:
                 for c in range(together):
                     t(f"vmladav{accumulate}.s8 {_SUMS[c][pixel]}, {x}, q{c}")
 
+    def _shared_products(self) -> None:
+        """As `_products`, with the weights of several chunks at a time."""
+        t, tile = self._t, self._tile
+        step, chunks = self._window.step_bytes, self._window.chunks
+        for first in range(0, len(chunks), tile.shared):
+            for n in range(tile.shared):
+                for c in range(2):
+                    t(f"vldrw.u32 q{2 * n + c}, [r9], #16", f"weights, chunk {first + n}")
+            for address in tile.addresses(first):
+                users = [
+                    (p, n)
+                    for p in range(tile.pixels)
+                    for n in range(tile.shared)
+                    if p * step + chunks[first + n] == address
+                ]
+                pixel, n = users[0]
+                t(
+                    self._operand(pixel, first + n).format("q6"),
+                    f"for pixels {', '.join(str(p) for p, _ in users)}",
+                )
+                for pixel, n in users:
+                    # Operands come in the order of addresses: a pixel's first is that of the first chunk.
+                    accumulate = "a" if first + n else ""
+                    for c in range(2):
+                        t(f"vmladav{accumulate}.s8 {_SUMS[c][pixel]}, q6, q{2 * n + c}")
+
     def _narrow(self, first: int) -> None:
         """Sums of the channels `first`... into their halves of the block's registers."""
         t = self._t
@@ -261,10 +327,12 @@ class _Writer:
         for c in range(together):
             a, b, d, e = _SUMS[c]
             # The assembler names the upper lane first, but its register last.
-            t(f"vmov q{c}[2], q{c}[0], {a}, {d}", f"channel {first + c}")
+            t(f"vmov q{c}[2], q{c}[0], {a}, {d}", f"channel {self._tile.channel_order[first + c]}")
             t(f"vmov q{c}[3], q{c}[1], {b}, {e}")
+        if self._tile.shared > 1 and not self._form.once:
+            t(f"vdup.32 {self._power}, {_POINTERS[-1]}", "2^k")
         for c in range(together):
-            channel = first + c
+            channel = self._tile.channel_order[first + c]
             self._form.load(t, "r9")
             self._form.scale(t, f"q{c}", self._power)
             self._form.narrow(t, self._even if channel % 2 == 0 else self._odd, f"q{c}", top=channel >= 2)

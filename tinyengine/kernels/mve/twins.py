@@ -57,6 +57,7 @@ def tile(found: Tile) -> str:
 void {PLACEHOLDER}(const int8_t *x, const uint32_t *table, int8_t *y, uint32_t tiles)
 {{
     static const int32_t chunks[] = {_integers(w.chunks)};
+    static const int32_t order[] = {_integers(found.channel_order)};
     for (; tiles > 0; tiles--) {{
         const uint32_t *at = table;
         for (int c = 0; c < {blocks_of(found.channels) * BLOCK_CHANNELS}; c += {together}) {{
@@ -71,8 +72,9 @@ void {PLACEHOLDER}(const int8_t *x, const uint32_t *table, int8_t *y, uint32_t t
                 }}
             }}
             for (int j = 0; j < {together}; j++, at += {found.form.words}) {{
-                for (int p = 0; p < {found.pixels} && c + j < {found.channels}; p++) {{
-                    y[p * {found.channels} + c + j] = {PLACEHOLDER}_scale(sums[j][p], at, 1);
+                const int channel = (c & ~3) + order[(c & 3) + j];
+                for (int p = 0; p < {found.pixels} && channel < {found.channels}; p++) {{
+                    y[p * {found.channels} + channel] = {PLACEHOLDER}_scale(sums[j][p], at, 1);
                 }}
             }}
         }}
