@@ -40,7 +40,7 @@ ATTEMPTS = 2
 _RETRIED = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT})
 _OVERFLOWS = frozenset({Outcome.ARENA_OVERFLOW, Outcome.FLASH_OVERFLOW})
 _WAIT_SLICE_S = 0.1
-_SOURCE_SUFFIXES = frozenset({".py", ".c", ".h", ".S", ".j2", ".yaml"})
+_SOURCE_SUFFIXES = frozenset({".py", ".c", ".h", ".S", ".j2", ".yaml", ".json"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -198,7 +198,7 @@ class Point:
 
     Args:
         arena_bytes: planned; given as the limit, it leads here again.
-        cycles: estimated for a Cortex-M4 (other cores are priced in proportion), not measured.
+        cycles: estimated for the core without wait states, not measured.
         flash_bytes: estimated.
         fused: steps that compute several layers.
         patches: the grid of the first layers, empty without one.

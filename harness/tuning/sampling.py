@@ -62,18 +62,20 @@ def sheets(found: Sequence[Sample], chip: Chip, memory: Memory) -> Iterator[tupl
     """The samples in groups that fit the chip, neighbours together.
 
     Where memories differ in speed, only the first one for the arena is used: a network's arena lies there, too.
-    Inputs count twice: the board keeps a copy for each run.
+    Behind it, wherever there is room, the board keeps a copy of the inputs for each run.
     """
     cached = chip.caches.dcache_bytes > 0 and memory is Memory.CHIP
     arena = chip.placement.arena
-    room = (chip.memory(arena[0][0]) if cached else chip.span(arena[-1])).bytes - _KEPT_FREE_BYTES
+    room_all = chip.span(arena[-1]).bytes - _KEPT_FREE_BYTES
+    room = chip.memory(arena[0][0]).bytes - _KEPT_FREE_BYTES if cached else room_all
     room_flash = chip.flash_bytes // 2
     group: list[Sample] = []
     for sample in found:
         trial = [*group, sample]
         if group and (
             len(trial) > MOST_SAMPLES
-            or _ram_bytes(trial) > room
+            or _arena_bytes(trial) > room
+            or _arena_bytes(trial) + _input_bytes(trial) > room_all
             or sum(s.way.price.flash_bytes for s in trial) > room_flash
         ):
             yield tuple(group)
@@ -83,12 +85,16 @@ def sheets(found: Sequence[Sample], chip: Chip, memory: Memory) -> Iterator[tupl
         yield tuple(group)
 
 
-def _ram_bytes(group: Sequence[Sample]) -> int:
+def _input_bytes(group: Sequence[Sample]) -> int:
     inputs: dict[tuple[int, TensorId], int] = {
         (id(s.graph), t): s.graph.tensors[t].size_bytes for s in group for t in s.reads
     }
+    return sum(inputs.values())
+
+
+def _arena_bytes(group: Sequence[Sample]) -> int:
     outputs = sum(s.output.size_bytes for s in group)
-    return 2 * sum(inputs.values()) + outputs + max(s.way.scratch_bytes for s in group)
+    return _input_bytes(group) + outputs + max(s.way.scratch_bytes for s in group)
 
 
 @dataclass(slots=True)

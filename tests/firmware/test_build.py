@@ -18,8 +18,12 @@ from harness.boards import ClockSource
 from harness.build import STACK_RESERVE_BYTES, BuildPlan, Image, WeightUse, build
 from harness.chips import UartPins, chip_names, load_chip
 from harness.errors import ArenaOverflow, BuildFailed, ConfigError, FlashOverflow, MissingTool
+from harness.placement import layer_uses, symbol_bytes
 from harness.toolchain import Toolchain, find_toolchain
 from tests.firmware.tiny_model import ARENA_BYTES, tiny_sources
+from tinyengine import zoo
+from tinyengine.compile import CompileOptions, compile_graph
+from tinyengine.kernels.catalogue import Target
 from tinyengine.sources import SourceFile, Sources
 
 GUARD_BYTES = 256
@@ -139,6 +143,23 @@ def test_hot_weights_lie_in_the_itcm_and_their_image_in_flash(
         assert hot is not None and hot.data()[:2] == b"\x01\x00"
         loads = sorted((s["p_paddr"], s["p_filesz"]) for s in parsed.iter_segments() if s["p_filesz"])
     assert all(low + size <= high for (low, size), (high, _) in pairwise(loads)), "no flash is written twice"
+
+
+def test_hot_functions_run_in_the_itcm_and_are_reached_from_flash(toolchain: Toolchain, cache: Path) -> None:
+    """What tuning asks for, in its order; BL cannot reach so far, the linker's veneers do."""
+    compiled = compile_graph(zoo.load("ds-cnn"), CompileOptions(target=Target.M7))
+    sizes = symbol_bytes(compiled.sources)
+    used = layer_uses(compiled)[2]
+    wanted = (*used.functions, *used.constants, "te_no_such_thing")
+    image = build(replace(plan(toolchain, "stm32f746", compiled.sources), hot=wanted), cache_dir=cache)
+    itcm, at = load_chip("stm32f746").memory("itcm"), symbols(image)
+    for name in wanted[:-1]:
+        assert itcm.base < at[name] < itcm.end
+    exact = sum(sizes[name] for name in wanted[:-1])
+    assert exact - 64 <= image.hot_bytes <= exact + 16 * len(wanted), "functions are counted at their widest"
+    assert any("veneer" in name for name in at)
+    none = build(replace(plan(toolchain, "stm32f746", compiled.sources), hot=()), cache_dir=cache)
+    assert none.hot_bytes == 0
 
 
 def test_weights_that_do_not_fit_the_itcm_stay_in_flash(toolchain: Toolchain, cache: Path) -> None:

@@ -19,10 +19,11 @@ from harness.evidence import Evidence
 from harness.job import Job, JobOptions, Memory, compile_options
 from harness.models import resolve
 from harness.paths import default_boards_file
+from harness.placement import LayerUse
 from harness.row import LayerRow, Row
 from harness.runner import Runner
 from harness.session import Request
-from harness.tuning import fit, record, sampling
+from harness.tuning import fit, placing, record, sampling
 from harness.tuning.bench import Bench, GaveUp, Step
 from harness.tuning.fit import Point
 from harness.tuning.readings import Reading, Readings, Verdict, kernels_digest, kind_of
@@ -162,6 +163,54 @@ def test_sheets_fit_their_memory() -> None:
         groups = list(sampling.sheets(found, chip, memory))
         assert [s for g in groups for s in g] == list(found)
         assert all(len(g) <= sampling.MOST_SAMPLES for g in groups)
+
+
+def use(index: int, constants: str, functions: str) -> LayerUse:
+    return LayerUse(index=index, macs=1, constants=tuple(constants.split()), functions=tuple(functions.split()))
+
+
+USES = (use(0, "t0", "f"), use(1, "t1 t2", "f g"), use(2, "big", "g"))
+SIZES = {"t0": 100, "t1": 40, "t2": 10, "f": 64, "g": 30, "big": 900}
+
+
+def test_items_are_weights_of_a_layer_and_functions_that_fit() -> None:
+    found = {i.symbols: (i.layers, i.size_bytes) for i in placing.items(USES, SIZES, 500)}
+    assert found == {
+        ("t0",): (frozenset({0}), 112),
+        ("t1", "t2"): (frozenset({1}), 64),
+        ("f",): (frozenset({0, 1}), 64),
+        ("g",): (frozenset({1, 2}), 32),
+    }
+    groups = placing.trials(placing.items(USES, SIZES, 500), 500)
+    for group in groups:
+        assert sum(i.size_bytes for i in group) <= 500
+        assert sum(len(i.layers) for i in group) == len(frozenset().union(*(i.layers for i in group)))
+    assert sum(len(g) for g in groups) == 4
+
+
+def test_fast_memory_takes_what_gains_most_a_byte() -> None:
+    """A made-up board on which f saves 500 cycles, t0 200, and g costs 100."""
+    saved = {"f": {0: 200, 1: 300}, "t0": {0: 200}, "g": {1: -50, 2: -50}}
+    asked: list[tuple[str, ...] | None] = []
+
+    def run(hot: tuple[str, ...] | None) -> placing.Placed:
+        asked.append(hot)
+        layers = [1000, 1000, 1000]
+        for name in hot if hot is not None else ("t0",):
+            for layer, cycles in saved.get(name, {}).items():
+                layers[layer] -= cycles
+        return placing.Placed(hot=hot, cycles=sum(layers), layers=tuple(layers))
+
+    found = placing.place(USES, SIZES, 200, run, lambda *_: None)
+    assert [(p.hot, p.cycles) for p in found] == [(("f", "t0"), 2300), (None, 2800), ((), 3000)]
+    assert asked[0] == ()
+    # Where the build's own choice is as good, no record is needed.
+    saved.clear()
+    assert placing.place(USES, SIZES, 200, run, lambda *_: None)[0].hot is None
+
+
+def test_a_board_that_fails_places_nothing() -> None:
+    assert placing.place(USES, SIZES, 200, lambda _: None, lambda *_: None) == ()
 
 
 def test_layers_that_share_a_value_share_the_input() -> None:
