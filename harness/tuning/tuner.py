@@ -109,7 +109,6 @@ class Tuner:
         )
         names = {s.name for s in wanted} | set(self._picked(plain, options))
         bench.measure([ways[n] for n in ways if n in names])
-        tuned = self._search(graph, options, ways, bench)
 
         default = self._run(source, graph, plain, options)
         if default is None:
@@ -122,7 +121,7 @@ class Tuner:
         for limit in dict.fromkeys(limits):
             limited = replace(options, sram_limit_bytes=limit)
             try:
-                found = tuned if limit == options.sram_limit_bytes else self._search(graph, limited, ways, bench)
+                found = self._search(graph, limited, ways, bench)
             except PlanError:
                 continue  # measured prices may lead to no plan within a limit that estimates met
             if any(r.compiled.sources.digest() == found.sources.digest() for r in runs):
