@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import replace
 from enum import Enum
+from functools import lru_cache
 from math import sqrt
 
 import numpy as np
@@ -149,9 +150,7 @@ class _Builder:
         """Weights and bias; a channel an entry of `axis`, or one scale for all."""
         channels = shape[0 if axis is None else axis]
         fan_in = int(np.prod(shape)) // channels
-        scales = _scales(fan_in) * (1 if axis is None else channels)
-        bias_scales = tuple(_SCALE * s for s in scales)
-        zeros = (0,) * len(scales)
+        of_weights, of_bias = _quantization(channels if axis is not None else 1, fan_in, axis)
         if self._weights is Weights.SHAPES:
             values: ir.Array = np.broadcast_to(np.int8(1), shape)
             bias: ir.Array = np.broadcast_to(np.int32(1), (channels,))
@@ -163,7 +162,7 @@ class _Builder:
                     name=f"{name}/weights",
                     shape=shape,
                     dtype=ir.DType.INT8,
-                    quant=ir.QuantParams(scales=scales, zero_points=zeros, axis=axis),
+                    quant=of_weights,
                     data=values,
                 )
             ),
@@ -172,7 +171,7 @@ class _Builder:
                     name=f"{name}/bias",
                     shape=(channels,),
                     dtype=ir.DType.INT32,
-                    quant=ir.QuantParams(scales=bias_scales, zero_points=zeros, axis=None if axis is None else 0),
+                    quant=of_bias,
                     data=bias,
                 )
             ),
@@ -181,6 +180,18 @@ class _Builder:
     def _keep(self, tensor: ir.Tensor) -> ir.TensorId:
         self._tensors.append(tensor)
         return len(self._tensors) - 1
+
+
+@lru_cache(maxsize=4096)
+def _quantization(count: int, fan_in: int, axis: int | None) -> tuple[ir.QuantParams, ir.QuantParams]:
+    """Of weights and bias, `count` scales each."""
+    scales, zeros = _scales(fan_in) * count, (0,) * count
+    return (
+        ir.QuantParams(scales=scales, zero_points=zeros, axis=axis),
+        ir.QuantParams(
+            scales=tuple(_SCALE * s for s in scales), zero_points=zeros, axis=None if axis is None else 0
+        ),
+    )
 
 
 def _scales(fan_in: int) -> tuple[float]:

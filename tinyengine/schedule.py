@@ -162,6 +162,10 @@ class Options:
         self.measured = measured
         self.flow = dataflow(graph)
         self._buffers = lifetimes.buffers(graph, self.flow, outside=outside)
+        self._alive: list[list[Buffer]] = [[] for _ in self.flow.steps]
+        for buffer in self._buffers:
+            for alive in self._alive[buffer.first : buffer.last + 1]:
+                alive.append(buffer)
         self._kept = {self.flow.storage[t] for t in graph.outputs}
         self._spans: dict[tuple[int, int, tuple[Rolling, ...]], int] = {}
         self.ways: list[list[Way]] = []
@@ -211,7 +215,7 @@ class Options:
     def _span(self, index: int, last: int, step: Step, rollings: tuple[Rolling, ...]) -> int:
         """What a way of the steps from `index` to `last` needs besides its working memory."""
         inside = {f"t{t}" for s in self.flow.steps[index:last] for t in s.writes}
-        live = {b.key: b for b in self._buffers if b.first <= last and b.last >= index and b.key not in inside}
+        live = {b.key: b for alive in self._alive[index : last + 1] for b in alive if b.key not in inside}
         total = sum(_aligned(b) for b in live.values())
         if step.node is None or len(step.writes) != 1 or step.writes[0] in self.outside:
             return total
