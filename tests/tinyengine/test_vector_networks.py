@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from tests.tinyengine.random_graphs import random_graph, random_inputs
-from tests.tinyengine.test_dsp_networks import hand_picked
+from tests.tinyengine.test_dsp_networks import Layers, hand_picked
 from tests.tinyengine.vectorbuild import VectorBatch
 from tinyengine import reference
 from tinyengine.compile import Compiled, CompileOptions, compile_graph
@@ -52,6 +52,49 @@ def test_layers_around_every_tile_equal_the_reference() -> None:
 
 def test_layers_rounded_once_equal_the_reference() -> None:
     assert_equal_to_reference([g for _, g in hand_picked()][1::2], [Requant.SINGLE], seeds=(3,))
+
+
+def odd_shapes() -> Iterator[Graph]:
+    """What sixteen lanes and tiles of four do not divide: depths and channels 1 to 17, all kinds of windows."""
+    some = Layers(29)
+    for n in range(1, 18):
+        yield some.convolution((3, n % 5 + 1), n, 18 - n, (1, 1))
+        yield some.convolution((5, n), n, 0, (3, 3), padding=(1, 1, 1, 1), stride=(1 + n % 2, 1 + n % 3 // 2))
+        yield some.dense(1 + n % 2, n, 2 * n + 1)
+        yield some.sum((1, n, 3))
+    for depth, channels, kernel, stride in (
+        (16, 5, (2, 2), (1, 1)),
+        (32, 17, (3, 2), (2, 2)),
+        (16, 4, (2, 3), (1, 2)),
+        (48, 9, (3, 3), (2, 1)),
+        (17, 6, (3, 3), (1, 1)),
+        (24, 8, (1, 3), (1, 1)),
+        (64, 3, (4, 4), (3, 3)),
+        (5, 7, (7, 7), (2, 2)),
+    ):
+        height, width = kernel[0] // 2, kernel[1] // 2
+        for size in ((9, 7), (6, 13), (4, 4)):
+            padding = (height, height, width, width)
+            yield some.convolution(size, depth, channels, kernel, stride=stride, padding=padding)
+        yield some.convolution((9, 9), depth, channels, kernel, stride=stride)
+    for kernel in ((5, 5), (7, 7), (1, 5), (4, 2), (2, 1)):
+        before, left = kernel[0] // 2, kernel[1] // 2
+        padding = (before, before, left, left)
+        yield some.convolution((8, 11), 6, 0, kernel, padding=padding)
+        yield some.convolution((9, 40), 3, 0, kernel, padding=padding, stride=(2, 2))
+    yield some.convolution((3, 100), 4, 0, (3, 3), padding=(1, 1, 1, 1))
+    yield some.convolution((4, 300), 2, 0, (3, 3), padding=(1, 1, 1, 1))
+    yield some.convolution((20, 4), 300, 0, (3, 3), padding=(1, 1, 1, 1))
+
+
+def test_odd_shapes_equal_the_reference() -> None:
+    models = assert_equal_to_reference(list(odd_shapes())[::2], [Requant.EXACT], seeds=(3,))
+    assert sum("__mve" in layer.kernel for m in models for layer in m.layers) > 0.9 * len(models)
+
+
+@pytest.mark.slow
+def test_all_odd_shapes_equal_the_reference() -> None:
+    assert_equal_to_reference(list(odd_shapes()), list(Requant))
 
 
 @pytest.mark.slow

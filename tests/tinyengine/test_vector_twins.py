@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -16,24 +17,34 @@ from tinyengine.compile import Compiled, CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
-from tinyengine.kernels.dsp.common import PLACEHOLDER
-from tinyengine.schedule import Optimize
+from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly
+from tinyengine.schedule import Optimize, ScheduledStep
 from tinyengine.sources import SourceFile, Sources
+
+
+def functions(steps: Sequence[ScheduledStep]) -> Iterator[Assembly]:
+    """Every generated function of the steps, and of the patches they may consist of."""
+    for step in steps:
+        yield from step.binding.assembly
+        for kind in step.patches:
+            yield from functions(kind)
 
 
 def with_twins(compiled: Compiled) -> Compiled:
     """The same C, but plain C for the assembly."""
     if not any(f.name.endswith(".S") for f in compiled.sources.files):
         return compiled
-    names = re.findall(r"^    \.global (\w+)$", compiled.sources.text("model_kernels.S"), re.MULTILINE)
-    functions = dict.fromkeys(f for s in compiled.schedule.steps for f in s.binding.assembly)
-    assert len(names) == len({(f.label, f.text) for f in functions})
-    assert all(f.twin for f in functions)
-    twins = [
-        SourceFile(name=f"twin{n}.c", text=f"{f.prototype}\n{f.twin}".replace(PLACEHOLDER, name))
-        for n, (f, name) in enumerate(zip(functions, names, strict=True))
-    ]
-    twins = [dataclasses.replace(t, text=f"#include <stdint.h>\n{t.text}") for t in twins]
+    text = compiled.sources.text("model_kernels.S")
+    twins: list[SourceFile] = []
+    for name in re.findall(r"^    \.global (\w+)$", text, re.MULTILINE):
+        twin, prototype = next(
+            (f.twin, f.prototype)
+            for f in functions(compiled.schedule.steps)
+            if f.text.replace(PLACEHOLDER, name) in text
+        )
+        assert twin
+        body = f"#include <stdint.h>\n{prototype}\n{twin}".replace(PLACEHOLDER, name)
+        twins.append(SourceFile(name=f"twin{len(twins)}.c", text=body))
     kept = [f for f in compiled.sources.files if not f.name.endswith(".S")]
     files = tuple(sorted([*kept, *twins], key=lambda f: f.name))
     return dataclasses.replace(compiled, sources=Sources(files=files))
