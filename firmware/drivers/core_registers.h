@@ -20,6 +20,7 @@
 #define SCB_CCR 0xE000ED14u
 #define SCB_CCR_DC 16, 1
 #define SCB_CCR_IC 17, 1
+#define SCB_CCR_LOB 19, 1 /* Armv8.1-M, DDI 0553B */
 #define SCB_CFSR 0xE000ED28u
 #define SCB_HFSR 0xE000ED2Cu
 #define SCB_MMFAR 0xE000ED34u

@@ -16,6 +16,9 @@ void tr_start(void)
 {
     REG(SCB_VTOR) = (uint32_t)(uintptr_t)tr_vectors;
     REG(SCB_CPACR) |= PUT(3, SCB_CPACR_CP10) | PUT(3, SCB_CPACR_CP11);
+#if defined(__ARM_FEATURE_MVE)
+    REG(SCB_CCR) |= PUT(1, SCB_CCR_LOB); /* Helium's loops then branch back for nothing */
+#endif
     TR_DSB();
     TR_ISB();
     /* volatile keeps the compiler from calling memcpy and memset, which belong to the model's share of the flash. */
