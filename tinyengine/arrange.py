@@ -41,6 +41,8 @@ _QUICK_ROUNDS = 40
 """Of the planner's improvement, for an attempt."""
 _FLASH_SLACK = 1.005
 """What `flash` gives away for memory, relative to the smallest tables."""
+_FLASH_SLOWEST = 1.1
+"""Cycles `flash` may take for memory, relative to the same tables with room."""
 _LATENCY_SLACK = 1.002
 """Cycles `latency` gives away for memory, relative to the fastest kernels: within the estimates' noise."""
 
@@ -148,8 +150,12 @@ def best(options: Options, preferences: Preferences, price: float, *, quick: boo
     dearest = inf
     if preferences.optimize is Optimize.FLASH:
         # Flash first: of the bounds under which nothing makes tables larger, the smallest.
-        slowest, dearest = inf, _FLASH_SLACK * sum(way.cost(price) for way in options.cut(bounds[-1], price))
-        start = options.smallest(bounds, dearest, price, byte_price=price)
+        cheapest = options.cut(bounds[-1], price)
+        slowest = _FLASH_SLOWEST * options.cycles(cheapest)
+        dearest = _FLASH_SLACK * sum(way.cost(price) for way in cheapest)
+        start = max(
+            options.smallest(bounds, slowest, price), options.smallest(bounds, dearest, price, byte_price=price)
+        )
     for bound in _attempts(options, bounds[bounds.index(start) :], price, 1 if quick else _ATTEMPTS):
         if found and bound >= min(a.plan.arena_bytes for a in found):
             break

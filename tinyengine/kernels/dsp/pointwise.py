@@ -104,7 +104,8 @@ def _bands(found: Layer, choice: Tile) -> tuple[tuple[int, int], ...]:
     return ((whole, band), (1, rest)) if rest else ((whole, band),)
 
 
-def _window(depth: int, weights: Weights) -> tile.Window:
+def window(depth: int, weights: Weights) -> tile.Window:
+    """The walk over a pixel's channels."""
     words = depth // 2
     divisors = [p for p in range(1, words + 1) if words % p == 0]
     if weights is Weights.SHORT:
@@ -128,7 +129,7 @@ def _window(depth: int, weights: Weights) -> tile.Window:
 def _kernel(found: Layer, pixels: int, weights: Weights = Weights.HALVES) -> tile.Tile:
     constants, packed_point = common.formed(found.weighted, weights)
     return tile.Tile(
-        window=_window(found.depth, weights),
+        window=window(found.depth, weights),
         pixel_offsets_bytes=tuple(2 * found.depth * p for p in range(pixels)),
         out_offsets_bytes=tuple(found.channels * p for p in range(pixels)),
         tile_step_bytes=2 * found.depth * pixels,
