@@ -22,6 +22,7 @@ from tinyengine.ir import (
     DepthwiseConv2D,
     FullyConnected,
     Graph,
+    Mean,
     Padding,
     QuantParams,
 )
@@ -142,6 +143,14 @@ class Layers:
         op = FullyConnected(clamp=self.clamp(quant))
         return b.graph((b.node(op, (x, w, bias), (rows, channels), quant),))
 
+    def mean(self, shape: tuple[int, ...], axes: tuple[int, ...]) -> Graph:
+        b = self.builder("mean")
+        x = b.input(shape)
+        scale = b.q(x).scale * float(self.rng.choice([0.3, 1.0, 1.7]))
+        quant = QuantParams(scales=(f32(scale),), zero_points=(int(self.rng.choice([-128, 0, 127, 5])),))
+        out = tuple(n for d, n in enumerate(shape) if d not in axes)
+        return b.graph((b.node(Mean(axes=axes, keep_dims=False), (x,), out, quant),))
+
     def sum(self, shape: tuple[int, ...]) -> Graph:
         b = self.builder("sum")
         x, y = b.input(shape), b.input(shape)
@@ -207,6 +216,15 @@ def hand_picked() -> Iterator[tuple[str, Graph]]:
         (1, 2000, 5),
     ):
         yield "dense", some.dense(rows, depth, channels)
+    for shape, axes in (
+        ((1, 5, 5, 8), (1, 2)),
+        ((2, 3, 7, 12), (1, 2)),
+        ((1, 3, 3, 160), (1,)),
+        ((3, 11, 4), (1,)),
+        ((255, 4), (0,)),
+        ((4, 1, 20), (0, 1)),
+    ):
+        yield "mean", some.mean(shape, axes)
     for terms in ((1, 4), (1, 3, 5, 8), (2, 2, 2, 2)):
         yield "add", some.sum(terms)
 
@@ -217,7 +235,14 @@ def test_layers_around_every_tile_equal_the_reference(core: Core) -> None:
     graphs = [g for _, g in picked]
     models = assert_equal_to_reference(graphs, core, [Requant.EXACT], optimize=Optimize.LATENCY)
     used = Counter(m.schedule.steps[0].spec.template for m in models)
-    for family, least in (("pointwise", 3), ("convolution", 10), ("winograd", 6), ("depthwise", 12), ("dense", 10)):
+    for family, least in (
+        ("pointwise", 3),
+        ("convolution", 10),
+        ("winograd", 6),
+        ("depthwise", 12),
+        ("dense", 10),
+        ("mean", 6),
+    ):
         assert used[f"dsp/{family}.c.j2"] >= least, used
 
 

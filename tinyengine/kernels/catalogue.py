@@ -321,6 +321,7 @@ def _fast(target: Target, core: Core, requant: Requant) -> tuple[KernelSpec, ...
         spec("fc_s8", FullyConnected, "dense"),
         spec("add_s8", Add, "add", ("a", "b")),
         spec("avgpool2d_s8", AveragePool2D, "pool"),
+        spec("mean_s8", Mean, "mean"),
     )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from tinyengine import costs
 from tinyengine.costs import Price, Work
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Node, op_name
+from tinyengine.ir import AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Mean, Node, op_name
 from tinyengine.kernels import parameters
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.dsp import add, convolution, dense, depthwise, pointwise, pool, winograd
+from tinyengine.kernels.dsp import add, convolution, dense, depthwise, mean, pointwise, pool, winograd
 from tinyengine.kernels.dsp.common import Plan
 from tinyengine.kernels.names import layer_name
 from tinyengine.kernels.parameters import Binding, Table
@@ -65,7 +65,7 @@ class Family:
         return Binding(
             parameters=plan.parameters,
             tables=(Table(role="table", data=plan.table),) if plan.table.size else (),
-            requant=parameters.requant_word(requant) if plan.table.size else "",
+            requant=parameters.requant_word(requant) if plan.table.size or isinstance(node.op, Mean) else "",
             geometry=geometry,
             variant=plan.variant,
             assembly=plan.assembly,
@@ -83,5 +83,5 @@ class Family:
 
 def families(core: Core, requant: Requant) -> dict[str, Family]:
     """The families on `core` under one rounding, by module name."""
-    modules = (pointwise, winograd, convolution, depthwise, dense, add, pool)
+    modules = (pointwise, winograd, convolution, depthwise, dense, add, pool, mean)
     return {m.__name__.rsplit(".", 1)[1]: Family(m, core, requant) for m in modules}
