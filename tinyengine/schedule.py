@@ -381,7 +381,8 @@ def ways(graph: Graph, step: Step, requant: Requant, target: Target) -> tuple[Wa
     estimate = cost.estimated_cycles(graph, node, target.value, name)
     portable = Price(cycles=estimate, flash_bytes=constants + _PORTABLE_BYTES)
     # The tables of a fast add take more flash than anything else that a portable kernel could save.
-    has_fast = any(spec.price is not None for spec in candidates) and not isinstance(node.op, Add)
+    fast = [spec for spec in candidates if spec.price is not None and spec.target is not Target.C]
+    has_fast = bool(fast) and not isinstance(node.op, Add)
     found = [
         Way(
             step=step,

@@ -314,13 +314,15 @@ def test_many_random_networks_equal_the_reference(start: int, flavour: Flavour) 
 
 
 ARENA_BYTES = {
-    "mlperf_vww_96_int8": 42_144,
+    "mlperf_vww_96_int8": 46_080,
     "mlperf_pretrainedResnet_quant": 45_276,
-    "mlperf_kws_ref_model": 16_000,
+    "mlperf_kws_ref_model": 10_560,
     "mlperf_ad01_int8": 768,
     "tinyengine_mcunet_vww": 33_920,
 }
-"""Whole tensors need 55,296, 49,152, 16,000, 768 and 96,000: patches make the difference."""
+"""Whole tensors need 55,296, 49,152, 16,000, 768 and 96,000: rolling and patches make the difference."""
+GAPS = {"mlperf_kws_ref_model": 1.18, "tinyengine_mcunet_vww": 1.04}
+"""Over the bound of single steps, which does not see that outputs of layers in a row start lower and lower."""
 
 
 @pytest.mark.parametrize("name", ARENA_BYTES)
@@ -328,9 +330,7 @@ def test_a_real_model_equals_the_reference_in_its_minimal_arena(shared_dir: Path
     graph = tflite.load((shared_dir / "models" / f"{name}.tflite").read_bytes(), name=name)
     model = compile_graph(graph, CompileOptions())
     assert model.plan.arena_bytes == ARENA_BYTES[name]
-    # mcunet_vww: a map that rolls into the next but one, which bounds of single steps do not see.
-    gap = 1.04 if "mcunet" in name else 1.0
-    assert model.plan.arena_bytes <= gap * model.plan.lower_bound_bytes
+    assert model.plan.arena_bytes <= GAPS.get(name, 1.0) * model.plan.lower_bound_bytes
     assert_equal_to_reference([graph], Flavour.O2, modes=(Requant.EXACT,), seeds=(0, 1, 3))
 
 

@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from tests.tinyengine.random_graphs import graphs
+from tests.tinyengine.hostbuild import Flavour, HostBatch
+from tests.tinyengine.random_graphs import Builder, graphs, random_inputs
 from tests.tinyengine.test_dsp_networks import hand_picked
+from tinyengine import reference
 from tinyengine.compile import CompileOptions, compile_graph
 from tinyengine.errors import PlanError
-from tinyengine.ir import Graph
+from tinyengine.ir import Conv2D, Graph
 from tinyengine.kernels.catalogue import Target
 from tinyengine.memory import checker, planner
 from tinyengine.memory.plan import Buffer, BufferKind, MemoryPlan, Overlap, Rolling
-from tinyengine.schedule import Optimize
+from tinyengine.schedule import Optimize, Sharing
 
 
 def buffer(key: str, size: int, first: int, last: int) -> Buffer:
@@ -208,3 +210,28 @@ def test_what_kernels_permit_is_sound_and_tight_by_the_access_model(
             assert accepted(difference), difference
         if low < least - 4 and least <= high and step.spec.template.startswith(("dsp/", "mve/")):
             assert not accepted(least - 4), f"{least} is not the least"
+
+
+def pointwise_in_a_row(seed: int) -> Graph:
+    """Pointwise convolutions of odd sizes and channels, one after the other."""
+    b = Builder(rng=np.random.default_rng(seed), name=f"pointwise{seed}")
+    x = b.input((1, 5 + seed, 7 + seed, 3 + seed))
+    for channels in (9, 4 + seed, 8, 1):
+        _, rows, columns, depth = b.shape(x)
+        w, bias, quant = b.weights((channels, 1, 1, depth), 0, depth, x)
+        x = b.node(Conv2D(stride=(1, 1), clamp=b.clamp()), (x, w, bias), (1, rows, columns, channels), quant)
+    return b.graph((x,))
+
+
+def test_portable_pointwise_convolutions_run_into_their_inputs_and_equal_the_reference() -> None:
+    graphs = [pointwise_in_a_row(seed) for seed in range(5)]
+    options = CompileOptions(optimize=Optimize.SRAM, fold_constants=False, sharing=Sharing.FUSED)
+    models = [compile_graph(g, options) for g in graphs]
+    banded = [layer.kernel for m in models for layer in m.layers if "rolling" in layer.kernel]
+    assert len(banded) >= 5
+    assert any(m.plan.overlaps for m in models)
+    requests = [(i, random_inputs(g, seed)) for i, g in enumerate(graphs) for seed in (1, 3)]
+    for (i, inputs), run in zip(requests, HostBatch(models, Flavour.SANITIZED).run(requests), strict=True):
+        (expected,) = reference.run(graphs[i], inputs)
+        assert np.array_equal(run.outputs[0], expected)
+        assert run.arena_mark_bytes == models[i].plan.arena_bytes

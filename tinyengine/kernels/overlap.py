@@ -42,11 +42,14 @@ def _least(bands: Iterable[_Band], size_bytes: int) -> int:
 
 def rolling_pointwise(found: pointwise.Layer, band: int) -> Rolling:
     """Pixels in bands."""
-    band = min(band, found.pixels)
-    steps = (
-        _Band(written=done * found.channels, unread=done * found.depth) for done in range(band, found.pixels, band)
-    )
-    return Rolling(least=_least(steps, found.pixels * found.depth))
+    return rolling_pixels(found.pixels, found.depth, found.channels, band)
+
+
+def rolling_pixels(pixels: int, depth: int, channels: int, band: int) -> Rolling:
+    """Pixels in bands: a band is read whole before its outputs are written."""
+    band = min(band, pixels)
+    steps = (_Band(written=done * channels, unread=done * depth) for done in range(band, pixels, band))
+    return Rolling(least=_least(steps, pixels * depth))
 
 
 def rolling_convolution(found: convolution.Layer, band: int) -> Rolling:

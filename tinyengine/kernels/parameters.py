@@ -133,7 +133,11 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixParameters:
-    """Pointwise convolution and fully connected: rows x reduction times (channels x reduction) transposed."""
+    """Pointwise convolution and fully connected: rows x reduction times (channels x reduction) transposed.
+
+    `band`: rows that are copied to scratch at a time; 0 for none. `row_spans` then are those of a band,
+    `tail_spans` of the rows left.
+    """
 
     rows: int
     reduction: int
@@ -142,6 +146,8 @@ class MatrixParameters:
     channel_spans: tuple[Span, ...]
     run: Run
     rescale: Rescale
+    band: int = 0
+    tail_spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -599,21 +605,24 @@ def matrix(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:
     reduction = rows_of_weights.shape[1]
     rows = graph.tensors[node.inputs[0]].elements // reduction
     w = _weighted(graph, node, rows_of_weights, op.zero_point_folded)
+    band = min(tile.band, rows)
     requant = requantization(graph, node, mode=mode, bound=w.bound, clamp=op.clamp)
     return Binding(
         parameters=MatrixParameters(
             rows=rows,
             reduction=reduction,
             channels=channels,
-            row_spans=spans(rows, tile.pixels),
+            row_spans=spans(band or rows, tile.pixels),
             channel_spans=spans(channels, tile.channels),
             run=run(reduction),
             rescale=requant.rescale,
+            band=band,
+            tail_spans=spans(rows % band, tile.pixels) if band else (),
         ),
         tables=(Table(role="w", data=weights.astype(np.int8)), _int32("bias", w.folded), *requant.tables),
         requant=requant.word,
         geometry="1x1" if isinstance(op, Conv2D) else "",
-        variant=requant.variant,
+        variant="_".join(v for v in (requant.variant, "rolling" if band else "") if v),
     )
 
 

@@ -34,6 +34,7 @@ from tinyengine.kernels.parameters import (
     CropParameters,
     DepthwiseParameters,
     LookupParameters,
+    MatrixParameters,
     MulParameters,
     Parameters,
     PoolParameters,
@@ -68,6 +69,16 @@ def _pointwise(p: PointwiseParameters) -> Iterator[_Phase]:
                 reads=slice(pixel * p.depth, last * p.depth), writes=slice(pixel * p.channels, last * p.channels)
             )
             pixel = last
+
+
+def _matrix(p: MatrixParameters) -> Iterator[_Phase]:
+    """Bands of rows, each copied before its outputs are written."""
+    for start in range(0, p.rows, p.band):
+        stop = min(start + p.band, p.rows)
+        yield _Phase(
+            reads=slice(start * p.reduction, stop * p.reduction),
+            writes=slice(start * p.channels, stop * p.channels),
+        )
 
 
 def _convolution(p: ConvolutionParameters | WinogradParameters) -> Iterator[_Phase]:
@@ -245,6 +256,8 @@ def _phases(p: Parameters) -> Iterator[_Phase] | None:
         return _rows(p)
     if isinstance(p, CropParameters):
         return _crop(p)
+    if isinstance(p, MatrixParameters) and p.band:
+        return _matrix(p)
     return None
 
 
