@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyengine import fixedpoint
+from tests.tinyengine.random_graphs import Builder, f32
+from tinyengine import fixedpoint, lowering
 from tinyengine.fixedpoint import Multiplier, Requant
 from tinyengine.importers import tflite
-from tinyengine.ir import Conv2D, DepthwiseConv2D
+from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, Padding, QuantParams
 from tinyengine.kernels.assembly.requantize import Rounding
 from tinyengine.kernels.dsp import common
 from tinyengine.kernels.dsp.rounding import MOST_BIAS, OneRounding, one_rounding, two_roundings_as_one
@@ -90,3 +91,61 @@ def test_scales_outside_the_shifts_are_refused() -> None:
     assert one_rounding(1.5, -100, 100, _EVERYTHING) is None
     assert one_rounding(2.0**-25, -(1 << 29), 1 << 29, _EVERYTHING) is None
     assert one_rounding(0.0, -100, 100, _EVERYTHING) is None
+
+
+def test_a_gain_a_channel_gives_one_shift_and_equals_two_roundings() -> None:
+    """Scales over 2^-10 to 2^-4, now and then one far below: the literal shift serves them all, or none."""
+    rng = np.random.default_rng(23)
+    gained, forms = 0, set()
+    for n in range(24):
+        b = Builder(rng=rng, name=f"gains{n}")
+        x = b.input((1, 4, 4, 8))
+        scales = [f32(2.0**s) for s in rng.uniform(-10, -10 + n % 7, 12)]
+        if n % 3 == 0:
+            scales[5] = f32(2.0**-19)
+        quant = QuantParams(scales=tuple(scales), zero_points=(0,) * 12, axis=0)
+        w = b.constant(rng.integers(-127, 128, (12, 1, 1, 8), dtype=np.int8), quant)
+        biases = QuantParams(scales=tuple(f32(b.q(x).scale * s) for s in scales), zero_points=(0,) * 12, axis=0)
+        bias = b.constant(rng.integers(-9000, 9000, 12).astype(np.int32), biases)
+        out = QuantParams(scales=(f32(b.q(x).scale * 2.0 ** rng.uniform(-1, 2)),), zero_points=(-128,))
+        graph = b.graph(
+            (
+                b.node(
+                    Conv2D(stride=(1, 1), dilation=(1, 1), padding=Padding(), clamp=Clamp()),
+                    (x, w, bias),
+                    (1, 4, 4, 12),
+                    out,
+                ),
+            )
+        )
+        found = common.weighted(graph, graph.nodes[0])
+        if isinstance(found, str) or found.gained is None:
+            continue
+        gained += 1
+        sums_of_weights = found.weights.reshape(12, -1).sum(axis=1)
+        plain = np.asarray(graph.tensors[bias].data, dtype=np.int64) - b.q(x).zero_point * sums_of_weights
+        low, high = lowering.conv_accumulator_range(graph, graph.nodes[0])
+        for constants in (found.gained, found.paired):
+            if constants is None:
+                continue
+            shift = constants.epilogue.right_shift
+            assert shift is not None
+            forms.add(constants.epilogue.rounding)
+            for c, m in enumerate(lowering.conv_multipliers(graph, graph.nodes[0])):
+                acc = np.unique(np.concatenate([rng.integers(low[c], high[c] + 1, 9000), [low[c], high[c]]]))
+                wanted = np.clip(fixedpoint.requantize(acc, m.multiplier, m.shift) - 128, -128, 127)
+                if wanted[0] == wanted[-1]:
+                    acc = np.array([constants.bias[c]])  # a constant: its weights are zero
+                    wanted = wanted[:1]
+                    plain[c] = constants.bias[c]
+                moved = int(constants.bias[c] - plain[c])
+                sums = int(constants.gains[c]) * (acc + moved) + int(constants.offsets[c])
+                one = constants.channels[c]
+                high_word = (sums * one.multiplier + (one.addend << 32)) >> 32
+                assert max(np.abs(sums).max(), np.abs(high_word).max()) < 1 << 31
+                np.testing.assert_array_equal(np.clip(high_word >> shift, -128, 127), wanted, err_msg=f"{n} {c}")
+                assert np.abs(constants.gains[c] * found.weights[c]).max() < 1 << 15
+            if constants is found.paired:
+                assert constants.most_sum < 1 << 23
+    assert forms == {Rounding.ONCE, Rounding.PRODUCT}
+    assert gained >= 12

@@ -16,6 +16,9 @@ class Weights(Enum):
     SHORT = "int8, short code"
     """As bytes, with small tiles and short loops: a quarter slower."""
 
+    PAIRS = "int16, pixels in pairs"
+    """As int16; the activations of two pixels share halfwords. Pointwise layers on the Cortex-M4."""
+
     @property
     def most_pixels(self) -> int:
         """Pixels a tile."""

@@ -11,7 +11,7 @@ import pytest
 from tests.tinyengine.assembly import quantization
 from tests.tinyengine.assembly.quantization import QUANTIZATIONS, ROUNDINGS, Channels, Quantization
 from tests.tinyengine.assembly.rig import Rig
-from tinyengine.kernels.assembly import tile
+from tinyengine.kernels.assembly import resident, tile
 from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.tile import MOST_PACKED_BIAS, Tile, Window
@@ -89,6 +89,22 @@ def test_packed_tables_say_the_same(core: Core, passes: int, tmp_path: Path) -> 
         assert packed.block_words == whole.block_words - 4
         cases.append((packed, made, 5, 16))
     check(core, cases, tmp_path, rng)
+
+
+@pytest.mark.parametrize("rounding", [Rounding.TWICE, Rounding.ONCE])
+def test_weights_in_fp_registers_and_on_the_stack(rounding: Rounding, tmp_path: Path) -> None:
+    """Around the number of FP registers, with and without correction of signs, whole and last tiles."""
+    rng = np.random.default_rng(4)
+    cases = []
+    for n, depth in enumerate((2, 8, 22, 24, 26, 30, 32, 46, 48)):
+        for pixels in (3, 4):
+            each = [q for q in QUANTIZATIONS if len(q.shifts) == 1][(n + pixels) % 6]
+            made = quantization.layer(each, 6, depth, rng, rounding=rounding)
+            kernel = pointwise(depth, 6, pixels, 1, made.epilogue)
+            assert resident.suits(kernel, Core.M4)
+            assert not resident.suits(kernel, Core.M7)
+            cases.append((kernel, made, 3, depth))
+    check(Core.M4, cases, tmp_path, rng)
 
 
 def check(

@@ -15,7 +15,7 @@ from tinyengine.kernels.assembly.widen import WIDEN_GROUP_BYTES, Order, PlaneFil
 
 @pytest.mark.parametrize("core", Core)
 @pytest.mark.parametrize("order", Order)
-@pytest.mark.parametrize("groups", [1, 2, 17])
+@pytest.mark.parametrize("groups", [1, 3, 4, 17])
 def test_widening_keeps_every_value(core: Core, order: Order, groups: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     rig = Rig(core=core, text=widen.render_widen("k", order, core, ""), folder=tmp_path)

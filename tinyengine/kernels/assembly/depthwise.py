@@ -121,21 +121,30 @@ class Plane:
 
 
 def pack(
-    plane: Plane, weights: NDArray[np.int64], bias: NDArray[np.int64], channels: Sequence[ChannelConstants]
+    plane: Plane,
+    weights: NDArray[np.int64],
+    bias: NDArray[np.int64],
+    channels: Sequence[ChannelConstants],
+    gains: NDArray[np.int64] | None = None,
+    offsets: NDArray[np.int64] | None = None,
 ) -> NDArray[np.uint32]:
     """The table: `table_words` a channel.
 
     Args:
         plane: the kernel.
-        weights: (height, width, channels); doubled here.
-        bias: (channels,) with the zero point folded in; doubled here.
+        weights: (height, width, channels).
+        bias: (channels,) with the zero point folded in.
         channels: requantization, one a channel.
+        gains: (channels,) what weights and bias are multiplied by; 2 each without it.
+        offsets: (channels,) added to the multiplied bias.
     """
     rows = []
-    doubled = (2 * weights).astype(np.int64)
+    gains = np.full(len(channels), 2) if gains is None else gains
+    scaled = gains * weights
+    sums = gains * bias + (0 if offsets is None else offsets)
     for c, constants in enumerate(channels):
-        words = [int(2 * bias[c]), constants.multiplier, constants.addend, constants.right_shift]
-        for row in doubled[:, :, c]:
+        words = [int(sums[c]) & 0xFFFFFFFF, constants.multiplier, constants.addend, constants.right_shift]
+        for row in scaled[:, :, c]:
             for low, high in plane.pairs:
                 top = int(row[high]) if high is not None else 0
                 words.append((int(row[low]) & 0xFFFF) | (top & 0xFFFF) << 16)
@@ -338,7 +347,8 @@ def _finish(
     m, c = multiplier or spare[0], spare[1]
     if multiplier is None and form.rounding is not Rounding.FLOAT:
         e.from_fp(m, _MULTIPLIER)
-    e.from_fp(c, _ADDEND)
+    if form.rounding is not Rounding.PRODUCT:
+        e.from_fp(c, _ADDEND)
     rescale(e, form, accumulators, m, c, spare[2] if form.sign_correction else "", scale=_MULTIPLIER)
     if form.right_shift is None:
         e.from_fp(spare[0], _SHIFT)

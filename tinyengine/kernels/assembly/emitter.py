@@ -244,7 +244,26 @@ class Emitter:
 
 
 _MAY_BE_NARROW = frozenset(
-    {"ldr", "str", "strh", "strb", "mov", "add", "cmp", "subs", "adds", "uxth", "bne", "bcs", "b", "lsls"}
+    {
+        "ldr",
+        "str",
+        "strh",
+        "strb",
+        "mov",
+        "add",
+        "cmp",
+        "subs",
+        "adds",
+        "uxth",
+        "eor",
+        "bne",
+        "beq",
+        "bge",
+        "blt",
+        "bcs",
+        "b",
+        "lsls",
+    }
 )
 
 

@@ -33,6 +33,8 @@ class Rounding(Enum):
 
     TWICE = "smmlar"
     ONCE = "smmla"
+    PRODUCT = "smmul"
+    """Once; the bias holds rounding and zero point, there is no addend."""
     FLOAT = "float"
     """Once, in float32, ties to even."""
     MIXED = "mixed"
@@ -171,6 +173,8 @@ def rescale(
         if form.sign_correction:
             e.multiply("smmlar", spare, a, multiplier, addend)
             e.alu(f"add {a}, {spare}, {a}, asr #31", a, spare, a, comment="halves away from zero")
+        elif form.rounding is Rounding.PRODUCT:
+            e.multiply("smmul", a, a, multiplier)
         else:
             e.multiply(form.rounding.value, a, a, multiplier, addend)
 

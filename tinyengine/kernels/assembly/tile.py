@@ -24,9 +24,17 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyengine.kernels.assembly import resident
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
-from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp, rescale, saturate
+from tinyengine.kernels.assembly.requantize import (
+    ChannelConstants,
+    Epilogue,
+    Rounding,
+    clamp,
+    rescale,
+    saturate,
+)
 from tinyengine.kernels.assembly.scheduler import Core
 
 _FIRST: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
@@ -138,6 +146,8 @@ def pack(
     weights: NDArray[np.int64],
     bias: NDArray[np.int64],
     channels: Sequence[ChannelConstants],
+    gains: NDArray[np.int64] | None = None,
+    offsets: NDArray[np.int64] | None = None,
 ) -> Words:
     """The table of all channel pairs.
 
@@ -146,6 +156,8 @@ def pack(
         weights: (channels, 2 * window words) in the order activations are read.
         bias: (channels,) with the zero point folded in.
         channels: requantization, one a channel; the number of channels is even.
+        gains: (channels,) what int16 weights and their bias are multiplied by; 2 each without it.
+        offsets: (channels,) added to the multiplied bias.
 
     Returns:
         (channels / 2 * block_words,) words.
@@ -156,7 +168,8 @@ def pack(
     count, depth = weights.shape
     if count % 2 or depth != 2 * tile.window.words or len(bias) != count or len(channels) != count:
         raise ValueError(f"weights {weights.shape}, bias {bias.shape}, {len(channels)} channels")
-    shared = 256 * weights[1::2] + weights[0::2] if tile.byte_weights else 2 * weights
+    gains = np.full(count, 2) if gains is None else gains
+    shared = 256 * weights[1::2] + weights[0::2] if tile.byte_weights else gains[:, None] * weights
     halves = shared.astype(np.int16).view(np.uint16).astype(np.uint32)
     words = halves[:, 0::2] | halves[:, 1::2] << 16
     blocks = []
@@ -172,7 +185,7 @@ def pack(
                 tail = [a.multiplier, b.multiplier]
             blocks += [biases.astype(np.int32).view(np.uint32), words[c // 2]]
         else:
-            biases = 2 * bias[c : c + 2]
+            biases = (gains * bias + (0 if offsets is None else offsets))[c : c + 2]
             blocks += [biases.astype(np.int32).view(np.uint32), np.stack([words[c], words[c + 1]], 1).reshape(-1)]
         blocks.append(np.array(tail, dtype=np.int64).astype(np.int32).view(np.uint32))
     return np.concatenate(blocks)
@@ -187,6 +200,8 @@ def render(name: str, tile: Tile, core: Core, comment: str) -> str:
     reason = tile.refusal()
     if reason:
         raise ValueError(reason)
+    if resident.suits(tile, core):
+        return resident.render(name, tile, core, comment)
     e = Emitter(core)
     return e.function(name, lambda: _body(e, name, tile), comment)
 
@@ -281,7 +296,7 @@ def _steps(
     table_bytes: int = 4 * BIAS_WORDS,
 ) -> None:
     """Steps `start` to `last`, each two input channels: two weight words against each pixel's word."""
-    what = "bias" if tile.byte_weights else "bias, doubled"
+    what = "bias" if tile.byte_weights else "bias, scaled"
     if fresh:
         # The last accumulators hold the biases until their own first product replaces them.
         e.ldr(first[-1], "r1", 0, what)
@@ -399,7 +414,8 @@ def _requantize(
     """Doubled accumulators of one channel to int8, not clamped."""
     m, c, spare = _W0, _W1, _X0
     e.ldr(m, "r1", tail_bytes + 8 * channel, "multiplier")
-    e.ldr(c, "r1", tail_bytes + 8 * channel + 4, "rounding and zero point")
+    if form.rounding is not Rounding.PRODUCT:
+        e.ldr(c, "r1", tail_bytes + 8 * channel + 4, "rounding and zero point")
     rescale(e, form, accumulators, m, c, spare)
     if form.right_shift is None:
         e.ldr(m, "r1", tail_bytes + 16 + 4 * channel, "right shift")

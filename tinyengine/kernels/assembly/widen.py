@@ -6,6 +6,7 @@ void planes(const int8_t *in, int16_t *plane, uint32_t rows);                   
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -29,21 +30,40 @@ def render_widen(name: str, order: Order, core: Core, comment: str) -> str:
     e = Emitter(core)
 
     def body() -> None:
+        e.fixed(f"subs r2, r2, #{_WIDEN_UNROLL}")
+        e.fixed(f"blt .L{name}_rest")
+        e.label(f".L{name}_groups")
+        _groups(e, order, _WIDEN_UNROLL)
+        e.fixed(f"subs r2, r2, #{_WIDEN_UNROLL}")
+        e.fixed(f"bge .L{name}_groups")
+        e.label(f".L{name}_rest", align=False)
+        e.fixed(f"adds r2, r2, #{_WIDEN_UNROLL}")
+        e.fixed(f"beq .L{name}_end")
         e.label(f".L{name}_group")
-        with e.scheduled():
-            _group(e, order)
-            e.add_immediate("r0", "r0", WIDEN_GROUP_BYTES)
-            e.add_immediate("r1", "r1", 2 * WIDEN_GROUP_BYTES)
+        _groups(e, order, 1)
         e.fixed("subs r2, r2, #1")
         e.fixed(f"bne .L{name}_group")
+        e.label(f".L{name}_end", align=False)
 
     return e.function(name, body, comment)
 
 
-def _group(e: Emitter, order: Order) -> None:
+_WIDEN_UNROLL = 4
+"""Groups a pass of the longer loop takes."""
+
+
+def _groups(e: Emitter, order: Order, count: int) -> None:
+    with e.scheduled():
+        for n in range(count):
+            _group(e, order, n * WIDEN_GROUP_BYTES)
+        e.add_immediate("r0", "r0", count * WIDEN_GROUP_BYTES)
+        e.add_immediate("r1", "r1", 2 * count * WIDEN_GROUP_BYTES)
+
+
+def _group(e: Emitter, order: Order, at: int) -> None:
     sources: tuple[Register, ...] = ("r4", "r5", "r6", "r7")
     for n, source in enumerate(sources):
-        e.ldr(source, "r0", 4 * n)
+        e.ldr(source, "r0", at + 4 * n)
     targets: list[Register] = ["r8", "r9", "r10", "r11", "r12", "lr"]
     for n, source in enumerate(sources):
         even, odd = targets[0], targets[1]
@@ -54,8 +74,8 @@ def _group(e: Emitter, order: Order) -> None:
             e.dsp(f"pkhbt {source}, {even}, {odd}, lsl #16", source, even, odd, comment="bytes 0, 1")
             e.dsp(f"pkhtb {odd}, {odd}, {even}, asr #16", odd, odd, even, comment="bytes 2, 3")
             even = source
-        e.store("str", even, "r1", 8 * n)
-        e.store("str", odd, "r1", 8 * n + 4)
+        e.store("str", even, "r1", 2 * at + 8 * n)
+        e.store("str", odd, "r1", 2 * at + 8 * n + 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +149,12 @@ def _planes_body(e: Emitter, name: str, fill: PlaneFill) -> None:
         e.to_fp("s3", "lr")
         e.label(f".L{name}_pairs")
         with e.scheduled():
-            for n in range(most):
-                _pair(e, 2 * n * fill.pixel_bytes, fill.pixel_bytes, 4 * n)
+            _pairs(
+                e,
+                [2 * n * fill.pixel_bytes for n in range(most)],
+                fill.pixel_bytes,
+                [4 * n for n in range(most)],
+            )
             e.add_immediate("r0", "r0", 2 * most * fill.pixel_bytes)
             for plane in _PLANES:
                 e.add_immediate(plane, plane, 4 * most)
@@ -140,8 +164,12 @@ def _planes_body(e: Emitter, name: str, fill: PlaneFill) -> None:
         e.fixed(f"bne .L{name}_pairs")
         column, half = 0, 0
     with e.scheduled():
-        for n in range(rest):
-            _pair(e, (column + 2 * n) * fill.pixel_bytes, fill.pixel_bytes, half + 4 * n)
+        _pairs(
+            e,
+            [(column + 2 * n) * fill.pixel_bytes for n in range(rest)],
+            fill.pixel_bytes,
+            [half + 4 * n for n in range(rest)],
+        )
         if lone_last:
             _single(e, (column + 2 * rest) * fill.pixel_bytes, half + 4 * rest)
     e.from_fp("r0", "s1")
@@ -165,19 +193,23 @@ def _load(e: Emitter, rd: Register, offset: int) -> None:
     e.ldr(rd, rd, 0)
 
 
-def _pair(e: Emitter, offset: int, pixel_bytes: int, half: int) -> None:
-    """Two columns of four channels: each channel's two values make one word of its plane."""
-    a, b, low, high, packed, top = "r6", "r7", "r8", "r9", "r10", "r11"
-    _load(e, a, offset)
-    _load(e, b, offset + pixel_bytes)
-    for rotation, planes in (("", ("r1", "r4")), (", ror #8", ("r2", "r5"))):
-        e.dsp(f"sxtb16 {low}, {a}{rotation}", low, a)
-        e.dsp(f"sxtb16 {high}, {b}{rotation}", high, b)
-        e.dsp(f"pkhbt {packed}, {low}, {high}, lsl #16", packed, low, high)
-        e.dsp(f"pkhtb {top}, {high}, {low}, asr #16", top, high, low)
-        e.store("str", packed, planes[0], half)
-        e.store("str", top, planes[1], half)
-        low, high, packed, top = "r12", "lr", a, "lr"
+def _pairs(e: Emitter, offsets: Sequence[int], pixel_bytes: int, halves: Sequence[int]) -> None:
+    """Pairs of columns of four channels, two at a time for their loads: two values make one word."""
+    for start in range(0, len(offsets), 2):
+        some = list(
+            zip(offsets[start : start + 2], halves[start : start + 2], (("r6", "r7"), ("r8", "r9")), strict=False)
+        )
+        for offset, _, (a, b) in some:
+            _load(e, a, offset)
+            _load(e, b, offset + pixel_bytes)
+        for _, half, (a, b) in some:
+            e.dsp(f"pkhbt r10, {a}, {b}, lsl #16", "r10", a, b, comment="channels 0, 1 of both columns")
+            e.dsp(f"pkhtb {a}, {b}, {a}, asr #16", a, b, a, comment="channels 2, 3")
+            for n, (word, rotation) in enumerate((("r10", ""), ("r10", ", ror #8"), (a, ""), (a, ", ror #8"))):
+                target = (b, "r11", "r12", "lr")[n]
+                e.dsp(f"sxtb16 {target}, {word}{rotation}", target, word)
+            for plane, target in zip(_PLANES, (b, "r11", "r12", "lr"), strict=True):
+                e.store("str", target, plane, half)
 
 
 def _single(e: Emitter, offset: int, half: int) -> None:

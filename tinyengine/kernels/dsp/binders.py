@@ -15,7 +15,7 @@ from tinyengine.kernels.dsp import add, convolution, dense, depthwise, mean, poi
 from tinyengine.kernels.dsp.common import Plan
 from tinyengine.kernels.names import layer_name
 from tinyengine.kernels.parameters import Binding, Table
-from tinyengine.kernels.tiling import Tile
+from tinyengine.kernels.tiling import Tile, Weights
 
 
 class Family:
@@ -38,7 +38,9 @@ class Family:
 
     def tiles(self, graph: Graph, node: Node) -> tuple[Tile, ...]:
         """Every combination of band and form of weights, larger bands first."""
-        return tuple(self._module.tiles(self._layer(graph, node)))
+        found = self._module.tiles(self._layer(graph, node))
+        # Only the M4 gains by pairs of pixels: the M7 loads beside its multiplies.
+        return tuple(t for t in found if t.weights is not Weights.PAIRS or self._core is Core.M4)
 
     def scratch_bytes(self, graph: Graph, node: Node, tile: Tile) -> int:
         """Working memory of a node with a tile."""

@@ -25,18 +25,20 @@ from tinyengine.ir import (
     QuantParams,
     Tensor,
 )
-from tinyengine.kernels.assembly import dense, requantize, widen
+from tinyengine.kernels.assembly import dense, requantize, resident, widen
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.tile import MOST_PACKED_BIAS, Tile
 from tinyengine.kernels.assembly.widen import Order
-from tinyengine.kernels.dsp import rounding
+from tinyengine.kernels.dsp import gains, rounding
+from tinyengine.kernels.dsp.gains import Constants
 from tinyengine.kernels.dsp.rounding import OneRounding
 from tinyengine.kernels.tiling import Weights
 
 PLACEHOLDER = "te_assembly"
 """Stands for the function's name in assembly text until codegen has chosen one."""
 
+_MOST_PAIRED = (1 << 23) - 1
 _MOST_DOUBLED = 1 << 30
 """Accumulators under this magnitude may be doubled in int32."""
 _MOST_CONSTANT_SHIFT = 13
@@ -94,6 +96,8 @@ class Weighted:
         most_accumulator: no accumulator exceeds it in magnitude.
         twice: the two roundings' multipliers and the bias that goes with them, whatever form `channels` has; None
             where the layer is rounded once.
+        gained: constants for int16 weights, where they are better than the plain ones.
+        paired: the same with an addend and sums below 2^23.
     """
 
     weights: NDArray[np.int64]
@@ -104,6 +108,25 @@ class Weighted:
     epilogue: Epilogue
     most_accumulator: int
     twice: tuple[tuple[Multiplier, ...], Integers] | None = None
+    gained: Constants | None = None
+    paired: Constants | None = None
+
+    @property
+    def plain(self) -> Constants:
+        """The constants for weights of a byte; the sum is doubled later."""
+        return Constants(
+            gains=np.full(len(self.bias), 2),
+            bias=self.bias,
+            offsets=np.zeros(len(self.bias), dtype=np.int64),
+            channels=self.channels,
+            epilogue=self.epilogue,
+            most_sum=2 * self.most_accumulator,
+        )
+
+    @property
+    def halves(self) -> Constants:
+        """The constants for int16 weights."""
+        return self.gained or self.plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +215,21 @@ def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
     if reason:
         return reason
     found = replace(found, twice=(tuple(multipliers), bias))
+    if not found.epilogue.sign_correction:
+        channels = gains.Channels(
+            multipliers=multipliers,
+            bias=bias,
+            low=low,
+            high=high,
+            largest=np.abs(weights).max(axis=others),
+            zero_point=zero_point_out,
+            clamp=op.clamp,
+        )
+        found = replace(
+            found,
+            gained=gains.products(channels) or gains.sums(channels),
+            paired=gains.sums(channels, _MOST_PAIRED),
+        )
     if found.epilogue.right_shift is None and not found.epilogue.sign_correction:
         least = min(-m.shift for m in multipliers)
         fits = [
@@ -319,11 +357,18 @@ def row_counts(row: Row, kernel: Tile, channels: int, form: Weights) -> dict[str
     """The calls that compute a row: steps of two input channels and tiles by pixels, outputs by their epilogue."""
     window, pairs = kernel.window, (channels + 1) // 2
     calls = 2 if row.overlap or row.rest else 1
-    suffix = "" if form is Weights.HALVES else f".{form.name.lower()}"
+    # On cores that do without this form the table has the plain entries only.
+    in_fp = resident.suits(kernel, Core.M4)
     found: dict[str, float] = {"column": pairs * calls, "call": calls}
+    if in_fp:
+        spilled = max(0, 2 * window.words - resident.MOST_WORDS)
+        found |= {"weight.fp": pairs * calls * 2 * window.words, "spilled.fp": pairs * calls * spilled}
     outputs = 0
     for pixels, tiles in ((row.pixels, row.tiles + bool(row.overlap)), (row.rest, 1 if row.rest else 0)):
         if tiles:
+            suffix = "" if form is Weights.HALVES else f".{form.name.lower()}"
+            if in_fp and pixels > resident.MOST_PLAIN_PIXELS:
+                suffix = ".fp"
             some = {
                 f"step{pixels}{suffix}": pairs * tiles * window.words,
                 f"tile{pixels}{suffix}": pairs * tiles,
@@ -371,10 +416,10 @@ def formed(layer: Weighted, weights: Weights) -> tuple[Weighted, int | None]:
 
 
 def weight_forms(layer: Weighted) -> tuple[Weights, ...]:
-    """How a matrix kernel's table may hold this layer's weights."""
+    """How the table of a matrix kernel of any window may hold this layer's weights."""
     flat = layer.weights.reshape(len(layer.bias), -1)
     shared = dense.weights_refusal(flat, layer.bias) is None
-    return tuple(Weights) if shared else (Weights.HALVES,)
+    return (Weights.HALVES, Weights.BYTES, Weights.SHORT) if shared else (Weights.HALVES,)
 
 
 def code_bytes(kernel: Tile) -> int:
@@ -382,7 +427,14 @@ def code_bytes(kernel: Tile) -> int:
     return 4 * (3 * len(kernel.pixel_offsets_bytes) + 2) * len(kernel.window.offsets_bytes) + 250
 
 
-VARIANTS = {Weights.HALVES: "", Weights.BYTES: "w8", Weights.SHORT: "w8s"}
+def constants_for(layer: Weighted, form: Weights) -> Constants:
+    """The layer's constants for a matrix kernel's table."""
+    if form is Weights.PAIRS:
+        return layer.paired or layer.plain
+    return layer.halves if form is Weights.HALVES else formed(layer, form)[0].plain
+
+
+VARIANTS = {Weights.HALVES: "", Weights.BYTES: "w8", Weights.SHORT: "w8s", Weights.PAIRS: "p2"}
 """In kernel names."""
 
 
@@ -417,7 +469,6 @@ def calls(
         starts.append(("tile", row.overlap, 1))
     if row.rest:
         starts.append(("rest", row.tiles * row.pixels, 1))
-    blocks = [(0, 0, channels // 2)] + ([(channels // 2 * block_words, channels - 2, 1)] if channels % 2 else [])
     return tuple(
         Call(
             role=role,
@@ -428,8 +479,14 @@ def calls(
             pairs=pairs,
         )
         for role, pixel, tiles in starts
-        for words, first, pairs in blocks
+        for words, first, pairs in blocks(channels, block_words)
     )
+
+
+def blocks(channels: int, block_words: int) -> tuple[tuple[int, int, int], ...]:
+    """(first word of the table, first channel, pairs of channels) of the calls that compute all channels."""
+    odd = ((channels // 2 * block_words, channels - 2, 1),) if channels % 2 else ()
+    return ((0, 0, channels // 2), *odd)
 
 
 def paired(channels: int) -> list[int]:

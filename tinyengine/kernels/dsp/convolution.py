@@ -199,14 +199,14 @@ def _kernel(found: Layer, pixels: int, *, vertical: bool, weights: Weights = Wei
         x_step, out_step = 2 * found.stride[0] * found.row_halves, found.out[1] * found.channels
     else:
         x_step, out_step = 2 * found.stride[1] * found.wide_depth, found.channels
-    constants, packed_point = common.formed(found.weighted, weights)
+    _, packed_point = common.formed(found.weighted, weights)
     return tile.Tile(
         window=_window(found, weights),
         pixel_offsets_bytes=tuple(x_step * p for p in range(pixels)),
         out_offsets_bytes=tuple(out_step * p for p in range(pixels)),
         tile_step_bytes=x_step * pixels,
         out_step_bytes=out_step * pixels,
-        epilogue=constants.epilogue,
+        epilogue=common.constants_for(found.weighted, weights).epilogue,
         byte_weights=weights is not Weights.HALVES,
         packed_point=packed_point,
     )
@@ -306,6 +306,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
 def _table(found: Layer, kernel: tile.Tile, form: Weights) -> tile.Words:
     """Weights in the order the window is walked; taps without a weight are zero."""
     kh, kw = found.kernel
+    constants = common.constants_for(found.weighted, form)
     weights = common.reorder(found.weighted.weights, found.order)
     if found.wide_depth != found.depth:
         weights = np.concatenate([weights, np.zeros((*weights.shape[:3], 1), dtype=np.int64)], axis=3)
@@ -313,10 +314,12 @@ def _table(found: Layer, kernel: tile.Tile, form: Weights) -> tile.Words:
     if rows.shape[2] % 2:
         rows = np.concatenate([rows, np.zeros((found.channels, kh, 1), dtype=np.int64)], axis=2)
     index = common.paired(found.channels)
-    constants, _ = common.formed(found.weighted, form)
+    constants = common.constants_for(found.weighted, form)
     return tile.pack(
         kernel,
         rows.reshape(found.channels, -1)[index],
         constants.bias[index],
         [constants.channels[c] for c in index],
+        constants.gains[index],
+        constants.offsets[index],
     )

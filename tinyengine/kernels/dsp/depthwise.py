@@ -240,7 +240,6 @@ def _bytes(found: Layer) -> NDArray[np.uint16] | None:
 
 
 def _kernel(found: Layer, weights: Weights = Weights.HALVES) -> depthwise.Plane:
-    constants, _ = common.formed(found.weighted, weights)
     return depthwise.Plane(
         kernel=found.kernel,
         stride=found.stride,
@@ -248,7 +247,7 @@ def _kernel(found: Layer, weights: Weights = Weights.HALVES) -> depthwise.Plane:
         row_bytes=2 * found.plane_columns,
         out_step_bytes=found.out_steps[1],
         out_row_bytes=found.out_steps[0],
-        epilogue=constants.epilogue,
+        epilogue=common.constants_for(found.weighted, weights).epilogue,
         **({} if weights is Weights.HALVES else {"most_unrolled": depthwise.SHORT_COLUMNS}),
     )
 
@@ -272,6 +271,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DepthwiseParameters]:
     kernel = _kernel(found, choice.weights)
     stored = _bytes(found) if choice.weights is Weights.SHORT else None
     starts = [low for low, _ in kernel.pairs]
+    constants = found.weighted.halves
     kh, kw = found.kernel
     return Plan(
         parameters=DepthwiseParameters(
@@ -326,7 +326,9 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DepthwiseParameters]:
                 ),
             ),
         ),
-        table=depthwise.pack(kernel, found.weights, found.weighted.bias, found.weighted.channels)
+        table=depthwise.pack(
+            kernel, found.weights, constants.bias, constants.channels, constants.gains, constants.offsets
+        )
         if stored is None
         else stored,
         variant=common.VARIANTS[choice.weights],

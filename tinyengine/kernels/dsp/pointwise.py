@@ -9,7 +9,7 @@ from tinyengine import costs
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, Graph, Node, Padding
-from tinyengine.kernels.assembly import tile
+from tinyengine.kernels.assembly import tile, twin
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.dsp import common
@@ -23,14 +23,24 @@ _LEAST_LOOPED_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Interleaving:
+    """`pairs` pairs of pixels from a byte of the band to a halfword of scratch."""
+
+    in_bytes: int
+    to_halves: int
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
-    """`count` bands of `pixels` pixels each."""
+    """`count` bands of `pixels` pixels each, widened or interleaved."""
 
     count: int
     pixels: int
     widening: Widening
     calls: tuple[Call, ...]
     tile_role: str
+    interleaving: tuple[Interleaving, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +84,28 @@ def tiles(found: Layer) -> tuple[Tile, ...]:
     """Candidates: bands in pixels, each starting on a word."""
     sizes = [b for b in _BAND_PIXELS if b < found.pixels and b * found.depth % 4 == 0]
     bands = (found.pixels, *sizes) if found.pixels <= _BAND_PIXELS[0] else tuple(sizes)
-    return tuple(Tile(band=b, weights=w) for b in bands for w in common.weight_forms(found.weighted))
+    forms = common.weight_forms(found.weighted)
+    if found.pixels >= twin.PIXELS and _twin(found).refusal() is None:
+        forms = (Weights.PAIRS, *forms)
+    return tuple(
+        Tile(band=b, weights=w)
+        for b in bands
+        for w in forms
+        if w is not Weights.PAIRS or all(p >= twin.PIXELS for _, p in _bands(found, Tile(band=b)))
+    )
 
 
 def scratch_bytes(found: Layer, choice: Tile) -> int:
-    """The widened band."""
+    """The widened band, or the interleaved one with its last tile apart where it starts anew."""
+    if choice.weights is Weights.PAIRS:
+        return max(-(-p // twin.PIXELS) * twin.PIXELS for _, p in _bands(found, choice)) * found.depth
     return 2 * min(choice.band, found.pixels) * found.depth
 
 
 def work(found: Layer, choice: Tile) -> Work:
     """Widening and tiles of every band."""
+    if choice.weights is Weights.PAIRS:
+        return _twin_work(found, choice)
     bands = _bands(found, choice)
     counts: dict[str, float] = {"widened": found.pixels * found.depth, "band": sum(n for n, _ in bands)}
     code = {}
@@ -127,14 +149,14 @@ def window(depth: int, weights: Weights) -> tile.Window:
 
 
 def _kernel(found: Layer, pixels: int, weights: Weights = Weights.HALVES) -> tile.Tile:
-    constants, packed_point = common.formed(found.weighted, weights)
+    _, packed_point = common.formed(found.weighted, weights)
     return tile.Tile(
         window=window(found.depth, weights),
         pixel_offsets_bytes=tuple(2 * found.depth * p for p in range(pixels)),
         out_offsets_bytes=tuple(found.channels * p for p in range(pixels)),
         tile_step_bytes=2 * found.depth * pixels,
         out_step_bytes=found.channels * pixels,
-        epilogue=constants.epilogue,
+        epilogue=common.constants_for(found.weighted, weights).epilogue,
         byte_weights=weights is not Weights.HALVES,
         packed_point=packed_point,
     )
@@ -150,8 +172,114 @@ def _row(found: Layer, length: int, weights: Weights) -> common.Row:
     raise ValueError("a layer that was taken has a kernel")
 
 
+def _twin(found: Layer) -> twin.Twin:
+    constants = common.constants_for(found.weighted, Weights.PAIRS)
+    return twin.Twin(
+        depth=found.depth,
+        channels=found.channels,
+        epilogue=constants.epilogue,
+        most_sum=constants.most_sum,
+    )
+
+
+def _twin_work(found: Layer, choice: Tile) -> Work:
+    """Interleaving and tiles of every band."""
+    kernel = _twin(found)
+    pairs = (found.channels + 1) // 2
+    bands = _bands(found, choice)
+    counts: dict[str, float] = {"interleaved": found.pixels * found.depth, "band": sum(n for n, _ in bands)}
+    for count, pixels in bands:
+        calls, tiles = 2 if pixels % twin.PIXELS else 1, -(-pixels // twin.PIXELS)
+        one: dict[str, float] = {
+            "column.pairs": pairs * calls,
+            "call": calls,
+            "step4.pairs": pairs * tiles * found.depth // 2,
+            "tile4.pairs": pairs * tiles,
+        }
+        if not kernel.is_raw:
+            one["shifted"] = pairs * tiles
+        if kernel.passes > 1:
+            one["pass"] = pairs * tiles * kernel.passes
+        outputs = 2 * twin.PIXELS * pairs * tiles
+        one = costs.total((one, common.epilogue_counts(outputs, kernel.epilogue)))
+        counts = costs.total((counts, costs.times(count, one)))
+    code = 28 * found.depth // kernel.passes + 500
+    return Work(counts=counts, flash_bytes=4 * kernel.block_words * pairs + code)
+
+
+def _twin_plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
+    """Everything for pixels in pairs."""
+    kernel = _twin(found)
+    constants = common.constants_for(found.weighted, Weights.PAIRS)
+    parts = []
+    for count, pixels in _bands(found, choice):
+        tiles, rest = divmod(pixels, twin.PIXELS)
+        whole = tiles * twin.PIXELS
+        starts = [(0, 0, tiles)] + ([(whole // 2 * found.depth, pixels - twin.PIXELS, 1)] if rest else [])
+        parts.append(
+            Band(
+                count=count,
+                pixels=pixels,
+                widening=Widening(elements=0, split=True),
+                interleaving=tuple(
+                    Interleaving(in_bytes=first * found.depth, to_halves=x, pairs=n * twin.PIXELS // 2)
+                    for x, first, n in starts
+                ),
+                calls=tuple(
+                    Call(
+                        role="tile",
+                        x_halves=x,
+                        table_words=words,
+                        out_bytes=first * found.channels + channel,
+                        tiles=n,
+                        pairs=blocks,
+                    )
+                    for x, first, n in starts
+                    for words, channel, blocks in common.blocks(found.channels, kernel.block_words)
+                ),
+                tile_role="tile",
+            )
+        )
+    index = common.paired(found.channels)
+    weights = common.reorder(found.weighted.weights.reshape(found.channels, -1), Order.SPLIT)
+    return Plan(
+        parameters=PointwiseParameters(depth=found.depth, channels=found.channels, bands=tuple(parts)),
+        assembly=(
+            Assembly(
+                role="interleave",
+                label=f"interleave_k{found.depth}",
+                prototype=f"void {common.PLACEHOLDER}(const int8_t *in, int16_t *out, uint32_t pairs);",
+                text=twin.render_interleave(
+                    common.PLACEHOLDER, kernel, core, f"pairs of pixels of {found.depth} channels"
+                ),
+            ),
+            Assembly(
+                role="tile",
+                label=f"tilep2_2x4_k{found.depth}",
+                prototype=common.TILE_PROTOTYPE,
+                text=twin.render(
+                    common.PLACEHOLDER,
+                    kernel,
+                    core,
+                    f"2 channels x 4 pixels in pairs, {found.depth} to {found.channels} channels",
+                ),
+            ),
+        ),
+        table=twin.pack(
+            kernel,
+            weights[index],
+            constants.bias[index],
+            [constants.channels[c] for c in index],
+            constants.gains[index],
+        ),
+        variant=common.VARIANTS[choice.weights],
+    )
+
+
 def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
     """Everything for a choice."""
+    if choice.weights is Weights.PAIRS:
+        return _twin_plan(found, choice, core)
     order = common.order_of(found.depth)
     assembly = {"widen": common.widen_assembly(order, core)}
     parts = []
@@ -187,12 +315,14 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
         )
     index = common.paired(found.channels)
     weights = common.reorder(found.weighted.weights.reshape(found.channels, -1), order)
-    constants, _ = common.formed(found.weighted, choice.weights)
+    constants = common.constants_for(found.weighted, choice.weights)
     table = tile.pack(
         _kernel(found, 1, choice.weights),
         weights[index],
         constants.bias[index],
         [constants.channels[c] for c in index],
+        constants.gains[index],
+        constants.offsets[index],
     )
     return Plan(
         parameters=PointwiseParameters(depth=found.depth, channels=found.channels, bands=tuple(parts)),

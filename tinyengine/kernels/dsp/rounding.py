@@ -25,6 +25,8 @@ _MULTIPLIERS = 1 << 13
 """How far from the nominal multiplier the search goes."""
 MOST_BIAS = 1 << 12
 """Largest change of a bias that is tried."""
+_NEAR = tuple(np.array(sorted(near, key=abs), dtype=np.int64) for near in ([0], range(-8, 9), range(-64, 65)))
+"""How far from the nominal multiplier of a product the search goes, in turns."""
 _BIASES = np.array(sorted(range(-MOST_BIAS + 1, MOST_BIAS), key=abs), dtype=np.int64)
 
 
@@ -73,6 +75,37 @@ def two_roundings_as_one(
     numerators = (steps << (32 + e)) - (1 << 31) - (1 << (31 + e))
     first = np.clip(-(-numerators // (2 * m.multiplier)), low, high + 1)
     return _fit(first, low, high, steps, m.multiplier >> (e - right_shift), right_shift)
+
+
+def two_roundings_as_product(
+    m: Multiplier, low: int, high: int, steps: Integers, *, gain: int, right_shift: int, zero_point: int
+) -> tuple[int, int] | None:
+    """Multiplier and offset with which SMMUL(gain acc + offset, multiplier) >> right_shift is the output, zero
+    point included, where negative sums are clamped; or None.
+
+    Args:
+        gain: what weights and bias are multiplied by; the offset's steps are that much finer than the sum's.
+    """
+    e = -m.shift
+    numerators = (steps << (32 + e)) - (1 << 31) - (1 << (31 + e))
+    first = np.clip(-(-numerators // (2 * m.multiplier)), low, high + 1)
+    is_reached, is_not_from_start = first <= high, first > low
+    limits = (steps + zero_point) << (32 + right_shift)
+    nominal = (m.multiplier << max(0, right_shift + 1 - e)) // (gain << max(0, e - right_shift - 1))
+    for near in _NEAR:
+        candidates = nominal + near
+        candidates = candidates[(candidates >= 1 << 20) & (candidates <= INT32_MAX)]
+        if not candidates.size:
+            continue
+        passed = -(-limits[None, :] // candidates[:, None])
+        least = np.where(is_reached, passed - gain * first, -(1 << 60)).max(axis=1, initial=-(1 << 60))
+        most = np.where(is_not_from_start, passed - 1 - gain * (first - 1), 1 << 60).min(axis=1, initial=1 << 60)
+        fitting = np.flatnonzero(least <= most)
+        if fitting.size:
+            best = int(fitting[0])
+            offset = int(least[best]) if least[best] > -(1 << 60) else int(most[best])
+            return int(candidates[best]), offset
+    return None
 
 
 def _fit(first: Integers, low: int, high: int, steps: Integers, nominal: int, e: int) -> OneRounding | None:

@@ -1,0 +1,110 @@
+"""Pixels in pairs: interleaving keeps every value, the tile equals NumPy for usual and extreme quantization."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tinyengine.assembly import quantization
+from tests.tinyengine.assembly.quantization import QUANTIZATIONS, Channels
+from tests.tinyengine.assembly.rig import Rig
+from tinyengine.kernels.assembly import twin
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
+from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.assembly.twin import Twin
+
+ORDER = [0, 2, 1, 3]
+MOST_SUM = 1 << 22
+
+
+def in_order(x: np.ndarray) -> np.ndarray:
+    """The last axis as `interleave` writes it."""
+    return x.reshape(*x.shape[:-1], -1, 4)[..., ORDER].reshape(x.shape)
+
+
+def interleaved(x: np.ndarray) -> np.ndarray:
+    """(pixels, depth) to (pixels / 2, depth) halfwords: 256 * second + unsigned first."""
+    return in_order(256 * x[1::2].astype(np.int64) + x[0::2] + 128).astype(np.int16)
+
+
+@pytest.mark.parametrize("core", Core)
+def test_interleaving_pairs_every_value_and_writes_nothing_else(core: Core, tmp_path: Path) -> None:
+    rng = np.random.default_rng(31)
+    depths = (4, 8, 12, 20, 28, 32, 44, 64, 68, 100, 128, 256)
+    kernels = [Twin(depth=d, channels=2, epilogue=EPILOGUE, most_sum=0) for d in depths]
+    rig = Rig(
+        core=core,
+        text="".join(twin.render_interleave(f"k{n}", k, core, "") for n, k in enumerate(kernels)),
+        folder=tmp_path,
+    )
+    for n, depth in enumerate(depths):
+        for pairs in (1, 2, 5):
+            rig.forget()
+            x = quantization.activations((2 * pairs, depth), rng)
+            out = np.zeros((pairs, depth), np.int16)
+            at = rig.room(out)
+            rig.call(f"k{n}", rig.place(x), at, pairs)
+            np.testing.assert_array_equal(rig.read(at, out), interleaved(x), err_msg=f"{depth} {pairs}")
+
+
+EPILOGUE = Epilogue(right_shift=7, sign_correction=False, clamp=QUANTIZATIONS[0].clamp, rounding=Rounding.ONCE)
+# depth, channels, tiles
+SHAPES = [(4, 2, 1), (8, 6, 3), (20, 4, 2), (60, 10, 2), (64, 4, 9), (128, 2, 3), (136, 4, 2), (256, 2, 2)]
+
+
+def gained(made: Channels, gains: np.ndarray) -> list[ChannelConstants]:
+    """Constants under which a sum of 2^(k + 1) times the accumulator truncates to what two roundings give."""
+    found = []
+    for c, gain in zip(made.constants, gains.tolist(), strict=True):
+        spare = gain.bit_length() - 2
+        addend = (c.addend << spare) + (1 << (spare - 1))
+        found.append(replace(c, addend=addend, right_shift=c.right_shift + spare))
+    return found
+
+
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_the_tile_equals_numpy_around_every_size(is_raw: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(32)
+    cases = []
+    for depth, channels, tiles in SHAPES:
+        for each in (QUANTIZATIONS[0],) if is_raw else QUANTIZATIONS:
+            made = quantization.layer(each, channels, depth, rng, 1 << 18)
+            gains = np.full(channels, 4 if is_raw else 2)
+            constants = gained(made, gains) if is_raw else list(made.constants)
+            epilogue = (
+                replace(made.epilogue, right_shift=constants[0].right_shift, rounding=Rounding.ONCE)
+                if is_raw
+                else made.epilogue
+            )
+            kernel = Twin(depth=depth, channels=channels, epilogue=epilogue, most_sum=MOST_SUM)
+            assert kernel.is_raw == is_raw
+            cases.append((kernel, made, gains, constants, tiles))
+    text = "".join(twin.render(f"k{n}", c[0], Core.M4, "") for n, c in enumerate(cases))
+    rig = Rig(core=Core.M4, text=text, folder=tmp_path)
+    for n, (kernel, made, gains, constants, tiles) in enumerate(cases):
+        rig.forget()
+        pixels = twin.PIXELS * tiles
+        x = quantization.activations((pixels, kernel.depth), rng)
+        out = np.zeros((pixels, kernel.channels), np.int8)
+        at = rig.room(out)
+        table = twin.pack(kernel, in_order(made.weights), made.bias, constants, gains)
+        assert len(table) == kernel.block_words * kernel.channels // 2
+        products = x.astype(np.int64) @ made.weights.T
+        assert (gains * np.abs(products + made.bias)).max() < 1 << 23
+        rig.call(f"k{n}", rig.place(interleaved(x)), rig.place(table), at, tiles | kernel.channels // 2 << 16)
+        np.testing.assert_array_equal(rig.read(at, out), made.outputs(products), err_msg=f"{n} {kernel}")
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    usual = Twin(depth=8, channels=4, epilogue=EPILOGUE, most_sum=MOST_SUM)
+    assert usual.refusal() is None
+    for wrong in ({"depth": 6}, {"depth": 1028}, {"channels": 2000}, {"most_sum": 1 << 23}):
+        kernel = replace(usual, **wrong)  # type: ignore[arg-type]
+        assert kernel.refusal()
+        with pytest.raises(ValueError):
+            twin.render("k", kernel, Core.M4, "")
+    floating = replace(EPILOGUE, rounding=Rounding.FLOAT)
+    assert replace(usual, epilogue=floating).refusal() == "FP registers are in use"

@@ -1,0 +1,308 @@
+"""Matrix tile for pointwise layers on the Cortex-M4: two output channels by four pixels, pixels in pairs.
+
+The bytes of two neighbouring pixels share a halfword as 256 * second + first, the first one's unsigned (its sign
+bit turned over, which the bias takes back). SMLAD on the raw word gives 256 * S + F of the pair's sums, on its low
+bytes F; the difference is 256 * S. So a step of two input channels takes one group of four loads, two weight words
+and two activation words, and two UXTB16: 15 cycles for sixteen products. tile.py needs two groups: 16. Activations
+take half the room that int16 would, and interleaving them costs less than widening.
+
+    void tile(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t tiles_and_blocks);
+    void interleave(const int8_t *in, int16_t *out, uint32_t pairs);
+
+Where one literal shift serves all channels and no sign counts, 256 * S is requantized as it is, with a shift and
+an addend eight bits higher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
+from tinyengine.kernels.assembly.instruction import Register
+from tinyengine.kernels.assembly.requantize import (
+    ChannelConstants,
+    Epilogue,
+    Rounding,
+    clamp,
+    rescale,
+    saturate,
+)
+from tinyengine.kernels.assembly.scheduler import Core
+
+PIXELS = 4
+_RAW: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
+_LOW: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
+"""First channel of both pixel pairs, then second channel of both."""
+_W: tuple[Register, ...] = ("r10", "r11")
+_X: tuple[Register, ...] = ("r12", "lr")
+# The pair's constants in FP registers: raw and low bias of each channel, multiplier and addend of each, shifts.
+_BIASES: tuple[Register, ...] = ("s0", "s1", "s2", "s3")
+_TAIL, _SHIFTS = 4, 8
+_OUT, _X_END, _X_BASE, _BLOCKS, _OUT_BASE, _SEGMENT_END = "s10", "s11", "s12", "s13", "s14", "s15"
+_MOST_SUM = 1 << 23
+"""256 * S must not leave 32 bits."""
+_MOST_LITERAL_SHIFT = 15
+"""An addend of zero_point << (shift + 8) leaves headroom."""
+_MOST_WORDS_A_PASS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Twin:
+    """Literals of one kernel.
+
+    Args:
+        depth: input channels, a multiple of 4.
+        channels: bytes from one output pixel to the next.
+        epilogue: requantization.
+        most_sum: no sum, times its gain, exceeds it in magnitude.
+    """
+
+    depth: int
+    channels: int
+    epilogue: Epilogue
+    most_sum: int
+
+    def refusal(self) -> str | None:
+        """Why this layer does not fit, or None."""
+        if self.depth % 4:
+            return f"{self.depth} channels are not a multiple of 4"
+        if self.passes == 0 or 4 * self.depth > MOST_LOAD_OFFSET_BYTES:
+            return f"{self.depth} channels are out of an offset's reach"
+        if 3 * self.channels > MOST_LOAD_OFFSET_BYTES:
+            return f"{self.channels} outputs a pixel are out of an offset's reach"
+        if self.most_sum >= _MOST_SUM:
+            return f"a sum may reach {self.most_sum}, {_MOST_SUM} is the limit"
+        if self.epilogue.rounding not in (Rounding.TWICE, Rounding.ONCE):
+            return "FP registers are in use"
+        return None
+
+    @property
+    def passes(self) -> int:
+        """Passes over the input channels, each unrolled; 0 where none fits."""
+        words = self.depth // 2
+        return next((p for p in range(1, 9) if words % p == 0 and words // p <= _MOST_WORDS_A_PASS), 0)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether 256 * S is requantized without shifting it down first."""
+        form = self.epilogue
+        shift = form.right_shift
+        return form.rounding is Rounding.ONCE and shift is not None and shift <= _MOST_LITERAL_SHIFT
+
+    @property
+    def header_words(self) -> int:
+        """Constants of a channel pair, before its weights."""
+        return _SHIFTS + (2 if self.epilogue.right_shift is None else 0)
+
+    @property
+    def block_words(self) -> int:
+        """Words of a channel pair in the table."""
+        return self.header_words + self.depth
+
+    @property
+    def interleaved_words(self) -> int:
+        """Words of one pixel a pass of `interleave` reads."""
+        words = self.depth // 4
+        return max(w for w in range(1, 9) if words % w == 0)
+
+
+def pack(
+    twin: Twin,
+    weights: NDArray[np.int64],
+    bias: NDArray[np.int64],
+    channels: Sequence[ChannelConstants],
+    gains: NDArray[np.int64],
+) -> NDArray[np.uint32]:
+    """The table of all channel pairs.
+
+    Args:
+        twin: the kernel.
+        weights: (channels, depth) in the order `interleave` writes; the number of channels is even.
+        bias: (channels,) with the zero point folded in.
+        channels: requantization. gains: (channels,) what weights and bias are multiplied by.
+
+    Returns:
+        (channels / 2 * block_words,) words.
+    """
+    scaled = gains[:, None] * weights
+    low = gains * bias - 128 * scaled.sum(axis=1)
+    raw = 256 * gains * bias + low
+    halves = scaled.astype(np.int16).view(np.uint16).astype(np.uint32)
+    words = halves[:, 0::2] | halves[:, 1::2] << 16
+    blocks = []
+    for c in range(0, len(weights), 2):
+        a, b = channels[c], channels[c + 1]
+        header = [int(raw[c]), int(low[c]), int(raw[c + 1]), int(low[c + 1])]
+        header += [a.multiplier, a.addend, b.multiplier, b.addend]
+        if twin.epilogue.right_shift is None:
+            header += [a.right_shift, b.right_shift]
+        blocks.append(np.array([v & 0xFFFFFFFF for v in header], dtype=np.uint32))
+        blocks.append(np.stack([words[c], words[c + 1]], 1).reshape(-1))
+    return np.concatenate(blocks)
+
+
+def render(name: str, twin: Twin, core: Core, comment: str) -> str:
+    """The tile's text.
+
+    Raises:
+        ValueError: `twin.refusal()` has a reason.
+    """
+    reason = twin.refusal()
+    if reason:
+        raise ValueError(reason)
+    e = Emitter(core)
+    return e.function(name, lambda: _body(e, name, twin), comment)
+
+
+def _body(e: Emitter, name: str, twin: Twin) -> None:
+    tile_bytes = PIXELS * twin.depth
+    e.to_fp(_X_BASE, "r0", "x of the first tile")
+    e.to_fp(_OUT_BASE, "r2", "out of the pair's first pixel")
+    e.alu("uxth r4, r3", "r4", "r3", comment="tiles")
+    e.alu("lsr r5, r3, #16", "r5", "r3", comment="channel pairs")
+    e.constant("r6", tile_bytes)
+    e.multiply("mla", "r4", "r4", "r6", "r0", comment="x after the last tile")
+    e.to_fp(_X_END, "r4")
+    e.to_fp(_BLOCKS, "r5")
+    e.label(f".L{name}_pair", align=False)
+    e.fixed(f"vldmia r1!, {{s0-s{twin.header_words - 1}}}", "biases, multipliers, addends")
+    e.to_fp(_OUT, "r2")
+    e.label(f".L{name}_tile")
+    words = twin.depth // 2 // twin.passes
+    if twin.passes > 1:
+        e.add_immediate(_W[0], "r1", 4 * twin.depth, "end of the pair's weights")
+        e.to_fp(_SEGMENT_END, _W[0])
+        for n, bias in enumerate(_BIASES):
+            accumulators = (_RAW, _LOW)[n % 2][n // 2 * 2 : n // 2 * 2 + 2]
+            for a in accumulators:
+                e.from_fp(a, bias, "bias, scaled")
+        e.label(f".L{name}_run")
+        _steps(e, twin, words, fresh=False)
+        e.add_immediate("r1", "r1", 8 * words, "next weights")
+        e.add_immediate("r0", "r0", 4 * words, "next channels")
+        e.from_fp(_W[0], _SEGMENT_END)
+        e.fixed(f"cmp r1, {_W[0]}")
+        e.fixed(f"bne .L{name}_run")
+        e.add_immediate("r1", "r1", -4 * twin.depth, "back to the pair's weights")
+        _epilogue(e, twin, tile_bytes - 2 * twin.depth)
+    else:
+        with e.scheduled():
+            _steps(e, twin, words, fresh=True)
+            _epilogue(e, twin, tile_bytes)
+    e.fixed(f"cmp r0, {_W[0]}")
+    e.fixed(f"bne .L{name}_tile")
+    e.from_fp("r3", _BLOCKS)
+    e.from_fp("r0", _X_BASE)
+    e.add_immediate("r1", "r1", 4 * twin.depth, "next pair's table")
+    e.from_fp("r2", _OUT_BASE)
+    e.fixed("subs r3, r3, #1")
+    e.fixed("add r2, r2, #2")
+    e.to_fp(_BLOCKS, "r3")
+    e.to_fp(_OUT_BASE, "r2")
+    e.fixed(f"bne .L{name}_pair")
+
+
+def _steps(e: Emitter, twin: Twin, words: int, *, fresh: bool) -> None:
+    """Each step two input channels: two weight words against two pairs of pixels."""
+    if fresh:
+        # The second pair's accumulators hold the biases until their own first product replaces them.
+        for a, bias in zip((_RAW[1], _LOW[1], _RAW[3], _LOW[3]), _BIASES, strict=True):
+            e.from_fp(a, bias, "bias, scaled")
+    for step in range(words):
+        new = fresh and step == 0
+        e.ldr(_W[0], "r1", 8 * step, f"weights {2 * step}, {2 * step + 1}")
+        e.ldr(_W[1], "r1", 8 * step + 4)
+        e.ldr(_X[0], "r0", 4 * step, "two channels of two pixels")
+        e.ldr(_X[1], "r0", 4 * step + 2 * twin.depth)
+        for accumulators in (_RAW, _LOW):
+            if accumulators is _LOW:
+                for x in _X:
+                    e.dsp(f"uxtb16 {x}, {x}", x, x, comment="first pixel's")
+            for channel, w in enumerate(_W):
+                for pair, x in enumerate(_X):
+                    a = accumulators[2 * channel + pair]
+                    e.multiply("smlad", a, w, x, accumulators[2 * channel + 1] if new else a)
+
+
+def _epilogue(e: Emitter, twin: Twin, x_step_bytes: int) -> None:
+    """Requantize, clamp, store, advance; leaves the end of the row in r10 for the loop's compare."""
+    form = twin.epilogue
+    m, c, spare = _W[0], _W[1], _X[0]
+    for raw, low in zip(_RAW, _LOW, strict=True):
+        e.alu(f"sub {raw}, {raw}, {low}", raw, raw, low, comment="256 * second pixel")
+    for channel in range(2):
+        lows, raws = _LOW[2 * channel : 2 * channel + 2], _RAW[2 * channel : 2 * channel + 2]
+        e.from_fp(m, f"s{_TAIL + 2 * channel}", "multiplier")
+        e.from_fp(c, f"s{_TAIL + 2 * channel + 1}", "rounding and zero point")
+        if twin.is_raw:
+            rescale(e, form, lows, m, c, spare)
+            e.alu(f"lsl {c}, {c}, #8", c, c)
+            rescale(e, form, raws, m, c, spare)
+            for a in lows:
+                saturate(e, form, a)
+            for a in raws:
+                e.dsp(f"ssat {a}, #8, {a}, asr #{(form.right_shift or 0) + 8}", a, a)
+        else:
+            for a in raws:
+                e.alu(f"asr {a}, {a}, #8", a, a)
+            rescale(e, form, (*lows, *raws), m, c, spare)
+            if form.right_shift is None:
+                e.from_fp(m, f"s{_SHIFTS + channel}", "right shift")
+                for a in (*lows, *raws):
+                    e.alu(f"asr {a}, {a}, {m}", a, a, m)
+            for a in (*lows, *raws):
+                saturate(e, form, a)
+        for a in (*lows, *raws):
+            clamp(e, form, a)
+    e.from_fp(_X[0], _OUT)
+    pixels = (_LOW[0], _LOW[2]), (_RAW[0], _RAW[2]), (_LOW[1], _LOW[3]), (_RAW[1], _RAW[3])
+    for a, b in pixels:
+        e.dsp(f"bfi {a}, {b}, #8, #8", a, a, b)
+    for n, (a, _) in enumerate(pixels):
+        e.store("strh", a, _X[0], n * twin.channels)
+    e.add_immediate("r0", "r0", x_step_bytes, "next tile")
+    e.add_immediate(_X[0], _X[0], PIXELS * twin.channels)
+    e.from_fp(_W[0], _X_END)
+    e.to_fp(_OUT, _X[0])
+
+
+def render_interleave(name: str, twin: Twin, core: Core, comment: str) -> str:
+    """Pairs of pixels into shared halfwords; channels of four in the order 0, 2, 1, 3."""
+    e = Emitter(core)
+
+    def body() -> None:
+        words = twin.interleaved_words
+        runs = twin.depth // 4 // words
+        e.label(f".L{name}_pair")
+        if runs > 1:
+            e.constant("r3", runs)
+            e.label(f".L{name}_run")
+        with e.scheduled():
+            for start in range(0, words, 2):
+                some = range(start, min(start + 2, words))
+                registers = dict(zip(some, (("r4", "r5"), ("r6", "r7")), strict=False))
+                for n, (a, b) in registers.items():
+                    e.ldr(a, "r0", 4 * n)
+                    e.ldr(b, "r0", twin.depth + 4 * n)
+                for n, (a, b) in registers.items():
+                    e.alu(f"eor {a}, {a}, #0x80808080", a, a, comment="unsigned")
+                    e.alu(f"eor r8, {b}, {a}, lsr #8", "r8", a, b)
+                    e.alu("and r8, r8, #0x00ff00ff", "r8", "r8", comment="the bytes to swap")
+                    e.alu(f"eor {b}, {b}, r8", b, b, "r8", comment="channels 1, 3")
+                    e.alu(f"eor {a}, {a}, r8, lsl #8", a, a, "r8", comment="channels 0, 2")
+                    e.store("str", a, "r1", 8 * n)
+                    e.store("str", b, "r1", 8 * n + 4)
+            e.add_immediate("r0", "r0", 4 * words)
+            e.add_immediate("r1", "r1", 8 * words)
+        if runs > 1:
+            e.fixed("subs r3, r3, #1")
+            e.fixed(f"bne .L{name}_run")
+        e.add_immediate("r0", "r0", twin.depth, "the pair's second pixel is done")
+        e.fixed("subs r2, r2, #1")
+        e.fixed(f"bne .L{name}_pair")
+
+    return e.function(name, body, comment)
