@@ -26,6 +26,7 @@ _CONSTANTS = ("r8", "r10", "r11", "r12")
 _WEIGHTS = ("q4", "q5", "q6", "q7")
 _MOST_BYTE = 255
 _MOST_HALF = 65535
+_MOST_OFFSET = 127
 _X, _Y, _PLANE, _CHANNELS, _PATCH, _COLUMNS = 0, 4, 8, 12, 16, 32
 _MOST_COLUMN_VECTORS = 4
 _FRAME_BYTES = _COLUMNS + 16 * _MOST_COLUMN_VECTORS
@@ -125,6 +126,15 @@ class Planes:
         """Elements of a channel moved into its plane at a time: 16 where a byte says how far apart they are."""
         return 16 if (LANES - 1) * self.channels <= _MOST_BYTE and self.size[1] > 8 else 8
 
+    @property
+    def rows_together(self) -> int:
+        """Rows of the map moved in one round, where each is one vector; else 1."""
+        if self.size[1] > self.lanes:
+            return 1
+        reach = (self.size[1] * (_MOST_COLUMN_VECTORS - 1) + self.lanes) * self.channels
+        most = min(_MOST_COLUMN_VECTORS, self.size[0], _MOST_OFFSET // self.pitch + 1)
+        return most if reach <= (_MOST_BYTE if self.lanes == LANES else _MOST_HALF) else 1
+
     def refusal(self) -> str:
         """Why there is no such function; empty where there is."""
         if self.patches() is None:
@@ -147,7 +157,8 @@ class Planes:
         assert found is not None, "asked for a layer that is taken"
         tiles = -(-self.out[0] // found.tile[0]) * -(-self.out[1] // found.tile[1])
         a_tile = found.instructions + 10 + 2 * self.form.kinked
-        rows = self.size[0] * (4 + 2.5 * -(-self.size[1] // self.lanes))
+        a_row = 3.25 if self.rows_together > 1 else 4 + 2.5 * -(-self.size[1] // self.lanes)
+        rows = self.size[0] * a_row
         return self.channels * (tiles * a_tile + rows + 30 + 8 * -(-self.out[0] // found.tile[0]))
 
 
@@ -189,6 +200,10 @@ class _Writer:
         self._vectors = self._whole + (self._rest > 0)
         if planes.lanes == LANES or self._vectors > _MOST_COLUMN_VECTORS:
             self._vectors = 1
+        # Rows of one vector are taken several at a time, each with offsets of its own.
+        self._rows = planes.rows_together
+        if self._rows > 1:
+            self._vectors = self._rows
 
     def text(self) -> str:
         t, planes = self._t, self._planes
@@ -237,7 +252,7 @@ class _Writer:
         t(f"vmul.i{self._bits} q0, q0, r6")
         for vector in range(self._vectors):
             if vector:
-                t.constant("r6", planes.lanes * planes.channels)
+                t.constant("r6", (planes.size[1] if self._rows > 1 else planes.lanes) * planes.channels)
                 t(f"vadd.i{self._bits} q0, q0, r6")
             t(f"vstrw.32 q0, [sp, #{_COLUMNS + 16 * vector}]", "where a row's elements lie")
         places = [(oy * planes.out[1] + ox) * planes.channels for oy, ox in product(*map(range, p.tile))]
@@ -262,6 +277,19 @@ class _Writer:
         if self._rest:
             t.constant("r4", self._rest)
             t(f"vctp.{bits} r4", "a row's last elements")
+        if self._rows > 1:
+            rounds, rest = divmod(planes.size[0], self._rows)
+            if rounds > 1:
+                t.constant("lr", rounds)
+                t("dls lr, lr")
+                several = t.label()
+                self._fill_rows(self._rows)
+                t(f"le lr, {several}")
+            else:
+                self._fill_rows(self._rows)
+            if rest:
+                self._fill_rows(rest)
+            return
         t.constant("lr", planes.size[0])
         t("dls lr, lr")
         row = t.label()
@@ -283,6 +311,18 @@ class _Writer:
         t.add("r0", "r0", planes.size[1] * planes.channels - moved, "r4")
         t.add("r2", "r2", planes.pitch - taken, "r4")
         t(f"le lr, {row}")
+
+    def _fill_rows(self, count: int) -> None:
+        """Rows of one vector each."""
+        t, planes = self._t, self._planes
+        suffix = "t" if self._rest else ""
+        for n in range(count):
+            if self._rest and n % 2 == 0:
+                t("vpstttt" if n + 1 < count else "vpstt")
+            t(f"vldrb{suffix}.u{self._bits} q0, [r0, {_WEIGHTS[n]}]", "a row")
+            t(f"vstrb{suffix}.{self._bits} q0, [r2, #{n * planes.pitch}]")
+        t.add("r0", "r0", count * planes.size[1] * planes.channels, "r4")
+        t.add("r2", "r2", count * planes.pitch, "r4")
 
     def _tiles(self) -> None:
         t, planes, p = self._t, self._planes, self._p
