@@ -1,9 +1,13 @@
-"""Stage 1 on all 108 spaces at 320 kB and 1 MB, from nothing: how long it takes and what it chooses."""
+"""Stage 1 on all 108 spaces at 320 kB and 1 MB, from nothing: how long it takes and what it chooses.
+
+And how well its judge knows the compiler: ten networks compiled as the judge assumes, and linked for the F746.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -12,8 +16,21 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.boards import load_boards
+from harness.build import BuildPlan, build
+from harness.chips import load_chip
+from harness.toolchain import find_toolchain
+from nas import network
+from nas.judge import FLASH_BYTE_CYCLES, Need, RealPlan
+from nas.network import Weights
+from nas.space import Skeleton, Space, layout
 from tests.benchmarks.bench_rows import CHECKOUT, NotMeasured
 from tests.benchmarks.figures import Figure, figure
+from tinyengine import codegen
+from tinyengine.arrange import best, given
+from tinyengine.fixedpoint import Requant
+from tinyengine.kernels.catalogue import Target
+from tinyengine.schedule import Optimize, Options, Preferences
 
 SAMPLES = 1000
 _TIMEOUT_S = 3600
@@ -65,3 +82,56 @@ def _winner(name: str, which: int) -> Figure:
 
 
 WINNERS = [_winner("space_winner_paper_cost", 0), _winner("space_winner_real_plan", 1)]
+
+
+class _Judged(NamedTuple):
+    judged: Need
+    shipped: Need
+
+
+@cache
+def _shipped() -> tuple[_Judged, ...]:
+    """Ten networks of small spaces, by the judge, and as compiler and linker made them."""
+    board = load_boards().select(["f746-sim"])[0]
+    judge = RealPlan(Target.M7)
+    found = []
+    for index in range(CHECKED):
+        rng = random.Random(f"shipped/{index}")
+        skeleton = Skeleton(name="checked", classes=10)
+        space = Space(
+            skeleton=skeleton, resolution=rng.choice((48, 80, 112)), width_percent=rng.choice((20, 30, 40))
+        )
+        asked = layout(skeleton, space.sample(rng))
+        graph = network.graph(asked, Weights.SEEDED, seed=index)
+        options = Options(graph, requant=Requant.EXACT, target=Target.M7)
+        arranged = best(options, Preferences(optimize=Optimize.SRAM), FLASH_BYTE_CYCLES)
+        scheduled, plan = given(graph, arranged.ways, requant=Requant.EXACT)
+        chip = load_chip(board.chip)
+        with tempfile.TemporaryDirectory() as folder:
+            image = build(
+                BuildPlan(
+                    sources=codegen.generate(graph, scheduled, plan, options="as the judge assumes"),
+                    chip=chip,
+                    uart=board.uart,
+                    clock_source=board.clock_source,
+                    baud=board.baud,
+                    toolchain=find_toolchain(),
+                ),
+                cache_dir=Path(folder),
+            )
+        shipped = Need(sram_bytes=arranged.plan.arena_bytes, flash_bytes=image.model_flash_bytes)
+        found.append(_Judged(judge.need(asked), shipped))
+    return tuple(found)
+
+
+CHECKED = 10
+
+
+@figure("space_sram_error_percent", "worst of ten, judged over shipped", 1.0, slow=True)
+def sram_error() -> float:
+    return max(100 * abs(j.sram_bytes / s.sram_bytes - 1) for j, s in _shipped())
+
+
+@figure("space_flash_error_percent", "worst of ten, judged over linked", 8.0, slow=True)
+def flash_error() -> float:
+    return max(100 * abs(j.flash_bytes / s.flash_bytes - 1) for j, s in _shipped())
