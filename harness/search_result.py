@@ -36,6 +36,8 @@ class Final:
     """The network in the end. Accuracies are shares of right answers.
 
     Args:
+        inherited, fine_tuned: of the two candidates in float; `validation_float` is that of the better one, which
+            is kept.
         validation_int8: after post-training quantization; `validation_qat` with quantization-aware training, None
             where it was not asked for.
         deployed: which of the two it is, "ptq" or "qat".
@@ -46,6 +48,7 @@ class Final:
     arch: Arch
     blocks: tuple[BlockShape, ...]
     inherited: float
+    fine_tuned: float
     validation_float: float
     validation_int8: float
     validation_qat: float | None
@@ -110,6 +113,7 @@ def document(found: SearchResult) -> dict[str, Any]:
         "final": {
             "arch": final.arch.encode(),
             "inherited_top1": final.inherited,
+            "fine_tuned_top1": final.fine_tuned,
             "validation_float_top1": final.validation_float,
             "validation_int8_top1": final.validation_int8,
             "validation_qat_top1": final.validation_qat,

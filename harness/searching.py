@@ -147,10 +147,11 @@ def _limits(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Tuned:
-    """The chosen network, trained on; `exact`, `ptq` and `qat` are its validation accuracies."""
+    """The chosen network; accuracies on the validation split, `exact` is that of the kept one of the first two."""
 
     arch: Arch
     inherited: float
+    tuned: float
     exact: float
     ptq: float
     qat: float | None
@@ -300,8 +301,8 @@ class _Run:
             deployed = trained if aware > int8 else graph
         self._tell(words)
         return _Tuned(
-            arch=best.arch, inherited=best.accuracy, exact=accuracy, ptq=int8, qat=aware, graph=deployed,
-            kind="ptq" if deployed is graph else "qat",
+            arch=best.arch, inherited=best.accuracy, tuned=options[0][0], exact=accuracy, ptq=int8, qat=aware,
+            graph=deployed, kind="ptq" if deployed is graph else "qat",
         )  # fmt: skip
 
     def _int8_top1(self, graph: Graph, task: Task) -> float:
@@ -346,6 +347,7 @@ class _Run:
             arch=tuned.arch,
             blocks=layout(self._setup.space.skeleton, tuned.arch).blocks,
             inherited=tuned.inherited,
+            fine_tuned=tuned.tuned,
             validation_float=tuned.exact,
             validation_int8=tuned.ptq,
             validation_qat=tuned.qat,

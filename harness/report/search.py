@@ -102,8 +102,8 @@ def render(found: SearchResult, *, generated: str) -> str:
     accuracies = [
         ("largest sub-network", "float, validation", found.supernet_largest),
         ("chosen, inherited weights", "float, validation", final.inherited),
-        ("chosen, fine-tuned", "float, validation", final.validation_float),
-        ("quantized after training", "int8, validation", final.validation_int8),
+        ("chosen, fine-tuned", "float, validation", final.fine_tuned),
+        ("the better of the two, quantized", "int8, validation", final.validation_int8),
         ("trained in integers (QAT)", "int8, validation", final.validation_qat),
     ]
     return environment.get_template("search.html.j2").render(

@@ -109,6 +109,7 @@ RESULT = SearchResult(
         arch=_BEST.arch,
         blocks=_SHAPE.blocks,
         inherited=_BEST.accuracy,
+        fine_tuned=0.951,
         validation_float=0.973,
         validation_int8=0.9667,
         validation_qat=0.97,
