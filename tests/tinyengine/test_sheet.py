@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.tinyengine.random_graphs import random_inputs
 from tinyengine import reference, zoo
 from tinyengine.compile import Compiled, CompileOptions, compile_graph, lowered_graphs
 from tinyengine.fixedpoint import Requant
+from tinyengine.importers import tflite
 from tinyengine.ir import Graph
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.catalogue import Target
@@ -35,20 +38,45 @@ def every_way(graph: Graph, options: CompileOptions) -> dict[str, Sample]:
     return found
 
 
+def assert_bit_exact(samples: Sequence[Sample], options: CompileOptions, core: Core) -> None:
+    """The samples as one sheet, on the emulated core."""
+    made = sheet(samples, name="all")
+    batch = CoreBatch([made.compile(options)], core)
+    inputs = random_inputs(made.graph, 1)
+    run = batch.run(0, inputs)
+    expected = reference.run(made.graph, inputs, requant=options.requant)
+    for sample, want, got in zip(samples, expected, run.outputs, strict=True):
+        assert want.tobytes() == got.tobytes(), f"{sample.name}: {sample.way.spec.template} {sample.way.tile}"
+
+
 @pytest.mark.parametrize("core", list(Core))
-def test_all_ways_of_a_keyword_network_are_bit_exact(core: Core) -> None:
+def test_ways_of_a_keyword_network_are_bit_exact(core: Core) -> None:
     options = CompileOptions(target=CORES[core])
     samples = list(every_way(zoo.load("ds-cnn"), options).values())
     assert len(samples) > 60
     # A quarter a core keeps the test quick; which quarter differs.
-    chosen = samples[list(Core).index(core) :: 4]
-    made = sheet(chosen, name="all")
-    batch = CoreBatch([made.compile(options)], core)
-    inputs = random_inputs(made.graph, 1)
-    run = batch.run(0, inputs)
-    expected = reference.run(made.graph, inputs, requant=Requant.EXACT)
-    for sample, want, got in zip(chosen, expected, run.outputs, strict=True):
-        assert want.tobytes() == got.tobytes(), sample.name
+    assert_bit_exact(samples[list(Core).index(core) :: 4], options, core)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", list(Core))
+@pytest.mark.parametrize("requant", list(Requant))
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mlperf_vww_96_int8",
+        "mlperf_pretrainedResnet_quant",
+        "mlperf_kws_ref_model",
+        "mlperf_ad01_int8",
+        "tinyengine_mcunet_vww",
+    ],
+)
+def test_every_way_of_a_real_model_is_bit_exact(name: str, requant: Requant, core: Core, shared_dir: Path) -> None:
+    graph = tflite.load((shared_dir / "models" / f"{name}.tflite").read_bytes(), name=name)
+    options = CompileOptions(target=CORES[core], requant=requant)
+    samples = list(every_way(graph, options).values())
+    for start in range(0, len(samples), 40):
+        assert_bit_exact(samples[start : start + 40], options, core)
 
 
 def test_measured_cycles_decide() -> None:
