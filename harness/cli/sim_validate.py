@@ -107,12 +107,14 @@ def _show(found: validation.Validation) -> None:
 
 def peers_table(found: validation.Peers) -> Table:
     """Engines of others, one row a network, board and memory."""
-    table = Table("engine", "network", "board", "memory", box=None, pad_edge=False)
+    table = Table("engine", "flags", "network", "board", "memory", box=None, pad_edge=False)
     for heading in ("cycles", "instructions", "flash B", "RAM B"):
         table.add_column(heading, justify="right")
     for row in found.rows:
         numbers = (row.cycles, row.instructions, row.flash_bytes, row.ram_bytes)
-        table.add_row(row.engine, row.network, row.board, row.memory_model, *(f"{n:,}" for n in numbers))
+        table.add_row(
+            row.engine, row.flags, row.network, row.board, row.memory_model, *(f"{n:,}" for n in numbers)
+        )
     return table
 
 

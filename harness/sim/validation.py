@@ -82,6 +82,7 @@ class PeerRow(_Frozen):
     """What another engine needs for one inference on a simulated board."""
 
     engine: str
+    flags: str
     network: str
     board: str
     memory_model: str
