@@ -73,9 +73,12 @@ def _search(out: NDArray[np.int64], ratios: list[float], clamp: Clamp) -> Sum | 
         products = factor_a * q[:, None] + factor_b * q[None]
         least, most = int((low - products).max()), int((high - products).min())
         if least <= most:
+            # Where all pairs are clamped on one side, the interval is open on the other: stay near the closed end.
+            if least < -_FAR >> 1:
+                least = min(most, 1 << shift) - (1 << shift)
+            most = min(most, least + (1 << shift))
             offset = (least + most) >> 1
             total = products + offset
-            # The nearest output to an interval without bounds is any: no more than 32 bits decide.
             if max(-int(total.min()), int(total.max())) < 1 << 31:
                 return Sum(factor_a=factor_a, factor_b=factor_b, offset=offset, shift=shift)
     return None
