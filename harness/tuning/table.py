@@ -28,9 +28,9 @@ from tinyengine.measured import way_name
 from tinyengine.schedule import Options, parts
 from tinyengine.sheet import Sample, can_be_sampled
 
-_BANDS = 3
+_BANDS = 2
 """Bands of a kernel and form of weights that are measured for a layer: the largest, the smallest, and between."""
-_LEFT_OUT = 3
+_LEFT_OUT = 5
 """Of so many chains, short forms and layers rounded once one is measured: they share counts with others."""
 
 
