@@ -132,6 +132,6 @@ def sram_error() -> float:
     return max(100 * abs(j.sram_bytes / s.sram_bytes - 1) for j, s in _shipped())
 
 
-@figure("space_flash_error_percent", "worst of ten, judged over linked", 8.0, slow=True)
+@figure("space_flash_error_percent", "worst of ten, judged over linked", 5.0, slow=True)
 def flash_error() -> float:
     return max(100 * abs(j.flash_bytes / s.flash_bytes - 1) for j, s in _shipped())
