@@ -307,7 +307,8 @@ def runs() -> tuple[Run, ...]:
     """All of them; finished ones are read."""
     from harness.session import code_digest
 
-    folder = FOLDER / code_digest()[:12]
+    asked = f"{code_digest()}/{BUDGET}/{LIMIT_MS}/{_EVOLUTION}"
+    folder = FOLDER / hashlib.sha256(asked.encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for seed in SEEDS:
