@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from nas import network
@@ -254,16 +255,13 @@ class Memory:
                 {hashlib.sha256(t.encode()).hexdigest(): INSTRUCTION_BYTES * _instructions(t) for t in texts},
                 surplus,
             )
-        found = self._code[alike]
-        return Code(
-            {f"{digest}/{key.channels}": size for digest, size in found.functions.items()}, found.surplus_bytes
-        )
+        return self._code[alike]
 
     def _text(self, way: Known) -> tuple[list[str], int]:
         alone = self._singles[way.form.key].graph
         bound = way.spec.bind(alone, alone.nodes[0], Requant.EXACT, way.tile)
         tables = sum(t.data.nbytes for t in bound.tables)
-        return [f.text for f in bound.assembly], tables - way.price.flash_bytes if tables else 0
+        return [f.text for f in bound.assembly], 0 if way.spec.price is None else tables - way.price.flash_bytes
 
     def _link_text(self, link: _Link) -> tuple[list[str], int]:
         makers = catalogue.chains(self.target)
@@ -331,7 +329,7 @@ class Remembering(Options):
 def _freer(a: Sequence[Rolling], b: Sequence[Rolling]) -> bool:
     return a == b or all(
         (y.least is None and not y.exact) or (x.least is not None and y.least is not None and x.least <= y.least)
-        for x, y in zip(a, b, strict=True)
+        for x, y in zip_longest(a, b, fillvalue=Rolling())  # an operand not named shares nothing
     )
 
 
