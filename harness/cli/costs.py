@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -22,9 +22,10 @@ from harness.runner import Runner
 from harness.session import LEASE_WAIT_S
 from harness.station import Station
 from harness.toolchain import find_toolchain
-from harness.tuning import table
 from harness.tuning.readings import Readings, kind_of
-from harness.tuning.table import Measured
+
+if TYPE_CHECKING:
+    from harness.tuning.table import Measured
 
 
 def command(
@@ -42,6 +43,12 @@ def command(
     if not chosen or not all(b.simulated for b in chosen):
         raise ConfigError("simulated boards are needed", file="--boards")
     host.require(chosen)
+    try:
+        from harness.tuning import table
+    except ModuleNotFoundError as error:
+        if error.name != "scipy":
+            raise
+        raise ConfigError("needs scipy; pip install 'tinyrack[nas]'", file="costs") from error
     sources = resolve_all(models)
     options = JobOptions(memory=Memory.IDEAL)
     stop = threading.Event()

@@ -70,6 +70,7 @@ CORE = {
     "SCB_CCR": (0xE000ED14, "DDI 0403E.e B3.2.8"),
     "SCB_CCR_DC": (1 << 16, "DDI 0403E.e B3.2.8"),
     "SCB_CCR_IC": (1 << 17, "DDI 0403E.e B3.2.8"),
+    "SCB_CCR_LOB": (1 << 19, "DDI 0553B, CCR: Armv8.1-M alone"),
     "SCB_CFSR": (0xE000ED28, "DDI 0403E.e B3.2.15"),
     "SCB_HFSR": (0xE000ED2C, "DDI 0403E.e B3.2.16"),
     "SCB_MMFAR": (0xE000ED34, "DDI 0403E.e B3.2.17"),
