@@ -95,8 +95,26 @@ def test_scales_outside_the_shifts_are_refused() -> None:
 
 def test_a_gain_a_channel_gives_one_shift_and_equals_two_roundings() -> None:
     """Scales over 2^-10 to 2^-4, now and then one far below: the literal shift serves them all, or none."""
+    forms, floats = forms_with_gains(Requant.EXACT)
+    assert forms == {Rounding.ONCE, Rounding.PRODUCT}
+    assert not floats
+
+
+def test_a_gain_a_channel_equals_float32_or_the_channel_stays_in_float32() -> None:
+    """Negative sums count: no clamp is at the zero point."""
+    forms, floats = forms_with_gains(Requant.SINGLE)
+    assert forms >= {Rounding.PRODUCT, Rounding.MIXED_PRODUCT}
+    assert 1 <= floats <= 30
+
+
+def forms_with_gains(requant: Requant) -> tuple[set[Rounding], int]:
+    """Compares every channel in integers with the rounding; returns the forms seen and channels in float32."""
+    is_once = requant is Requant.SINGLE
+    zero_point = 5 if is_once else -128
+    floats = 0
     rng = np.random.default_rng(23)
-    gained, forms = 0, set()
+    gained = 0
+    forms: set[Rounding] = set()
     for n in range(24):
         b = Builder(rng=rng, name=f"gains{n}")
         x = b.input((1, 4, 4, 8))
@@ -107,7 +125,7 @@ def test_a_gain_a_channel_gives_one_shift_and_equals_two_roundings() -> None:
         w = b.constant(rng.integers(-127, 128, (12, 1, 1, 8), dtype=np.int8), quant)
         biases = QuantParams(scales=tuple(f32(b.q(x).scale * s) for s in scales), zero_points=(0,) * 12, axis=0)
         bias = b.constant(rng.integers(-9000, 9000, 12).astype(np.int32), biases)
-        out = QuantParams(scales=(f32(b.q(x).scale * 2.0 ** rng.uniform(-1, 2)),), zero_points=(-128,))
+        out = QuantParams(scales=(f32(b.q(x).scale * 2.0 ** rng.uniform(-1, 2)),), zero_points=(zero_point,))
         graph = b.graph(
             (
                 b.node(
@@ -118,7 +136,7 @@ def test_a_gain_a_channel_gives_one_shift_and_equals_two_roundings() -> None:
                 ),
             )
         )
-        found = common.weighted(graph, graph.nodes[0])
+        found = common.weighted(graph, graph.nodes[0], requant)
         if isinstance(found, str) or found.gained is None:
             continue
         gained += 1
@@ -131,9 +149,20 @@ def test_a_gain_a_channel_gives_one_shift_and_equals_two_roundings() -> None:
             shift = constants.epilogue.right_shift
             assert shift is not None
             forms.add(constants.epilogue.rounding)
+            floating = lowering.conv_single_scales(graph, graph.nodes[0])
+            assert floating is not None
             for c, m in enumerate(lowering.conv_multipliers(graph, graph.nodes[0])):
                 acc = np.unique(np.concatenate([rng.integers(low[c], high[c] + 1, 9000), [low[c], high[c]]]))
-                wanted = np.clip(fixedpoint.requantize(acc, m.multiplier, m.shift) - 128, -128, 127)
+                if constants.channels[c].multiplier < 0:
+                    assert (constants.gains[c], constants.offsets[c], constants.bias[c]) == (2, 0, plain[c])
+                    floats += 1
+                    continue
+                rounded = (
+                    fixedpoint.requantize_float(acc, floating[c])
+                    if is_once
+                    else fixedpoint.requantize(acc, m.multiplier, m.shift)
+                )
+                wanted = np.clip(rounded + zero_point, -128, 127)
                 if wanted[0] == wanted[-1]:
                     acc = np.array([constants.bias[c]])  # a constant: its weights are zero
                     wanted = wanted[:1]
@@ -147,5 +176,5 @@ def test_a_gain_a_channel_gives_one_shift_and_equals_two_roundings() -> None:
                 assert np.abs(constants.gains[c] * found.weights[c]).max() < 1 << 15
             if constants is found.paired:
                 assert constants.most_sum < 1 << 23
-    assert forms == {Rounding.ONCE, Rounding.PRODUCT}
     assert gained >= 12
+    return forms, floats

@@ -91,7 +91,7 @@ def test_packed_tables_say_the_same(core: Core, passes: int, tmp_path: Path) -> 
     check(core, cases, tmp_path, rng)
 
 
-@pytest.mark.parametrize("rounding", [Rounding.TWICE, Rounding.ONCE])
+@pytest.mark.parametrize("rounding", [Rounding.TWICE, Rounding.ONCE, Rounding.MIXED])
 def test_weights_in_fp_registers_and_on_the_stack(rounding: Rounding, tmp_path: Path) -> None:
     """Around the number of FP registers, with and without correction of signs, whole and last tiles."""
     rng = np.random.default_rng(4)

@@ -98,6 +98,29 @@ def test_the_tile_equals_numpy_around_every_size(is_raw: bool, tmp_path: Path) -
         np.testing.assert_array_equal(rig.read(at, out), made.outputs(products), err_msg=f"{n} {kernel}")
 
 
+def test_a_channel_in_float_beside_integers(tmp_path: Path) -> None:
+    """Pairs with such a channel, the first or the second, and without; one pass and several; clamps."""
+    rng = np.random.default_rng(33)
+    cases = []
+    for depth, channels, tiles in SHAPES:
+        for each in (QUANTIZATIONS[0], QUANTIZATIONS[1], QUANTIZATIONS[4]):
+            made = quantization.layer(each, channels, depth, rng, 1 << 18, Rounding.MIXED)
+            kernel = Twin(depth=depth, channels=channels, epilogue=made.epilogue, most_sum=MOST_SUM)
+            assert kernel.is_raw
+            cases.append((kernel, made, tiles))
+    text = "".join(twin.render(f"k{n}", c[0], Core.M4, "") for n, c in enumerate(cases))
+    rig = Rig(core=Core.M4, text=text, folder=tmp_path)
+    for n, (kernel, made, tiles) in enumerate(cases):
+        rig.forget()
+        x = quantization.activations((twin.PIXELS * tiles, kernel.depth), rng)
+        out = np.zeros((len(x), kernel.channels), np.int8)
+        at = rig.room(out)
+        table = twin.pack(kernel, in_order(made.weights), made.bias, made.constants, np.full(kernel.channels, 2))
+        rig.call(f"k{n}", rig.place(interleaved(x)), rig.place(table), at, tiles | kernel.channels // 2 << 16)
+        wanted = made.outputs(x.astype(np.int64) @ made.weights.T)
+        np.testing.assert_array_equal(rig.read(at, out), wanted, err_msg=f"{n} {kernel}")
+
+
 def test_what_does_not_fit_is_refused() -> None:
     usual = Twin(depth=8, channels=4, epilogue=EPILOGUE, most_sum=MOST_SUM)
     assert usual.refusal() is None

@@ -39,8 +39,13 @@ class Rounding(Enum):
     """Once, in float32, ties to even."""
     MIXED = "mixed"
     """Some channels as FLOAT, the others as ONCE; the sign of a channel's multiplier says which."""
+    MIXED_PRODUCT = "mixed product"
+    """Some channels as FLOAT, the others as PRODUCT."""
     NONE = "none"
     """The sum is on the output's scale already, shifted up."""
+
+
+_INTEGERS_OF_MIXED = {Rounding.MIXED: Rounding.ONCE, Rounding.MIXED_PRODUCT: Rounding.PRODUCT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,7 @@ class Epilogue:
     @property
     def is_mixed(self) -> bool:
         """Whether kernels must look which form a channel takes."""
-        return self.rounding is Rounding.MIXED
+        return self.rounding in _INTEGERS_OF_MIXED
 
     @property
     def in_float(self) -> Epilogue:
@@ -87,7 +92,7 @@ class Epilogue:
     @property
     def in_integers(self) -> Epilogue:
         """A mixed form's other channels; any other form itself."""
-        return replace(self, rounding=Rounding.ONCE) if self.is_mixed else self
+        return replace(self, rounding=_INTEGERS_OF_MIXED[self.rounding]) if self.is_mixed else self
 
 
 def refusal(multipliers: Sequence[Multiplier]) -> str | None:

@@ -5,6 +5,8 @@ two groups of loads, for want of registers; here the table needs no pointer, its
 activations one group, and a weight costs a VMOV: 15 cycles for sixteen products instead of 16. Weights beyond the
 FP registers lie on the stack, one of them in each step's group of loads.
 
+In a mixed layer the carry says, from a pair's start to its end, that a channel of it is rounded in float32.
+
 The Cortex-M7 loads beside its multiplies and gains nothing: it keeps tile.py.
 """
 
@@ -36,6 +38,8 @@ MOST_PLAIN_PIXELS = 2
 # Slots on the stack: r0-r3 as they came in, then weights.
 _X_BASE, _TABLE, _OUT_BASE, _PAIRS, _SPILLED = 0, 4, 8, 12, 16
 _SPILLED_AT_ONCE = 4
+_KEPT_BIASES = (("r1", "s0"), ("lr", "s1"))
+"""Float rounding takes the biases' FP registers; a tile's steps are done, and these registers free."""
 
 
 def suits(tile: Tile, core: Core) -> bool:
@@ -46,7 +50,7 @@ def suits(tile: Tile, core: Core) -> bool:
         and tile.window.passes == 1
         and tile.window.words <= MOST_WORDS
         and tile.epilogue.right_shift is not None
-        and tile.epilogue.rounding in (Rounding.TWICE, Rounding.ONCE, Rounding.PRODUCT)
+        and tile.epilogue.rounding not in (Rounding.FLOAT, Rounding.NONE)
         and len(tile.pixel_offsets_bytes) > MOST_PLAIN_PIXELS
     )
 
@@ -92,7 +96,14 @@ class _Body:
         e.label(f".L{self.name}_tile")
         self._steps()
         self._epilogue()
-        e.fixed("cmp r0, r10")
+        if tile.epilogue.is_mixed:
+            with e.out_of_line():
+                e.label(f".L{self.name}_float")
+                self._float_epilogue()
+                e.fixed("cmp r0, r0", "sets the carry again")
+                e.fixed(f"b .L{self.name}_next")
+            e.label(f".L{self.name}_next", align=False)
+        e.fixed(f"{'teq' if tile.epilogue.is_mixed else 'cmp'} r0, r10")
         e.fixed(f"bne .L{self.name}_tile")
         e.ldr("r3", "sp", _PAIRS)
         e.fixed("subs r3, r3, #1")
@@ -122,6 +133,11 @@ class _Body:
                 e.to_fp(self._second_weight(self.both + start + n), registers[2 * n + 1])
         e.fixed(f"vldmia r1!, {{s{self.tail}-s{self.tail + _TAIL_WORDS - 1}}}", "multipliers, addends")
         e.store("str", "r1", "sp", _TABLE)
+        if self.tile.epilogue.is_mixed:
+            e.from_fp("r2", f"s{self.tail}", "multiplier")
+            e.from_fp("r3", f"s{self.tail + 2}", "second channel's")
+            e.alu("orr r2, r2, r3", "r2", "r2", "r3")
+            e.fixed("lsls r2, r2, #1", "carry: a channel is rounded in float32")
 
     def _second_weight(self, step: int) -> Register:
         if step < self.both:
@@ -149,8 +165,10 @@ class _Body:
     def _epilogue(self) -> None:
         """Requantize, clamp, store, advance; leaves the end of the row in r10 for the loop's compare."""
         e, tile = self.e, self.tile
-        form = tile.epilogue
+        form = tile.epilogue.in_integers
         m, c, spare = "r10", "r11", "r12"
+        if tile.epilogue.is_mixed:
+            e.branch_out("cs", f".L{self.name}_float", *self.first, *self.second, "r0", comment="float32")
         for channel, accumulators in enumerate((self.first, self.second)):
             e.from_fp(m, f"s{self.tail + 2 * channel}", "multiplier")
             if form.rounding is not Rounding.PRODUCT:
@@ -159,6 +177,39 @@ class _Body:
             for a in accumulators:
                 saturate(e, form, a)
                 clamp(e, form, a)
+        self._store()
+
+    def _float_epilogue(self) -> None:
+        """The same for a pair with a channel in float32; which one, its multiplier's sign says."""
+        e, form = self.e, self.tile.epilogue
+        m, c, spare = "r10", "r11", "r12"
+        for kept, bias in _KEPT_BIASES:
+            e.from_fp(kept, bias, "an FP register for a while")
+        for channel, accumulators in enumerate((self.first, self.second)):
+            scale = f"s{self.tail + 2 * channel}"
+            e.from_fp(m, scale, "multiplier")
+            e.from_fp(c, f"s{self.tail + 2 * channel + 1}", "rounding and zero point")
+            e.fixed(f"cmp {m}, #0")
+            e.fixed(f"bge .L{self.name}_integers{channel}")
+            temporaries = [bias for _, bias in _KEPT_BIASES]
+            rescale(e, form.in_float, accumulators, m, c, spare, scale=scale, temporaries=temporaries)
+            for a in accumulators:
+                saturate(e, form.in_float, a)
+            e.fixed(f"b .L{self.name}_done{channel}")
+            e.label(f".L{self.name}_integers{channel}", align=False)
+            rescale(e, form.in_integers, accumulators, m, c, spare)
+            for a in accumulators:
+                saturate(e, form.in_integers, a)
+            e.label(f".L{self.name}_done{channel}", align=False)
+        for kept, bias in _KEPT_BIASES:
+            e.to_fp(bias, kept)
+        for a in (*self.first, *self.second):
+            clamp(e, form, a)
+        self._store()
+
+    def _store(self) -> None:
+        """Store, advance."""
+        e, tile = self.e, self.tile
         e.from_fp("r12", self.out)
         for a, b in zip(self.first, self.second, strict=True):
             e.dsp(f"bfi {a}, {b}, #8, #8", a, a, b)

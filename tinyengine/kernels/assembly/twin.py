@@ -76,8 +76,10 @@ class Twin:
             return f"{self.channels} outputs a pixel are out of an offset's reach"
         if self.most_sum >= _MOST_SUM:
             return f"a sum may reach {self.most_sum}, {_MOST_SUM} is the limit"
-        if self.epilogue.rounding not in (Rounding.TWICE, Rounding.ONCE):
+        if self.epilogue.rounding not in (Rounding.TWICE, Rounding.ONCE, Rounding.MIXED):
             return "FP registers are in use"
+        if self.epilogue.is_mixed and self.epilogue.right_shift is None:
+            return "right shifts are in the FP registers that float rounding needs"
         return None
 
     @property
@@ -91,7 +93,8 @@ class Twin:
         """Whether 256 * S is requantized without shifting it down first."""
         form = self.epilogue
         shift = form.right_shift
-        return form.rounding is Rounding.ONCE and shift is not None and shift <= _MOST_LITERAL_SHIFT
+        is_once = form.in_integers.rounding is Rounding.ONCE
+        return is_once and shift is not None and shift <= _MOST_LITERAL_SHIFT
 
     @property
     def header_words(self) -> int:
@@ -171,6 +174,14 @@ def _body(e: Emitter, name: str, twin: Twin) -> None:
     e.label(f".L{name}_pair", align=False)
     e.fixed(f"vldmia r1!, {{s0-s{twin.header_words - 1}}}", "biases, multipliers, addends")
     e.to_fp(_OUT, "r2")
+    is_mixed = twin.epilogue.is_mixed
+    # TEQ leaves the carry alone.
+    compare = "teq" if is_mixed else "cmp"
+    if is_mixed:
+        e.from_fp(_W[0], f"s{_TAIL}", "multiplier")
+        e.from_fp(_W[1], f"s{_TAIL + 2}", "second channel's")
+        e.alu(f"orr {_W[0]}, {_W[0]}, {_W[1]}", _W[0], *_W)
+        e.fixed(f"lsls {_W[0]}, {_W[0]}, #1", "carry: a channel is rounded in float32")
     e.label(f".L{name}_tile")
     words = twin.depth // 2 // twin.passes
     if twin.passes > 1:
@@ -185,15 +196,24 @@ def _body(e: Emitter, name: str, twin: Twin) -> None:
         e.add_immediate("r1", "r1", 8 * words, "next weights")
         e.add_immediate("r0", "r0", 4 * words, "next channels")
         e.from_fp(_W[0], _SEGMENT_END)
-        e.fixed(f"cmp r1, {_W[0]}")
+        e.fixed(f"{compare} r1, {_W[0]}")
         e.fixed(f"bne .L{name}_run")
         e.add_immediate("r1", "r1", -4 * twin.depth, "back to the pair's weights")
-        _epilogue(e, twin, tile_bytes - 2 * twin.depth)
+        x_step_bytes = tile_bytes - 2 * twin.depth
+        _epilogue(e, name, twin, x_step_bytes)
     else:
+        x_step_bytes = tile_bytes
         with e.scheduled():
             _steps(e, twin, words, fresh=True)
-            _epilogue(e, twin, tile_bytes)
-    e.fixed(f"cmp r0, {_W[0]}")
+            _epilogue(e, name, twin, x_step_bytes)
+    if is_mixed:
+        with e.out_of_line():
+            e.label(f".L{name}_float")
+            _mixed_epilogue(e, name, twin, x_step_bytes)
+            e.fixed("cmp r0, r0", "sets the carry again")
+            e.fixed(f"b .L{name}_next")
+        e.label(f".L{name}_next", align=False)
+    e.fixed(f"{compare} r0, {_W[0]}")
     e.fixed(f"bne .L{name}_tile")
     e.from_fp("r3", _BLOCKS)
     e.from_fp("r0", _X_BASE)
@@ -228,36 +248,77 @@ def _steps(e: Emitter, twin: Twin, words: int, *, fresh: bool) -> None:
                     e.multiply("smlad", a, w, x, accumulators[2 * channel + 1] if new else a)
 
 
-def _epilogue(e: Emitter, twin: Twin, x_step_bytes: int) -> None:
+def _epilogue(e: Emitter, name: str, twin: Twin, x_step_bytes: int) -> None:
     """Requantize, clamp, store, advance; leaves the end of the row in r10 for the loop's compare."""
-    form = twin.epilogue
-    m, c, spare = _W[0], _W[1], _X[0]
     for raw, low in zip(_RAW, _LOW, strict=True):
         e.alu(f"sub {raw}, {raw}, {low}", raw, raw, low, comment="256 * second pixel")
+    if twin.epilogue.is_mixed:
+        e.branch_out("cs", f".L{name}_float", *_RAW, *_LOW, "r0", "r1", _OUT, comment="float32")
     for channel in range(2):
-        lows, raws = _LOW[2 * channel : 2 * channel + 2], _RAW[2 * channel : 2 * channel + 2]
-        e.from_fp(m, f"s{_TAIL + 2 * channel}", "multiplier")
+        e.from_fp(_W[0], f"s{_TAIL + 2 * channel}", "multiplier")
+        e.from_fp(_W[1], f"s{_TAIL + 2 * channel + 1}", "rounding and zero point")
+        _requantize(e, twin, channel)
+    _store(e, twin, x_step_bytes)
+
+
+def _mixed_epilogue(e: Emitter, name: str, twin: Twin, x_step_bytes: int) -> None:
+    """The epilogue of a pair with a channel in float32; which one, its multiplier's sign says."""
+    form = twin.epilogue.in_float
+    m, c, spare = _W[0], _W[1], _X[0]
+    for channel in range(2):
+        lows, raws = _of_channel(channel)
+        scale = f"s{_TAIL + 2 * channel}"
+        e.from_fp(m, scale, "multiplier")
         e.from_fp(c, f"s{_TAIL + 2 * channel + 1}", "rounding and zero point")
-        if twin.is_raw:
-            rescale(e, form, lows, m, c, spare)
-            e.alu(f"lsl {c}, {c}, #8", c, c)
-            rescale(e, form, raws, m, c, spare)
-            for a in lows:
-                saturate(e, form, a)
-            for a in raws:
-                e.dsp(f"ssat {a}, #8, {a}, asr #{(form.right_shift or 0) + 8}", a, a)
-        else:
-            for a in raws:
-                e.alu(f"asr {a}, {a}, #8", a, a)
-            rescale(e, form, (*lows, *raws), m, c, spare)
-            if form.right_shift is None:
-                e.from_fp(m, f"s{_SHIFTS + channel}", "right shift")
-                for a in (*lows, *raws):
-                    e.alu(f"asr {a}, {a}, {m}", a, a, m)
-            for a in (*lows, *raws):
-                saturate(e, form, a)
+        e.fixed(f"cmp {m}, #0")
+        e.fixed(f"bge .L{name}_integers{channel}")
+        for a in raws:
+            e.alu(f"asr {a}, {a}, #8", a, a)
+        temporaries = (f"s{_SHIFTS}", f"s{_SHIFTS + 1}")
+        rescale(e, form, (*lows, *raws), m, c, spare, scale=scale, temporaries=temporaries)
         for a in (*lows, *raws):
+            saturate(e, form, a)
             clamp(e, form, a)
+        e.fixed(f"b .L{name}_done{channel}")
+        e.label(f".L{name}_integers{channel}", align=False)
+        _requantize(e, twin, channel)
+        e.label(f".L{name}_done{channel}", align=False)
+    _store(e, twin, x_step_bytes)
+
+
+def _of_channel(channel: int) -> tuple[tuple[Register, ...], tuple[Register, ...]]:
+    return _LOW[2 * channel : 2 * channel + 2], _RAW[2 * channel : 2 * channel + 2]
+
+
+def _requantize(e: Emitter, twin: Twin, channel: int) -> None:
+    """One channel in integers; its multiplier and addend are in their registers."""
+    form = twin.epilogue.in_integers
+    m, c, spare = _W[0], _W[1], _X[0]
+    lows, raws = _of_channel(channel)
+    if twin.is_raw:
+        rescale(e, form, lows, m, c, spare)
+        e.alu(f"lsl {c}, {c}, #8", c, c)
+        rescale(e, form, raws, m, c, spare)
+        for a in lows:
+            saturate(e, form, a)
+        for a in raws:
+            e.dsp(f"ssat {a}, #8, {a}, asr #{(form.right_shift or 0) + 8}", a, a)
+    else:
+        for a in raws:
+            e.alu(f"asr {a}, {a}, #8", a, a)
+        rescale(e, form, (*lows, *raws), m, c, spare)
+        if form.right_shift is None:
+            e.from_fp(m, f"s{_SHIFTS + channel}", "right shift")
+            for a in (*lows, *raws):
+                e.alu(f"asr {a}, {a}, {m}", a, a, m)
+        for a in (*lows, *raws):
+            saturate(e, form, a)
+    for a in (*lows, *raws):
+        clamp(e, form, a)
+
+
+def _store(e: Emitter, twin: Twin, x_step_bytes: int) -> None:
+    """Store, advance."""
     e.from_fp(_X[0], _OUT)
     pixels = (_LOW[0], _LOW[2]), (_RAW[0], _RAW[2]), (_LOW[1], _LOW[3]), (_RAW[1], _RAW[3])
     for a, b in pixels:

@@ -43,6 +43,8 @@ _MOST_DOUBLED = 1 << 30
 """Accumulators under this magnitude may be doubled in int32."""
 _MOST_CONSTANT_SHIFT = 13
 """Of channels that are constants: larger ones would need biases that byte weights cannot share a word with."""
+_LEAST_INTEGERS = 4
+"""At most one in so many channels of a mixed layer is rounded in float32."""
 _FLOAT_CYCLES = 6
 """What float32 costs an output more."""
 # Cycles a step of two input channels takes on the M4 with this many pixels a tile: decides how rows are cut.
@@ -210,7 +212,8 @@ def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
     )
     if floats is not None:
         may_mix = not isinstance(op, FullyConnected)
-        return _once(found, floats, low, high, zero_point_out, may_mix=may_mix)
+        once = _once(found, floats, low, high, zero_point_out, may_mix=may_mix)
+        return _gained_once(once, floats, multipliers, bias, low, high, others) if may_mix else once
     reason = requantize.refusal(multipliers)
     if reason:
         return reason
@@ -265,6 +268,11 @@ def _once(
     shifts = [-fixedpoint.quantize_multiplier(float(s)).shift for s in scales]
     least = min(shifts)
     best: tuple[float, list[OneRounding | None]] | None = None
+    if not may_mix and len(set(scales.tolist())) == 1:
+        # One form for all channels is one that a kernel need not load for each.
+        whole = _one_rounding(float(scales[0]), int(low.min()), int(high.max()), clamp, zero_point, 0)
+        if whole is not None:
+            return _integers(found, [whole] * len(scales), scales, zero_point)
     for shift in (least, 0) if least >= 1 else ():
         fits = [
             _one_rounding(float(s), int(a), int(b), clamp, zero_point, shift)
@@ -282,6 +290,46 @@ def _once(
         channels=tuple(requantize.constants_float(float(s), zero_point) for s in scales),
         epilogue=requantize.epilogue((), zero_point, clamp, Rounding.FLOAT),
     )
+
+
+def _gained_once(
+    found: Weighted,
+    scales: NDArray[np.float32],
+    multipliers: Sequence[Multiplier],
+    bias: Integers,
+    low: Integers,
+    high: Integers,
+    others: tuple[int, ...],
+) -> Weighted:
+    """`found` with gains, where an output then costs less."""
+    channels = gains.Channels(
+        multipliers=multipliers,
+        bias=bias,
+        low=low,
+        high=high,
+        largest=np.abs(found.weights).max(axis=others),
+        zero_point=found.zero_point_out,
+        clamp=found.epilogue.clamp,
+        scales=[float(s) for s in scales],
+        most_floats=len(scales) // _LEAST_INTEGERS,
+    )
+    options = [found.plain, gains.products(channels), gains.sums(channels)]
+    best = min((o for o in options if o is not None), key=_output_cycles)
+    paired = gains.sums(channels, _MOST_PAIRED)
+    return replace(
+        found,
+        gained=None if best is options[0] else best,
+        paired=paired if paired is not None and _output_cycles(paired) < _output_cycles(found.plain) else None,
+    )
+
+
+def _output_cycles(constants: Constants) -> float:
+    """What requantization costs an output beyond the shortest."""
+    form = constants.epilogue
+    if form.rounding is Rounding.FLOAT:
+        return _FLOAT_CYCLES
+    beyond = 1.0 if form.right_shift is None else 0.0 if form.in_integers.rounding is Rounding.PRODUCT else 0.2
+    return beyond + _FLOAT_CYCLES * constants.floats / len(constants.channels)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -1,18 +1,22 @@
 """One literal shift for a layer's channels: int16 weights have room for a power of two a channel, its gain.
 
 Where no negative sum counts, two roundings are nested floors, and those are one: a staircase in the accumulator.
-`products` moves rounding and zero point into the bias, whose steps the gain makes fine enough in most layers:
-SMMUL and a shift are left. `sums` keeps an addend, which is exact without a search wherever the gain is above 2.
+One rounding in float32 is a staircase everywhere. `products` moves rounding and zero point into the bias, whose
+steps the gain makes fine enough in most layers: SMMUL and a shift are left. `sums` keeps an addend, which for two
+roundings is exact without a search wherever the gain is above 2. A channel no integers round as float32 does is
+rounded in float32, with a gain of 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyengine import fixedpoint, lowering
 from tinyengine.fixedpoint import Multiplier
 from tinyengine.ir import Clamp
 from tinyengine.kernels.assembly import requantize
@@ -25,6 +29,8 @@ _MOST_GAIN_BITS = 8
 _MOST_INT32 = (1 << 31) - 1
 _PRODUCT_ATTEMPTS = 2
 """Shifts that `products` tries; a smaller one has coarser steps."""
+_ONCE_ATTEMPTS = 3
+"""Shifts that `sums` tries where one rounding leaves some channels to float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,16 +52,23 @@ class Constants:
     epilogue: Epilogue
     most_sum: int
 
+    @property
+    def floats(self) -> int:
+        """Channels rounded in float32."""
+        return sum(c.multiplier < 0 for c in self.channels)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Channels:
-    """A layer rounded twice whose outputs below the zero point are clamped.
+    """A layer rounded once, or rounded twice with outputs below the zero point clamped.
 
     Args:
         multipliers: one a channel.
+        scales: float32, where it is rounded once.
         bias, low, high, largest: (channels,) bias, least and largest accumulator, largest weight in magnitude. A
             channel that is a constant has an accumulator of 2^(e + 1) (output - zero point) and a shift of e.
         zero_point, clamp: of the output.
+        most_floats: channels that may be rounded in float32.
     """
 
     multipliers: Sequence[Multiplier]
@@ -65,6 +78,8 @@ class Channels:
     largest: Integers
     zero_point: int
     clamp: Clamp
+    scales: Sequence[float] | None = None
+    most_floats: int = 0
 
     @property
     def is_constant(self) -> NDArray[np.bool_]:
@@ -90,6 +105,53 @@ class Channels:
         one = Multiplier(multiplier=1 << 30, shift=-shift)
         return requantize.epilogue([one], self.zero_point, self.clamp, form)
 
+    def fitted(self, channel: int) -> tuple[Integers, Multiplier] | None:
+        """The accumulators at which the channel passes each step, and the multiplier that follows them best; None
+        where no line does, or the multiplier is out of range.
+        """
+        m = self.multipliers[channel]
+        if self.scales is None:
+            return self.first(channel), m
+        if requantize.refusal([m]):
+            return None
+        low, high = int(self.low[channel]), int(self.high[channel])
+        found = _fitted_once(float(self.scales[channel]), low, high, self.clamp, self.zero_point)
+        return None if found is None else (self.first(channel), found)
+
+    def first(self, channel: int) -> Integers:
+        """The accumulators at which the channel passes each step."""
+        m, low, high = self.multipliers[channel], int(self.low[channel]), int(self.high[channel])
+        if self.scales is None:
+            return rounding.first_reaching_twice(m, low, high, self.steps)
+        return _first_once(float(self.scales[channel]), low, high, self.clamp, self.zero_point)
+
+    def in_float(self, channel: int) -> ChannelConstants | None:
+        """A channel without an integer form."""
+        if self.scales is None or not self.most_floats:
+            return None
+        return requantize.constants_float(float(self.scales[channel]), self.zero_point)
+
+
+@lru_cache(maxsize=1 << 14)
+def _first_once(scale: float, low: int, high: int, clamp: Clamp, zero_point: int) -> Integers:
+    """Kept: each form asks again."""
+    steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
+    return lowering.first_reaching(scale, low, high, steps)
+
+
+@lru_cache(maxsize=1 << 14)
+def _fitted_once(scale: float, low: int, high: int, clamp: Clamp, zero_point: int) -> Multiplier | None:
+    steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
+    first = _first_once(scale, low, high, clamp, zero_point)
+    return rounding.widest(first, low, high, steps, fixedpoint.quantize_multiplier(scale))
+
+
+def _mixed(form: Rounding, channels: Sequence[ChannelConstants]) -> Rounding:
+    """`form` with the channels in float32 that there are."""
+    if all(c.multiplier >= 0 for c in channels):
+        return form
+    return Rounding.MIXED_PRODUCT if form is Rounding.PRODUCT else Rounding.MIXED
+
 
 def sums(layer: Channels, most_sum: int = _MOST_INT32) -> Constants | None:
     """Multiply, add, shift. A gain of 2^k leaves k - 1 bits below SMMLAR's rounding, which the addend then holds.
@@ -99,41 +161,63 @@ def sums(layer: Channels, most_sum: int = _MOST_INT32) -> Constants | None:
     Args:
         most_sum: what no accumulator, times its gain, may exceed.
     """
-    count = len(layer.multipliers)
-    alike = zip(layer.multipliers, layer.is_constant, strict=True)
-    for shift in sorted({1 - m.shift for m, is_constant in alike if not is_constant}, reverse=True):
-        if shift > requantize.MOST_RIGHT_SHIFT:
-            continue
-        gains, bias, constants = np.full(count, 2), layer.bias.copy(), []
-        for c, m in enumerate(layer.multipliers):
-            spare = shift + m.shift
-            form: OneRounding | None
-            if layer.is_constant[c]:
-                bias[c], addend = 0, layer.value(c) << shift
-                form = OneRounding(multiplier=1 << 30, right_shift=shift, bias=0, addend=addend)
-            elif spare > 0:
-                gains[c] = 2 << spare
-                if gains[c] * layer.largest[c] > _MOST_HALF or gains[c] * int(layer.reach[c]) > most_sum:
-                    break
-                addend = (1 << (shift - 1)) + (1 << (spare - 1))
-                form = OneRounding(multiplier=m.multiplier, right_shift=shift, bias=0, addend=addend)
-            else:
-                form = rounding.two_roundings_as_one(m, int(layer.low[c]), int(layer.high[c]), layer.steps, shift)
-            if form is None:
+    alike = list(zip(layer.multipliers, layer.is_constant, strict=True))
+    shifts = sorted({1 - m.shift for m, is_constant in alike if not is_constant}, reverse=True)
+    best: Constants | None = None
+    if layer.scales is not None:
+        shifts = shifts[: _ONCE_ATTEMPTS - 1] + shifts[-1:] + [s - 1 for s in shifts[-1:]]
+    for shift in dict.fromkeys(shifts):
+        if 1 <= shift <= requantize.MOST_RIGHT_SHIFT:
+            found = _sums(layer, shift, most_sum)
+            if found is not None and (best is None or found.floats < best.floats):
+                best = found
+            if best is not None and not best.floats:
                 break
+    return best
+
+
+def _sums(layer: Channels, shift: int, most_sum: int) -> Constants | None:
+    count = len(layer.multipliers)
+    gains, bias, constants, floats = np.full(count, 2), layer.bias.copy(), [], 0
+    for c, m in enumerate(layer.multipliers):
+        spare = shift + m.shift
+        form: OneRounding | None = None
+        if layer.is_constant[c]:
+            bias[c], addend = 0, layer.value(c) << shift
+            form = OneRounding(multiplier=1 << 30, right_shift=shift, bias=0, addend=addend)
+        elif layer.scales is None and spare > 0:
+            gains[c] = 2 << spare
+            addend = (1 << (shift - 1)) + (1 << (spare - 1))
+            form = OneRounding(multiplier=m.multiplier, right_shift=shift, bias=0, addend=addend)
+        else:
+            fitted = layer.fitted(c)
+            if fitted is not None:
+                first, near = fitted
+                gains[c] = 2 << max(spare, 0)
+                nominal = near.multiplier >> max(-spare, 0)
+                low, high = int(layer.low[c]), int(layer.high[c])
+                form = rounding.fit_sum(first, low, high, layer.steps, nominal, shift, int(gains[c]))
+        if form is None:
+            one = layer.in_float(c)
+            floats += 1
+            if one is None or floats > layer.most_floats:
+                return None
+            gains[c] = 2
+            constants.append(one)
+        else:
             bias[c] += form.bias
             addend = form.addend + (layer.zero_point << shift)
             constants.append(ChannelConstants(multiplier=form.multiplier, addend=addend, right_shift=shift))
-        else:
-            return Constants(
-                gains=gains,
-                bias=bias,
-                offsets=np.zeros(count, dtype=np.int64),
-                channels=tuple(constants),
-                epilogue=layer.epilogue(shift, Rounding.ONCE),
-                most_sum=int((gains * (layer.reach + np.abs(bias - layer.bias))).max()),
-            )
-    return None
+        if gains[c] * layer.largest[c] > _MOST_HALF or gains[c] * int(layer.reach[c]) > most_sum:
+            return None
+    return Constants(
+        gains=gains,
+        bias=bias,
+        offsets=np.zeros(count, dtype=np.int64),
+        channels=tuple(constants),
+        epilogue=layer.epilogue(shift, _mixed(Rounding.ONCE, constants)),
+        most_sum=int((gains * (layer.reach + np.abs(bias - layer.bias))).max()),
+    )
 
 
 def products(layer: Channels) -> Constants | None:
@@ -144,47 +228,59 @@ def products(layer: Channels) -> Constants | None:
     bits = np.minimum(np.floor(np.log2(room)).astype(int), _MOST_GAIN_BITS)
     shifts = np.array([-m.shift for m in layer.multipliers])
     live = ~layer.is_constant
+    if layer.scales is not None:
+        live &= np.array([layer.is_constant[c] or layer.fitted(c) is not None for c in range(len(shifts))])
     if not live.any():
         return None
     highest = min(int((bits + shifts - 1)[live].min()), requantize.MOST_RIGHT_SHIFT)
+    best: Constants | None = None
     for shift in range(highest, max(highest - _PRODUCT_ATTEMPTS, 1), -1):
         found = _products(layer, shift, bits)
-        if found is not None:
-            return found
-    return None
+        if found is not None and (best is None or found.floats < best.floats):
+            best = found
+        if best is not None and best.floats <= int((~live & ~layer.is_constant).sum()):
+            break
+    return best
 
 
 def _products(layer: Channels, shift: int, bits: Integers) -> Constants | None:
     count = len(layer.multipliers)
-    gains, offsets, constants = np.full(count, 2), np.zeros(count, dtype=np.int64), []
+    gains, offsets, constants, floats = np.full(count, 2), np.zeros(count, dtype=np.int64), [], 0
     bias = layer.bias.copy()
-    for c, m in enumerate(layer.multipliers):
+    for c in range(count):
+        fit: tuple[int, int] | None = None
+        fitted = None if layer.is_constant[c] else layer.fitted(c)
         if layer.is_constant[c]:
             bias[c] = 0
-            multiplier, offset = 1 << 30, (layer.value(c) + layer.zero_point) << (shift + 2)
-        else:
+            fit = 1 << 30, (layer.value(c) + layer.zero_point) << (shift + 2)
+        elif fitted is not None:
             gains[c] = 1 << int(bits[c])
-            fit = rounding.two_roundings_as_product(
-                m,
+            first, m = fitted
+            fit = rounding.fit_product(
+                first,
                 int(layer.low[c]),
                 int(layer.high[c]),
                 layer.steps,
+                m,
                 gain=int(gains[c]),
                 right_shift=shift,
                 zero_point=layer.zero_point,
             )
-            if fit is None:
+        if fit is None or gains[c] * int(layer.reach[c]) + abs(fit[1]) > _MOST_INT32:
+            one = layer.in_float(c)
+            floats += 1
+            if one is None or floats > layer.most_floats:
                 return None
-            multiplier, offset = fit
-        if gains[c] * int(layer.reach[c]) + abs(offset) > _MOST_INT32:
-            return None
-        offsets[c] = offset
-        constants.append(ChannelConstants(multiplier=multiplier, addend=0, right_shift=shift))
+            gains[c] = 2
+            constants.append(one)
+        else:
+            multiplier, offsets[c] = fit
+            constants.append(ChannelConstants(multiplier=multiplier, addend=0, right_shift=shift))
     return Constants(
         gains=gains,
         bias=bias,
         offsets=offsets,
         channels=tuple(constants),
-        epilogue=layer.epilogue(shift, Rounding.PRODUCT),
+        epilogue=layer.epilogue(shift, _mixed(Rounding.PRODUCT, constants)),
         most_sum=int((gains * layer.reach + np.abs(offsets)).max()),
     )

@@ -25,6 +25,7 @@ _MULTIPLIERS = 1 << 13
 """How far from the nominal multiplier the search goes."""
 MOST_BIAS = 1 << 12
 """Largest change of a bias that is tried."""
+_GRID = 41
 _NEAR = tuple(np.array(sorted(near, key=abs), dtype=np.int64) for near in ([0], range(-8, 9), range(-64, 65)))
 """How far from the nominal multiplier of a product the search goes, in turns."""
 _BIASES = np.array(sorted(range(-MOST_BIAS + 1, MOST_BIAS), key=abs), dtype=np.int64)
@@ -58,7 +59,7 @@ def one_rounding(scale: float, low: int, high: int, steps: Integers, right_shift
         return None
     first = lowering.first_reaching(scale, low, high, steps)
     shift = right_shift or e
-    return _fit(first, low, high, steps, nominal.multiplier >> (e - shift), shift)
+    return fit_sum(first, low, high, steps, nominal.multiplier >> (e - shift), shift)
 
 
 def two_roundings_as_one(
@@ -71,24 +72,39 @@ def two_roundings_as_one(
     Args:
         right_shift: at most the multiplier's own.
     """
+    first = first_reaching_twice(m, low, high, steps)
+    return fit_sum(first, low, high, steps, m.multiplier >> (-m.shift - right_shift), right_shift)
+
+
+def first_reaching_twice(m: Multiplier, low: int, high: int, steps: Integers) -> Integers:
+    """lowering.first_reaching of two roundings where negative sums are clamped."""
     e = -m.shift
     numerators = (steps << (32 + e)) - (1 << 31) - (1 << (31 + e))
-    first = np.clip(-(-numerators // (2 * m.multiplier)), low, high + 1)
-    return _fit(first, low, high, steps, m.multiplier >> (e - right_shift), right_shift)
+    first: Integers = np.clip(-(-numerators // (2 * m.multiplier)), low, high + 1)
+    return first
 
 
-def two_roundings_as_product(
-    m: Multiplier, low: int, high: int, steps: Integers, *, gain: int, right_shift: int, zero_point: int
+def fit_product(
+    first: Integers,
+    low: int,
+    high: int,
+    steps: Integers,
+    m: Multiplier,
+    *,
+    gain: int,
+    right_shift: int,
+    zero_point: int,
 ) -> tuple[int, int] | None:
-    """Multiplier and offset with which SMMUL(gain acc + offset, multiplier) >> right_shift is the output, zero
-    point included, where negative sums are clamped; or None.
+    """Multiplier and offset with which SMMUL(gain acc + offset, multiplier) >> right_shift passes each step at the
+    accumulator `first`, the output's zero point included; or None.
 
     Args:
+        first: high + 1 where a step is never passed.
+        low, high: the accumulators it can reach.
+        m: the scale.
         gain: what weights and bias are multiplied by; the offset's steps are that much finer than the sum's.
     """
     e = -m.shift
-    numerators = (steps << (32 + e)) - (1 << 31) - (1 << (31 + e))
-    first = np.clip(-(-numerators // (2 * m.multiplier)), low, high + 1)
     is_reached, is_not_from_start = first <= high, first > low
     limits = (steps + zero_point) << (32 + right_shift)
     nominal = (m.multiplier << max(0, right_shift + 1 - e)) // (gain << max(0, e - right_shift - 1))
@@ -108,36 +124,50 @@ def two_roundings_as_product(
     return None
 
 
-def _fit(first: Integers, low: int, high: int, steps: Integers, nominal: int, e: int) -> OneRounding | None:
-    """The form that passes each step at the accumulator `first`; high + 1 where it is never passed."""
-    limits = steps << (32 + e)
-    is_reached, is_not_from_start = first <= high, first > low
+def fit_sum(
+    first: Integers, low: int, high: int, steps: Integers, nominal: int, e: int, gain: int = 2
+) -> OneRounding | None:
+    """The form that passes each step at the accumulator `first`; high + 1 where it is never passed.
 
-    def room(m: int) -> tuple[int, int]:
-        """Lowest and highest `off`."""
-        least, most = -(1 << 62), 1 << 62
-        if is_reached.any():
-            least = int((limits - 2 * m * first)[is_reached].max())
-        if is_not_from_start.any():
-            most = int((limits - 2 * m * (first - 1))[is_not_from_start].min()) - 1
-        return least, most
-
-    def width(m: int) -> int:
-        least, most = room(m)
-        return most - least
-
-    a, b = max(1 << 20, nominal - _MULTIPLIERS), min(INT32_MAX, nominal + _MULTIPLIERS)
-    while b - a > 2:
-        left, right = a + (b - a) // 3, b - (b - a) // 3
-        a, b = (left + 1, b) if width(left) < width(right) else (a, right)
-    m = max(range(a, b + 1), key=width, default=0)
-    least, most = room(m) if m else (1, 0)
+    Args:
+        nominal: the multiplier near which to search. e: the right shift.
+        gain: what the accumulator is multiplied by instead of doubled.
+    """
+    m, least, most = _widest(first, low, high, steps, nominal, e, gain)
     if least > most:
         return None
-    # off = 2m beta + addend 2^32 must lie in least..most: the bias of least magnitude that leaves such an addend.
-    misses = (2 * m * _BIASES - least) % (1 << 32)
+    # off = gain m beta + addend 2^32 must lie in least..most: the bias of least magnitude that leaves an addend.
+    misses = (gain * m * _BIASES - least) % (1 << 32)
     fitting = np.flatnonzero(misses <= most - least)
     if not fitting.size:
         return None
     beta = int(_BIASES[fitting[0]])
-    return OneRounding(multiplier=m, right_shift=e, bias=beta, addend=-((2 * m * beta - least) // (1 << 32)))
+    return OneRounding(multiplier=m, right_shift=e, bias=beta, addend=-((gain * m * beta - least) // (1 << 32)))
+
+
+def widest(first: Integers, low: int, high: int, steps: Integers, m: Multiplier) -> Multiplier | None:
+    """The multiplier near `m` that leaves the additive constant most room; None where no line passes the steps."""
+    found, least, most = _widest(first, low, high, steps, m.multiplier, -m.shift, 2)
+    return Multiplier(multiplier=found, shift=m.shift) if least <= most else None
+
+
+def _widest(
+    first: Integers, low: int, high: int, steps: Integers, nominal: int, e: int, gain: int
+) -> tuple[int, int, int]:
+    """Multiplier with lowest and highest `off`, whose difference is concave in the multiplier: a grid, refined."""
+    limits = steps << (32 + e)
+    is_reached, is_not_from_start = first <= high, first > low
+    reached, passed_at = limits[is_reached], gain * first[is_reached]
+    missed, before = limits[is_not_from_start], gain * (first[is_not_from_start] - 1)
+    a, b = max(1 << 20, nominal - _MULTIPLIERS), min(INT32_MAX, nominal + _MULTIPLIERS)
+    if a > b:
+        return nominal, 1, 0
+    while True:
+        grid = np.unique(np.linspace(a, b, _GRID).astype(np.int64))
+        least = (reached - grid[:, None] * passed_at).max(axis=1, initial=-(1 << 62))
+        most = (missed - grid[:, None] * before).min(axis=1, initial=1 << 62) - 1
+        best = int(np.argmax(most // 2 - least // 2))
+        if grid.size > b - a:
+            best = int(np.argmax(most.astype(float) - least.astype(float)))
+            return int(grid[best]), int(least[best]), int(most[best])
+        a, b = int(grid[max(best - 1, 0)]), int(grid[min(best + 1, grid.size - 1)])
