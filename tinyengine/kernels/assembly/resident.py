@@ -100,11 +100,10 @@ class _Body:
             with e.out_of_line():
                 e.label(f".L{self.name}_float")
                 self._float_epilogue()
-                e.fixed("cmp r0, r0", "sets the carry again")
-                e.fixed(f"b .L{self.name}_next")
-            e.label(f".L{self.name}_next", align=False)
         e.fixed(f"{'teq' if tile.epilogue.is_mixed else 'cmp'} r0, r10")
         e.fixed(f"bne .L{self.name}_tile")
+        if tile.epilogue.is_mixed:
+            e.label(f".L{self.name}_next", align=False)
         e.ldr("r3", "sp", _PAIRS)
         e.fixed("subs r3, r3, #1")
         e.store("str", "r3", "sp", _PAIRS)
@@ -180,32 +179,38 @@ class _Body:
         self._store()
 
     def _float_epilogue(self) -> None:
-        """The same for a pair with a channel in float32; which one, its multiplier's sign says."""
+        """The same for a pair with a channel in float32, once a case; multipliers' signs say which."""
         e, form = self.e, self.tile.epilogue
         m, c, spare = "r10", "r11", "r12"
-        for kept, bias in _KEPT_BIASES:
-            e.from_fp(kept, bias, "an FP register for a while")
-        for channel, accumulators in enumerate((self.first, self.second)):
-            scale = f"s{self.tail + 2 * channel}"
-            e.from_fp(m, scale, "multiplier")
-            e.from_fp(c, f"s{self.tail + 2 * channel + 1}", "rounding and zero point")
-            e.fixed(f"cmp {m}, #0")
-            e.fixed(f"bge .L{self.name}_integers{channel}")
-            temporaries = [bias for _, bias in _KEPT_BIASES]
-            rescale(e, form.in_float, accumulators, m, c, spare, scale=scale, temporaries=temporaries)
-            for a in accumulators:
-                saturate(e, form.in_float, a)
-            e.fixed(f"b .L{self.name}_done{channel}")
-            e.label(f".L{self.name}_integers{channel}", align=False)
-            rescale(e, form.in_integers, accumulators, m, c, spare)
-            for a in accumulators:
-                saturate(e, form.in_integers, a)
-            e.label(f".L{self.name}_done{channel}", align=False)
-        for kept, bias in _KEPT_BIASES:
-            e.to_fp(bias, kept)
-        for a in (*self.first, *self.second):
-            clamp(e, form, a)
-        self._store()
+        for case, forms in enumerate(
+            ((form.in_float, form.in_integers), (form.in_integers, form.in_float), (form.in_float, form.in_float))
+        ):
+            e.label(f".L{self.name}_float{case}", align=False)
+            if case < 2:
+                e.from_fp(m, f"s{self.tail + 2 * (1 - case)}", "the other channel's multiplier")
+                e.fixed(f"cmp {m}, #0")
+                e.fixed(f"blt .L{self.name}_float{case + 1}")
+            with e.scheduled():
+                for kept, bias in _KEPT_BIASES:
+                    e.from_fp(kept, bias, "an FP register for a while")
+                for channel, accumulators in enumerate((self.first, self.second)):
+                    scale, one = f"s{self.tail + 2 * channel}", forms[channel]
+                    if one.rounding is not Rounding.FLOAT:
+                        e.from_fp(m, scale, "multiplier")
+                    if one.rounding is not Rounding.PRODUCT:
+                        e.from_fp(c, f"s{self.tail + 2 * channel + 1}", "rounding and zero point")
+                    temporaries = [bias for _, bias in _KEPT_BIASES]
+                    rescale(e, one, accumulators, m, c, spare, scale=scale, temporaries=temporaries)
+                    for a in accumulators:
+                        saturate(e, one, a)
+                        clamp(e, one, a)
+                for kept, bias in _KEPT_BIASES:
+                    e.to_fp(bias, kept)
+                self._store()
+            e.fixed("cmp r0, r0", "sets the carry again")
+            e.fixed("teq r0, r10")
+            e.fixed(f"bne .L{self.name}_tile")
+            e.fixed(f"b .L{self.name}_next")
 
     def _store(self) -> None:
         """Store, advance."""

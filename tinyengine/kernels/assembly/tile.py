@@ -243,10 +243,9 @@ def _body(e: Emitter, name: str, tile: Tile) -> None:
         with e.out_of_line():
             e.label(f".L{name}_float")
             _mixed_epilogue(e, name, tile, first, second, tail_bytes=tail_bytes, restore_bytes=restore_bytes)
-            e.fixed("cmp r0, r0", "sets the carry again")
-            e.fixed(f"b .L{name}_next")
-        e.label(f".L{name}_next", align=False)
     _next_tile(e, name, tile)
+    if tile.epilogue.is_mixed:
+        e.label(f".L{name}_next", align=False)
     _next_pair(e, name, tile)
 
 
@@ -394,18 +393,23 @@ def _mixed_epilogue(
     tail_bytes: int,
     restore_bytes: int,
 ) -> None:
-    """The epilogue of a pair with a channel in float32; which one, its multiplier's sign says."""
+    """The epilogue of a pair with a channel in float32, once a case; multipliers' signs say which."""
     form = tile.epilogue
-    for channel, accumulators in enumerate((first, second)):
-        e.ldr(_W0, "r1", tail_bytes + 8 * channel, "multiplier")
-        e.fixed(f"cmp {_W0}, #0")
-        e.fixed(f"bge .L{name}_integers{channel}")
-        _requantize(e, form.in_float, accumulators, tail_bytes, channel)
-        e.fixed(f"b .L{name}_done{channel}")
-        e.label(f".L{name}_integers{channel}", align=False)
-        _requantize(e, form.in_integers, accumulators, tail_bytes, channel)
-        e.label(f".L{name}_done{channel}", align=False)
-    _store(e, tile, first, second, restore_bytes=restore_bytes)
+    for case, forms in enumerate(
+        ((form.in_float, form.in_integers), (form.in_integers, form.in_float), (form.in_float, form.in_float))
+    ):
+        e.label(f".L{name}_float{case}", align=False)
+        if case < 2:
+            e.ldr(_W0, "r1", tail_bytes + 8 * (1 - case), "the other channel's multiplier")
+            e.fixed(f"cmp {_W0}, #0")
+            e.fixed(f"blt .L{name}_float{case + 1}")
+        with e.scheduled():
+            for channel, accumulators in enumerate((first, second)):
+                _requantize(e, forms[channel], accumulators, tail_bytes, channel)
+            _store(e, tile, first, second, restore_bytes=restore_bytes)
+        e.fixed("cmp r0, r0", "sets the carry again")
+        _next_tile(e, name, tile)
+        e.fixed(f"b .L{name}_next")
 
 
 def _requantize(

@@ -210,11 +210,10 @@ def _body(e: Emitter, name: str, twin: Twin) -> None:
         with e.out_of_line():
             e.label(f".L{name}_float")
             _mixed_epilogue(e, name, twin, x_step_bytes)
-            e.fixed("cmp r0, r0", "sets the carry again")
-            e.fixed(f"b .L{name}_next")
-        e.label(f".L{name}_next", align=False)
     e.fixed(f"{compare} r0, {_W[0]}")
     e.fixed(f"bne .L{name}_tile")
+    if is_mixed:
+        e.label(f".L{name}_next", align=False)
     e.from_fp("r3", _BLOCKS)
     e.from_fp("r0", _X_BASE)
     e.add_immediate("r1", "r1", 4 * twin.depth, "next pair's table")
@@ -262,28 +261,36 @@ def _epilogue(e: Emitter, name: str, twin: Twin, x_step_bytes: int) -> None:
 
 
 def _mixed_epilogue(e: Emitter, name: str, twin: Twin, x_step_bytes: int) -> None:
-    """The epilogue of a pair with a channel in float32; which one, its multiplier's sign says."""
-    form = twin.epilogue.in_float
+    """The epilogue of a pair with a channel in float32, once a case; multipliers' signs say which."""
     m, c, spare = _W[0], _W[1], _X[0]
-    for channel in range(2):
-        lows, raws = _of_channel(channel)
-        scale = f"s{_TAIL + 2 * channel}"
-        e.from_fp(m, scale, "multiplier")
-        e.from_fp(c, f"s{_TAIL + 2 * channel + 1}", "rounding and zero point")
-        e.fixed(f"cmp {m}, #0")
-        e.fixed(f"bge .L{name}_integers{channel}")
-        for a in raws:
-            e.alu(f"asr {a}, {a}, #8", a, a)
-        temporaries = (f"s{_SHIFTS}", f"s{_SHIFTS + 1}")
-        rescale(e, form, (*lows, *raws), m, c, spare, scale=scale, temporaries=temporaries)
-        for a in (*lows, *raws):
-            saturate(e, form, a)
-            clamp(e, form, a)
-        e.fixed(f"b .L{name}_done{channel}")
-        e.label(f".L{name}_integers{channel}", align=False)
-        _requantize(e, twin, channel)
-        e.label(f".L{name}_done{channel}", align=False)
-    _store(e, twin, x_step_bytes)
+    temporaries = (f"s{_SHIFTS}", f"s{_SHIFTS + 1}")
+    for case, in_float in enumerate(((0,), (1,), (0, 1))):
+        e.label(f".L{name}_float{case}", align=False)
+        if case < 2:
+            e.from_fp(m, f"s{_TAIL + 2 * (1 - case)}", "the other channel's multiplier")
+            e.fixed(f"cmp {m}, #0")
+            e.fixed(f"blt .L{name}_float{case + 1}")
+        with e.scheduled():
+            for channel in range(2):
+                scale = f"s{_TAIL + 2 * channel}"
+                e.from_fp(c, f"s{_TAIL + 2 * channel + 1}", "rounding and zero point")
+                if channel not in in_float:
+                    e.from_fp(m, scale, "multiplier")
+                    _requantize(e, twin, channel)
+                    continue
+                lows, raws = _of_channel(channel)
+                for a in raws:
+                    e.alu(f"asr {a}, {a}, #8", a, a)
+                form = twin.epilogue.in_float
+                rescale(e, form, (*lows, *raws), m, c, spare, scale=scale, temporaries=temporaries)
+                for a in (*lows, *raws):
+                    saturate(e, form, a)
+                    clamp(e, form, a)
+            _store(e, twin, x_step_bytes)
+        e.fixed("cmp r0, r0", "sets the carry again")
+        e.fixed(f"teq r0, {_W[0]}")
+        e.fixed(f"bne .L{name}_tile")
+        e.fixed(f"b .L{name}_next")
 
 
 def _of_channel(channel: int) -> tuple[tuple[Register, ...], tuple[Register, ...]]:
