@@ -313,13 +313,18 @@ def _gained_once(
         scales=[float(s) for s in scales],
         most_floats=len(scales) // _LEAST_INTEGERS,
     )
-    options = [found.plain, gains.products(channels), gains.sums(channels)]
-    best = min((o for o in options if o is not None), key=_output_cycles)
-    paired = gains.sums(channels, _MOST_PAIRED)
+    plain, product = found.plain, gains.products(channels)
+    # Sums are searched for where the forms at hand leave something to win: the search is most of compiling.
+    total = None if product is not None and product.floats <= plain.floats else gains.sums(channels)
+    best = min((o for o in (plain, product, total) if o is not None), key=_output_cycles)
+    is_plain_best = (
+        plain.epilogue.right_shift is not None and product is not None and plain.floats <= product.floats
+    )
+    paired = None if is_plain_best else gains.sums(channels, _MOST_PAIRED)
     return replace(
         found,
-        gained=None if best is options[0] else best,
-        paired=paired if paired is not None and _output_cycles(paired) < _output_cycles(found.plain) else None,
+        gained=None if best is plain else best,
+        paired=paired if paired is not None and _output_cycles(paired) < _output_cycles(plain) else None,
     )
 
 
