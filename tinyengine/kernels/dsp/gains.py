@@ -208,7 +208,8 @@ def _sums(layer: Channels, shift: int, most_sum: int) -> Constants | None:
             bias[c] += form.bias
             addend = form.addend + (layer.zero_point << shift)
             constants.append(ChannelConstants(multiplier=form.multiplier, addend=addend, right_shift=shift))
-        if gains[c] * layer.largest[c] > _MOST_HALF or gains[c] * int(layer.reach[c]) > most_sum:
+        reach = int(layer.reach[c]) + (0 if form is None else abs(form.bias))
+        if gains[c] * layer.largest[c] > _MOST_HALF or gains[c] * reach > most_sum:
             return None
     return Constants(
         gains=gains,
