@@ -6,6 +6,7 @@ One user a port: it is opened exclusively. No call waits longer than it is told 
 from __future__ import annotations
 
 import os
+import select
 import time
 from pathlib import Path
 
@@ -32,9 +33,7 @@ class SerialLink:
     def __init__(self, port: str | Path, *, board: str, baud: int) -> None:
         self._board, self._path = board, str(port)
         try:
-            self._port = serial.Serial(
-                self._path, baudrate=baud, timeout=_POLL_S, write_timeout=_POLL_S, exclusive=True
-            )
+            self._port = serial.Serial(self._path, baudrate=baud, timeout=_POLL_S, write_timeout=0, exclusive=True)
         except (serial.SerialException, ValueError, OSError) as e:
             raise ConfigError(_why_not(self._path, e), file=self._path) from e
 
@@ -53,13 +52,17 @@ class SerialLink:
                     self._board, "sending over the UART", timeout_s, f"is {self._path} connected?",
                     fault_class=FaultClass.UART_GONE,
                 )  # fmt: skip
-            self._port.write_timeout = min(left, _POLL_S)
             try:
-                rest = rest[self._port.write(rest) or 0 :]
-            except serial.SerialTimeoutException:
-                continue
+                if self._takes_bytes(min(left, _POLL_S)):
+                    rest = rest[self._port.write(rest) or 0 :]
             except (serial.SerialException, OSError) as e:
                 raise self._gone(timeout_s) from e
+
+    def _takes_bytes(self, wait_s: float) -> bool:
+        """Waits for room: a write of pyserial that times out does not tell what it has sent, which then goes twice."""
+        if os.name == "nt":  # no descriptor to wait for; there a write without waiting takes all or nothing
+            return True
+        return bool(select.select([], [self._port.fileno()], [], wait_s)[1])
 
     def read(self, *, timeout_s: float) -> bytes:
         """Bytes that are there, at least one; empty when the time passed.

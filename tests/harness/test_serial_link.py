@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import tty
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from serial.tools import list_ports
 
+from harness import serial_link
 from harness.errors import BoardTimeout, ConfigError
 from harness.serial_link import SerialLink, find_port
 
@@ -41,6 +43,28 @@ def test_bytes_go_both_ways_whatever_they_are(wire: tuple[int, str]) -> None:
     while len(back) < len(everything):
         back += link.read(timeout_s=2)
     assert back == everything
+    link.close()
+
+
+def test_no_byte_is_sent_twice_when_the_far_end_is_slow(
+    wire: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait that is over just when bytes went out must not send them again."""
+    far, name = wire
+    monkeypatch.setattr(serial_link, "_POLL_S", 1e-6)
+    link = SerialLink(name, board="b", baud=921_600)
+    everything = bytes(range(251)) * 200
+    received = bytearray()
+
+    def drain() -> None:
+        while len(received) < len(everything):
+            received.extend(os.read(far, 700))
+
+    reader = threading.Thread(target=drain, daemon=True)
+    reader.start()
+    link.write(everything, timeout_s=20)
+    reader.join(20)
+    assert bytes(received) == everything
     link.close()
 
 
