@@ -59,7 +59,7 @@ class SerialLink:
                 raise self._gone(timeout_s) from e
 
     def _takes_bytes(self, wait_s: float) -> bool:
-        """Waits for room: a write of pyserial that times out does not tell what it has sent, which then goes twice."""
+        """Waits for room: pyserial's write, when it times out, does not tell what it sent, and would go twice."""
         if os.name == "nt":  # no descriptor to wait for; there a write without waiting takes all or nothing
             return True
         return bool(select.select([], [self._port.fileno()], [], wait_s)[1])
