@@ -18,8 +18,10 @@ from typing import NamedTuple
 from harness import __version__, fitting, paths, stats
 from harness.boards import Board
 from harness.build import BuildPlan, Image, build
+from harness.cable.device import Device, Timing
+from harness.cable.interfaces import Link, Probe
+from harness.cable.wire import ClockStatus, Hello, MemoryReport
 from harness.chips import Chip, load_chip
-from harness.device import Device, Timing
 from harness.diagnosis import ADVICE, line_trouble
 from harness.errors import (
     ArenaOverflow,
@@ -36,7 +38,6 @@ from harness.errors import (
     WrongImage,
 )
 from harness.evidence import Evidence
-from harness.interfaces import Link, Probe
 from harness.job import Job, JobOptions, PreparedModel, sha256
 from harness.models import ModelSource
 from harness.placement import weight_uses
@@ -56,7 +57,6 @@ from harness.row import (
 from harness.station import Hardware, Modelled
 from harness.store import utc
 from harness.toolchain import Toolchain, find_toolchain
-from harness.wire import ClockStatus, Hello, MemoryReport
 from tinyengine.errors import ModelFormatError, TinyEngineError, UnsupportedOp
 from tinyengine.memory.plan import MemoryPlan
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from harness.boards import Board
+from harness.cable.interfaces import FlashReport, Link, Probe
 from harness.chips import Chip, load_chip
 from harness.errors import Interrupted
 from harness.faults import Fault
-from harness.interfaces import FlashReport, Link, Probe
 from harness.job import Memory
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Station:
 
             probe = self._emulated[board.name] = RenodeBoard(board.name, load_chip(board.chip), board.uart)
         else:
-            from harness.pyocd_probe import PyocdProbe
+            from harness.cable.pyocd_probe import PyocdProbe
 
             if board.simulated:
                 self._switch_on(board)
@@ -110,7 +110,7 @@ class Station:
         Raises:
             HarnessError: there is none, or it cannot be opened.
         """
-        from harness.serial_link import SerialLink, find_port
+        from harness.cable.serial_link import SerialLink, find_port
 
         if board.name in self._emulated:
             port = self._emulated[board.name].uart

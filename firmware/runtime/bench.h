@@ -1,4 +1,4 @@
-/* What the protocol asks of the bench. app/bench.c answers. Enumerations are numbers on the wire: harness/wire.py
+/* What the protocol asks of the bench. app/bench.c answers. Enumerations are numbers on the wire: harness/cable/wire.py
  * holds the same ones, and a test compares the two files. */
 #ifndef TR_BENCH_H
 #define TR_BENCH_H

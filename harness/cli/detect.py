@@ -42,12 +42,12 @@ def command(
     chosen = load_boards(boards_file).select(boards)
     host.require(chosen)
     try:
-        from harness import detecting
+        from harness.search import detection
     except ModuleNotFoundError as error:
         if error.name not in {"torch", "scipy"}:
             raise
         raise ConfigError(f"needs {error.name}; pip install 'tinyrack[nas]'", file="detect") from error
-    request = detecting.Request(
+    request = detection.Request(
         data=data,
         boards=chosen,
         side=side,
@@ -61,11 +61,11 @@ def command(
     )
     screen = console(stderr=True)
     with Store.open(results, now=time.time) as store:
-        found = detecting.run(
+        found = detection.run(
             request, store=store, tell=lambda text: screen.print(text, soft_wrap=True, highlight=False)
         )
     if json is not None:
-        write_json(detecting.document(found), json)
+        write_json(detection.document(found), json)
     if json == "-":
         return
     table = Table(title=f"{', '.join(found.classes)}: {found.arch}")

@@ -59,15 +59,15 @@ def command(
     chosen = load_boards(boards_file).select(boards)
     host.require(chosen)
     try:
-        from harness import searching
+        from harness.search import phases
     except ModuleNotFoundError as error:
         if error.name not in {"torch", "scipy"}:
             raise
         raise ConfigError(f"needs {error.name}; pip install 'tinyrack[nas]'", file="search") from error
     from harness.report.search import render
-    from harness.search_result import document
+    from harness.search.result import document
 
-    request = searching.Request(
+    request = phases.Request(
         task=task,
         boards=chosen,
         out=out,
@@ -86,7 +86,7 @@ def command(
     )
     screen = console(stderr=True)
     with Store.open(results, now=time.time) as store:
-        found = searching.run(
+        found = phases.run(
             request, store=store, tell=lambda text: screen.print(text, soft_wrap=True, highlight=False)
         )
     values = document(found)

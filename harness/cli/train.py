@@ -31,7 +31,7 @@ def command(
     if json is not None:
         check_json_target(json)
     try:
-        from harness import training
+        from harness.search import training
     except ModuleNotFoundError as error:
         if error.name not in {"torch", "scipy"}:
             raise

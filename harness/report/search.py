@@ -18,7 +18,7 @@ from harness.report.charts import Dot, Dots, Line
 from harness.report.figures import MapPicture
 from harness.report.page import Fact, facts, visible
 from harness.row import Row
-from harness.search_result import SearchResult
+from harness.search.result import SearchResult
 from nas.evolve import Cost, Member
 from nas.space import BlockShape
 

@@ -24,9 +24,9 @@ from typing import Any
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
+from harness.cable.interfaces import FlashReport
 from harness.chips import Chip, Qemu
 from harness.errors import BoardTimeout, FlashFailed, MissingTool
-from harness.interfaces import FlashReport
 from harness.sim import native, runtime
 from harness.sim.channel import Channel, Gone
 from harness.sim.protocol import Window

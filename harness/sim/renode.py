@@ -24,9 +24,9 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
+from harness.cable.interfaces import FlashReport
 from harness.chips import Chip, UartPins
 from harness.errors import BoardTimeout, FlashFailed, MissingTool
-from harness.interfaces import FlashReport
 from harness.sim import keeper, runtime
 from harness.sim.channel import Channel, Gone
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import wire
 from harness.boards import ClockSource
 from harness.build import BuildPlan, Image, build
+from harness.cable import wire
+from harness.cable.device import Device, Timing
 from harness.chips import Chip, UartPins, chip_names, load_chip
-from harness.device import Device, Timing
 from harness.errors import BoardCrash, MissingTool
 from harness.toolchain import find_toolchain
 from tests.firmware.tiny_model import INPUT_BYTES, expected_output, tiny_sources

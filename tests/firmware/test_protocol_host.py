@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import wire
-from harness.device import Device, Statistics, Timing
+from harness.cable import wire
+from harness.cable.device import Device, Statistics, Timing
+from harness.cable.interfaces import Link
 from harness.errors import BoardCrash, BoardTimeout, FaultClass, WrongImage
-from harness.interfaces import Link
 from tests.firmware.host_build import BUILD_DIGEST, PipeLink, build_host_board
 from tests.firmware.tiny_model import ARENA_BYTES, INPUT_BYTES, expected_output
 

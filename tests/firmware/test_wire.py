@@ -12,7 +12,8 @@ from cobs import cobs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import paths, wire
+from harness import paths
+from harness.cable import wire
 
 payloads = st.binary(min_size=1, max_size=600)
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from harness import paths
 from harness.boards import Board, load_boards, with_faults
 from harness.build import BuildPlan, Image, build
+from harness.cable.device import Timing
 from harness.chips import load_chip
-from harness.device import Timing
 from harness.errors import FaultClass, Outcome
 from harness.faults import Fault, FaultKind
 from harness.job import Job, JobOptions, Kernels, PreparedModel, prepare, sha256

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from harness.front_end_run import FrontEndRun
 from harness.row import BufferRow, LayerRow, MemoryMap
-from harness.search_result import Final, PhaseTime, SearchResult
+from harness.search.front_end_run import FrontEndRun
+from harness.search.result import Final, PhaseTime, SearchResult
 from nas.evolve import Cost, Costs, Generation, Limit, Member, Settings, Value
 from nas.measure import LayerCycles, Measured
 from nas.space import Space, layout, spectrograms

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from harness import host
-from harness.answers import answers
 from harness.boards import load_boards
 from harness.job import Job, JobOptions, prepare
 from harness.models import resolve
+from harness.search.answers import answers
 from harness.station import Station
 from tinyengine import reference
 from tinyengine.kernels.catalogue import Target

@@ -12,14 +12,14 @@ from harness.store import Store
 
 pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'")
 
-from harness import detecting
-from harness.searching import SearchFailed
+from harness.search import detection
+from harness.search.phases import SearchFailed
 from harness.sim import boards as simulated
 
 
-def _request(data: Path, **changes: object) -> detecting.Request:
+def _request(data: Path, **changes: object) -> detection.Request:
     values: dict[str, object] = {"data": data, "boards": load_boards().select(["f746-sim"]), **changes}
-    return detecting.Request(**values)  # type: ignore[arg-type]
+    return detection.Request(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -32,19 +32,19 @@ def test_blood_cells_are_found_by_a_simulated_board(
     request = _request(shared_dir / "data" / "bccd_voc", side=96, epochs=8, anchors=4, pictures=12)
     try:
         with Store.open(str(tmp_path / "results"), now=lambda: 0.0) as store:
-            found = detecting.run(request, store=store, tell=told.append)
+            found = detection.run(request, store=store, tell=told.append)
     finally:
         simulated.stop("f746-sim")
     (board,) = found.boards
     assert board.bit_exact and board.measurement and board.latency_ms > 0 and found.test_pictures == 12
     assert found.validation_float > 0.1 and abs(found.validation_int8 - found.validation_float) < 0.05
     assert board.precision > 0.1 and set(found.classes) == {"Platelets", "RBC", "WBC"}
-    print(detecting.document(found))
+    print(detection.document(found))
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with Store.open(str(tmp_path / "results"), now=lambda: 0.0) as store:
         with pytest.raises(SearchFailed, match=r"train\.txt: is the list of a split"):
-            detecting.run(_request(tmp_path), store=store, tell=print)
+            detection.run(_request(tmp_path), store=store, tell=print)
         with pytest.raises(SearchFailed, match=r"is not of space w0\.3-r128"):
-            detecting.run(_request(tmp_path, arch="r48-w30:3e3.3e3"), store=store, tell=print)
+            detection.run(_request(tmp_path, arch="r48-w30:3e3.3e3"), store=store, tell=print)

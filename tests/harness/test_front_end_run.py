@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import front_end_run, host
+from harness import host
 from harness.boards import load_boards
+from harness.search import front_end_run
 from harness.sim import boards as simulated
 from harness.station import Station
 from nas.data.audio import centred, read_wav

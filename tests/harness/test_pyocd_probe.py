@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import pyocd_probe
 from harness.boards import ProbeConfig
+from harness.cable import pyocd_probe
+from harness.cable.pyocd_probe import PyocdProbe
 from harness.errors import BoardTimeout, FlashFailed
-from harness.pyocd_probe import PyocdProbe
 from harness.sim import boards, runtime
 from harness.sim.boards import SimBoard
 from harness.sim.client import Client
@@ -50,7 +50,7 @@ def elf(tmp_path: Path) -> Path:
 
 
 def _workers() -> list[psutil.Process]:
-    return [c for c in psutil.Process().children() if "harness.pyocd_worker" in " ".join(c.cmdline())]
+    return [c for c in psutil.Process().children() if "harness.cable.pyocd_worker" in " ".join(c.cmdline())]
 
 
 def test_an_image_is_programmed_verified_held_and_then_started(elf: Path) -> None:
@@ -157,7 +157,7 @@ def test_closing_from_another_thread_ends_what_is_going_on() -> None:
 
 def test_a_worker_ends_when_its_parent_is_killed() -> None:
     code = (
-        "import time\nfrom harness.pyocd_probe import PyocdProbe\n"
+        "import time\nfrom harness.cable.pyocd_probe import PyocdProbe\n"
         "from tests.harness.sim_servers import simulated\n"
         "p = PyocdProbe(simulated('f412-sim', 'stm32f412'))\n"
         "print(p._worker().pid, flush=True)\ntime.sleep(60)\n"

@@ -21,10 +21,10 @@ from pyocd.flash import file_programmer
 from pyocd.probe.aggregator import DebugProbeAggregator
 
 from harness.boards import Board, LinkConfig, ProbeConfig, UartPins
+from harness.cable.pyocd_probe import PyocdProbe
+from harness.cable.pyocd_worker import Target, Worker
 from harness.chips import load_chip
 from harness.errors import MissingTool
-from harness.pyocd_probe import PyocdProbe
-from harness.pyocd_worker import Target, Worker
 from harness.toolchain import find_toolchain
 
 ID = "066DFF515455777867163245"
@@ -122,7 +122,7 @@ def elf(tmp_path: Path) -> tuple[Path, dict[int, bytes]]:
          "-Wl,-e,0x08000100", tmp_path / "p.S", "-o", tmp_path / "p.elf"],
         check=True, timeout=60,
     )  # fmt: skip
-    from harness.pyocd_worker import _segments
+    from harness.cable.pyocd_worker import _segments
 
     return tmp_path / "p.elf", dict(_segments(tmp_path / "p.elf"))
 

@@ -21,10 +21,10 @@ import pytest
 
 from harness import paths
 from harness.boards import load_boards
+from harness.cable.device import Device
+from harness.cable.serial_link import SerialLink
 from harness.chips import chip_names, load_chip
-from harness.device import Device
 from harness.errors import BoardTimeout, ConfigError, FlashFailed, MissingTool
-from harness.serial_link import SerialLink
 from harness.sim import renode
 from harness.sim.boards import known_boards
 from harness.sim.renode import PLATFORMS, Monitor, Refused, RenodeBoard, overlay, script

@@ -15,11 +15,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from harness import fitting, wire
+from harness import fitting
 from harness import job as jobs
 from harness.boards import Board, load_boards
 from harness.build import BuildPlan, Image
-from harness.device import Device, Statistics, WholeRun
+from harness.cable import wire
+from harness.cable.device import Device, Statistics, WholeRun
+from harness.cable.interfaces import FlashReport, Link, Probe
 from harness.errors import (
     ArenaOverflow,
     BoardCrash,
@@ -33,7 +35,6 @@ from harness.errors import (
     Outcome,
 )
 from harness.evidence import Evidence, save
-from harness.interfaces import FlashReport, Link, Probe
 from harness.job import Job, JobOptions, PreparedModel
 from harness.models import resolve
 from harness.paths import default_boards_file

@@ -57,9 +57,9 @@ def test_a_tiny_search_goes_all_the_way_from_training_to_a_board(
     torch = pytest.importorskip(
         "torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'"
     )
-    from harness import searching
     from harness.report.search import render
-    from harness.search_result import document
+    from harness.search import phases
+    from harness.search.result import document
     from harness.sim import boards as simulated
     from nas.data.front_end import FrontEnd
     from nas.data.task import Samples
@@ -87,7 +87,7 @@ def test_a_tiny_search_goes_all_the_way_from_training_to_a_board(
         front_end=FrontEnd(sample_rate_hz=8000, window=64, hop=40, frames=16, bands=16, high_hz=4000),
         read=lambda *_: few,
     )
-    request = searching.Request(
+    request = phases.Request(
         task="stripes",
         boards=load_boards().select(["f412-sim"]),
         out=tmp_path / "found",
@@ -101,7 +101,7 @@ def test_a_tiny_search_goes_all_the_way_from_training_to_a_board(
     )
     try:
         with Store.open(str(tmp_path / "results"), now=time.time) as store:
-            found = searching.run(request, store=store, tell=lambda _: None, setup=setup)
+            found = phases.run(request, store=store, tell=lambda _: None, setup=setup)
     finally:
         simulated.stop("f412-sim")
     final = found.final

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.report.search import render
-from harness.search_result import document, rows_of
+from harness.search.result import document, rows_of
 from tests.harness.rows import OK
 from tests.harness.search_results import RESULT
 

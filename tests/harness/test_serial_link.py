@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 from serial.tools import list_ports
 
-from harness import serial_link
+from harness.cable import serial_link
+from harness.cable.serial_link import SerialLink, find_port
 from harness.errors import BoardTimeout, ConfigError
-from harness.serial_link import SerialLink, find_port
 
 
 @pytest.fixture

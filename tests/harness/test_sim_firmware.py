@@ -17,10 +17,10 @@ from elftools.elf.elffile import ELFFile
 from harness import chips
 from harness.boards import ClockSource
 from harness.build import BuildPlan, Image, build
-from harness.device import Device, WholeRun
+from harness.cable.device import Device, WholeRun
+from harness.cable.pyocd_probe import PyocdProbe
+from harness.cable.serial_link import SerialLink
 from harness.errors import BoardCrash
-from harness.pyocd_probe import PyocdProbe
-from harness.serial_link import SerialLink
 from harness.sim import boards
 from harness.sim.boards import SimBoard
 from harness.sim.client import Client

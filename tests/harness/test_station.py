@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import pytest
 
-from harness import pyocd_probe, serial_link
 from harness.boards import Board, load_boards
+from harness.cable import pyocd_probe, serial_link
+from harness.cable.interfaces import FlashReport
 from harness.errors import ConfigError, Interrupted
-from harness.interfaces import FlashReport
 from harness.station import Station, simulated_board
 
 REAL = """boards:

@@ -14,8 +14,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'")
 
-from harness import training  # noqa: E402
-from harness.searching import SearchFailed  # noqa: E402
+from harness.search import training  # noqa: E402
+from harness.search.phases import SearchFailed  # noqa: E402
 from nas.processes import pick_device  # noqa: E402
 from nas.setups import Setup, find  # noqa: E402
 from nas.train import Recipe  # noqa: E402

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.front_end_run import FrontEndRun
 from harness.row import Row
+from harness.search.front_end_run import FrontEndRun
 from nas.arch import Arch
 from nas.evolve import Costs, Generation, Limit, Member, Settings, Value
 from nas.measure import Measured

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.boards import Board
+from harness.cable.interfaces import FlashReport
+from harness.cable.pyocd_worker import Target
 from harness.chips import Chip, chip_names, load_chip
 from harness.diagnosis import ADVICE
 from harness.errors import BoardTimeout, ConfigError, FaultClass, FlashFailed
-from harness.interfaces import FlashReport
-from harness.pyocd_worker import Target
 
 _END_GRACE_S = 2.0
 
@@ -178,7 +178,7 @@ class PyocdProbe:
                 root = str(Path(__file__).resolve().parents[1])
                 path = os.environ.get("PYTHONPATH")
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "harness.pyocd_worker"],
+                    [sys.executable, "-m", "harness.cable.pyocd_worker"],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints,
                     start_new_session=True,
                     env={**os.environ, "PYTHONPATH": root if not path else f"{root}{os.pathsep}{path}"},

@@ -15,7 +15,7 @@ import torch
 from torch import distributed
 
 from harness.errors import ConfigError
-from harness.searching import SearchFailed, recipes
+from harness.search.phases import SearchFailed, recipes
 from nas.accuracy import InheritedAccuracy
 from nas.errors import NasError
 from nas.processes import pick_device, together

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from harness import front_end_run
-from harness.answers import answers
 from harness.boards import Board
 from harness.chips import load_chip
 from harness.errors import ConfigError, HarnessError
-from harness.front_end_run import FrontEndRun
 from harness.job import Job, JobOptions, PreparedModel, prepare
 from harness.measure import BoardMeasure, source
-from harness.search_result import Final, PhaseTime, SearchResult, rows_of
+from harness.search import front_end_run
+from harness.search.answers import answers
+from harness.search.front_end_run import FrontEndRun
+from harness.search.result import Final, PhaseTime, SearchResult, rows_of
 from harness.station import Station
 from harness.store import Store
 from nas import qat

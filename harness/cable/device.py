@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from harness import wire
+from harness.cable import wire
+from harness.cable.interfaces import Link
 from harness.diagnosis import ADVICE, damage
 from harness.errors import BoardCrash, BoardTimeout, FaultClass, WrongImage
-from harness.interfaces import Link
 
 _M = TypeVar("_M", bound=wire.Message)
 _READ_SLICE_S = 0.25

@@ -1,4 +1,4 @@
-"""The process in which pyOCD runs, `python -m harness.pyocd_worker`: pyOCD can hang, a process can be killed.
+"""The process in which pyOCD runs, `python -m harness.cable.pyocd_worker`: pyOCD can hang, a process be killed.
 
 Requests come as lines of JSON on stdin, answers leave as lines of JSON on stdout: any number of `{"stage": ...}`,
 then one `{"result": ...}` or `{"error": ...}`. The session stays open between requests, so that a board that was

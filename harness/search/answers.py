@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from harness import paths, rack
 from harness.boards import Board
 from harness.build import BuildPlan, Image, WeightUse, build
+from harness.cable.device import Device
+from harness.cable.wire import Hello
 from harness.chips import load_chip
-from harness.device import Device
 from harness.errors import FaultClass, FlashFailed
 from harness.job import Job, from_blob, to_blob
 from harness.placement import weight_uses
 from harness.runner import FLASH_BYTES_PER_S, Deadlines, check_hello, inference_limit_s
 from harness.station import Hardware
 from harness.toolchain import find_toolchain
-from harness.wire import Hello
 from tinyengine.sources import Sources
 
 LEASE_WAIT_S = 600.0

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.answers import answers
 from harness.boards import Board
 from harness.chips import load_chip
 from harness.job import Job, JobOptions, prepare
 from harness.measure import BoardMeasure, source
-from harness.searching import SearchFailed
+from harness.search.answers import answers
+from harness.search.phases import SearchFailed
 from harness.station import Station
 from harness.store import Store
 from nas import detection
