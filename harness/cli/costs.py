@@ -13,6 +13,7 @@ from rich.table import Table
 
 from harness import host, paths, rack
 from harness.boards import load_boards
+from harness.cli.extras import nas_needed
 from harness.cli.output import console
 from harness.cli.tune import View, handled_signals
 from harness.errors import ConfigError
@@ -43,12 +44,8 @@ def command(
     if not chosen or not all(b.simulated for b in chosen):
         raise ConfigError("simulated boards are needed", file="--boards")
     host.require(chosen)
-    try:
+    with nas_needed("costs"):
         from harness.tuning import table
-    except ModuleNotFoundError as error:
-        if error.name != "scipy":
-            raise
-        raise ConfigError("needs scipy; pip install 'tinyrack[nas]'", file="costs") from error
     sources = resolve_all(models)
     options = JobOptions(memory=Memory.IDEAL)
     stop = threading.Event()

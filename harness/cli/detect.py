@@ -11,8 +11,8 @@ from rich.table import Table
 
 from harness import host
 from harness.boards import load_boards
+from harness.cli.extras import nas_needed
 from harness.cli.output import JsonOption, check_json_target, console, write_json
-from harness.errors import ConfigError
 from harness.store import Store
 
 _KIB = 1024
@@ -41,12 +41,8 @@ def command(
         check_json_target(json)
     chosen = load_boards(boards_file).select(boards)
     host.require(chosen)
-    try:
+    with nas_needed("detect"):
         from harness.search import detection
-    except ModuleNotFoundError as error:
-        if error.name not in {"torch", "scipy"}:
-            raise
-        raise ConfigError(f"needs {error.name}; pip install 'tinyrack[nas]'", file="detect") from error
     request = detection.Request(
         data=data,
         boards=chosen,

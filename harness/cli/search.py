@@ -16,8 +16,8 @@ from rich.table import Table
 
 from harness import host
 from harness.boards import load_boards
+from harness.cli.extras import nas_needed
 from harness.cli.output import JsonOption, check_json_target, console, write_json
-from harness.errors import ConfigError
 from harness.store import Store
 from nas.evolve import Mode
 
@@ -58,12 +58,8 @@ def command(
         check_json_target(json)
     chosen = load_boards(boards_file).select(boards)
     host.require(chosen)
-    try:
+    with nas_needed("search"):
         from harness.search import phases
-    except ModuleNotFoundError as error:
-        if error.name not in {"torch", "scipy"}:
-            raise
-        raise ConfigError(f"needs {error.name}; pip install 'tinyrack[nas]'", file="search") from error
     from harness.report.search import render
     from harness.search.result import document
 

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.extras import nas_needed
 from harness.cli.output import JsonOption, check_json_target, console, write_json
-from harness.errors import ConfigError
 
 SCHEMA = "tinyrack.train/1"
 
@@ -30,12 +30,8 @@ def command(
     """Train a task's supernet; `tinyrack search` with the same --out goes on from it."""
     if json is not None:
         check_json_target(json)
-    try:
+    with nas_needed("train"):
         from harness.search import training
-    except ModuleNotFoundError as error:
-        if error.name not in {"torch", "scipy"}:
-            raise
-        raise ConfigError(f"needs {error.name}; pip install 'tinyrack[nas]'", file="train") from error
     screen = console(stderr=True)
     request = training.Request(task=task, out=out, data=data, quick=quick, device=device, seed=seed)
     found = training.run(request, tell=lambda text: screen.print(text, soft_wrap=True, highlight=False))
