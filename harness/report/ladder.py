@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 
-import jinja2
-from markupsafe import Markup
-
-from harness.report import figures
+from harness.report import figures, html
 from harness.report.figures import MapPicture
 from harness.row import MemoryMap
 from tinyengine.schedule import Sharing
@@ -45,14 +41,6 @@ def render(model: str, rungs: Sequence[Rung], *, words: str) -> str:
         words: how the plans were made, a sentence.
     """
     most = max((r.arena_bytes for r in rungs), default=1)
-    package = resources.files("harness.report")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (package / name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     pictures = [
         _Picture(
             title=f"{TITLES[r.sharing]}: {r.arena_bytes:,} B",
@@ -60,9 +48,9 @@ def render(model: str, rungs: Sequence[Rung], *, words: str) -> str:
         )
         for r in rungs
     ]
-    return environment.get_template("ladder.html.j2").render(
+    return html.fill(
+        "ladder.html.j2",
         model=model,
         words=words,
         pictures=pictures,
-        style=Markup((package / "report.css").read_text(encoding="utf-8")),
     )

@@ -6,17 +6,12 @@ names of models and tensors come from files. Not a place for measuring or for re
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-
-import jinja2
-from markupsafe import Markup
 
 from harness import __version__
 from harness.errors import Outcome
-from harness.report import figures, ladder
+from harness.report import figures, html, ladder
 from harness.report.figures import MapPicture
 from harness.row import MemoryMap, Row
 from tinyengine import zoo
@@ -136,19 +131,9 @@ def render(rows: Sequence[Row], *, generated: str, source: str) -> str:
     tables = [table for group in groups.values() for table in _by_timing_model(group)]
     parts = tuple(_part(f"m{i}", table, version=version) for i, (version, table) in enumerate(tables))
     good = sum(row.outcome is Outcome.OK for row in rows)
-    package = resources.files("harness.report")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (package / name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = Markup((package / "report.css").read_text(encoding="utf-8"))
-    return environment.get_template("report.html.j2").render(
+    return html.fill(
+        "report.html.j2",
         parts=parts,
-        style=style,
         generated=generated,
         source=source,
         version=__version__,
@@ -175,13 +160,6 @@ def _by_timing_model(group: Sequence[Row]) -> list[tuple[str | None, list[Row]]]
 def _in_order(version: str) -> tuple[str, int, str]:
     name, _, number = version.rpartition("/")
     return name, int(number) if number.isdecimal() else 0, number
-
-
-def visible(value: object) -> object:
-    """Text without control characters and those that turn the direction of what follows."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in value)
 
 
 def _part(anchor: str, group: Sequence[Row], *, version: str | None) -> ModelPart:

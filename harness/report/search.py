@@ -7,16 +7,14 @@ and every figure of a board has its measurement's id beside it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 
-import jinja2
 from markupsafe import Markup
 
 from harness import __version__
-from harness.report import charts, figures
+from harness.report import charts, figures, html
 from harness.report.charts import Dot, Dots, Line
 from harness.report.figures import MapPicture
-from harness.report.page import Fact, facts, visible
+from harness.report.page import Fact, facts
 from harness.row import Row
 from harness.search.result import SearchResult
 from nas.evolve import Cost, Member
@@ -89,15 +87,6 @@ def render(found: SearchResult, *, generated: str) -> str:
     Args:
         generated: when, as text for people.
     """
-    package = resources.files("harness.report")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (package / name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     final = found.final
     accuracies = [
         ("largest sub-network", "float, validation", found.supernet_largest),
@@ -106,7 +95,8 @@ def render(found: SearchResult, *, generated: str) -> str:
         ("the better of the two, quantized", "int8, validation", final.validation_int8),
         ("trained in integers (QAT)", "int8, validation", final.validation_qat),
     ]
-    return environment.get_template("search.html.j2").render(
+    return html.fill(
+        "search.html.j2",
         found=found,
         final=final,
         arch=final.arch.encode(),
@@ -116,7 +106,6 @@ def render(found: SearchResult, *, generated: str) -> str:
         drawing=_drawing(final.blocks),
         limits=[_limit(found, number) for number in range(len(found.limits))],
         settings=_settings(found),
-        style=Markup((package / "report.css").read_text(encoding="utf-8")),
         generated=generated,
         version=__version__,
     )
