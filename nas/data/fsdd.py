@@ -27,11 +27,18 @@ SPEEDS_PERCENT = (90, 100, 110)
 _NAME = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav", re.ASCII)
 
 
-def load(folder: Path, *, front_end: FrontEnd = FRONT_END, speeds_percent: Sequence[int] = SPEEDS_PERCENT) -> Task:
+def load(
+    folder: Path,
+    *,
+    front_end: FrontEnd = FRONT_END,
+    speeds_percent: Sequence[int] = SPEEDS_PERCENT,
+    validation_indexes: Collection[int] = VALIDATION_INDEXES,
+) -> Task:
     """The task of telling the ten digits apart.
 
     Args:
         folder: what holds `recordings`.
+        validation_indexes: none of the test split; more of them judge better and leave less to learn from.
 
     Raises:
         DataError: there are no such recordings.
@@ -42,7 +49,7 @@ def load(folder: Path, *, front_end: FrontEnd = FRONT_END, speeds_percent: Seque
         if found is None:
             raise DataError("is not named digit_speaker_index.wav", str(file))
         clips.setdefault(int(found[3]), []).append((int(found[1]), file))
-    held_out = {*TEST_INDEXES, *VALIDATION_INDEXES}
+    held_out = {*TEST_INDEXES, *validation_indexes}
 
     def read(indexes: Collection[int], speeds: Sequence[int]) -> ArraySamples:
         chosen = [clip for index in indexes for clip in clips.get(index, [])]
@@ -60,7 +67,7 @@ def load(folder: Path, *, front_end: FrontEnd = FRONT_END, speeds_percent: Seque
         name="fsdd",
         classes=tuple("0123456789"),
         train=read([i for i in sorted(clips) if i not in held_out], speeds_percent),
-        validation=read(VALIDATION_INDEXES, (100,)),
+        validation=read(validation_indexes, (100,)),
         test=lambda: read(TEST_INDEXES, (100,)),
         augmentation=Augmentation(
             shift_rows=8, shift_columns=1, mask_rows=6, mask_columns=4, noise=6.0, fill=-128
