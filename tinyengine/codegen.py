@@ -17,10 +17,10 @@ import numpy as np
 
 from tinyengine import GENERATOR_VERSION
 from tinyengine.ir import Array, Graph, TensorId
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly
 from tinyengine.kernels.catalogue import Target
-from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly
-from tinyengine.kernels.parameters import Level
 from tinyengine.kernels.patches import PatchParameters
+from tinyengine.kernels.portable.loops import Level
 from tinyengine.memory.lifetimes import dataflow
 from tinyengine.memory.plan import MemoryPlan
 from tinyengine.schedule import Schedule, ScheduledStep
@@ -58,9 +58,15 @@ def _times(n: int) -> str:
     return "" if n == 1 else f" * {n}"
 
 
+_TEMPLATES = ("kernels", "kernels/portable")
+"""Folders; a portable kernel's template goes by its name alone."""
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tinyengine", "kernels"),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader("tinyengine", f) for f in ("kernels", "kernels/portable")]
+        ),
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # C, not HTML; names pass `sanitise`
         variable_start_string="${",

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from math import prod
 
 from tinyengine import cost
+from tinyengine.costs import Price
 from tinyengine.errors import UnsupportedOp
 from tinyengine.ir import Conv2D, FullyConnected, Graph, Node, TensorId, op_name
 from tinyengine.kernels import catalogue
-from tinyengine.kernels.dsp.common import Price
-from tinyengine.kernels.parameters import Binding
+from tinyengine.kernels.binding import Binding
 from tinyengine.kernels.patches import PatchCall, PatchKind, PatchParameters
 from tinyengine.kernels.tiling import Tile
 from tinyengine.memory import lifetimes, patches

@@ -13,13 +13,14 @@ from tinyengine import cost
 from tinyengine.costs import Price
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Add, Graph, Node, TensorId, op_name
-from tinyengine.kernels import catalogue, parameters
+from tinyengine.kernels import catalogue
+from tinyengine.kernels.binding import Binding
 from tinyengine.kernels.catalogue import KernelSpec, Target
 from tinyengine.kernels.dsp import chain
 from tinyengine.kernels.dsp.chain import Chain
 from tinyengine.kernels.names import layer_name
-from tinyengine.kernels.parameters import Binding
 from tinyengine.kernels.patches import PatchParameters
+from tinyengine.kernels.portable import moves
 from tinyengine.kernels.tiling import Tile
 from tinyengine.measured import Measured
 from tinyengine.memory import lifetimes, planner
@@ -508,7 +509,7 @@ def bind(graph: Graph, choice: Way, requant: Requant) -> ScheduledStep:
         binding = catalogue.bind_chain(choice.chain, choice.tile.band, choice.spec.target, requant)
     elif step.node is None:
         size = graph.tensors[step.writes[0]].size_bytes
-        binding = Binding(parameters=parameters.CopyParameters(size_bytes=size))
+        binding = Binding(parameters=moves.CopyParameters(size_bytes=size))
     else:
         binding = choice.spec.bind(graph, step.node, requant, choice.tile)
     return ScheduledStep(

@@ -16,8 +16,8 @@ from tinyengine import reference
 from tinyengine.compile import Compiled, CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly
 from tinyengine.kernels.catalogue import Target
-from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly
 from tinyengine.schedule import Optimize, ScheduledStep
 from tinyengine.sources import SourceFile, Sources
 

@@ -7,7 +7,7 @@ text is codegen.py's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -40,12 +40,15 @@ from tinyengine.ir import (
     Transpose,
     op_name,
 )
-from tinyengine.kernels import overlap, parameters
+from tinyengine.kernels import overlap
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.dsp import binders
+from tinyengine.kernels.binding import Binding, Table, requant_word
+from tinyengine.kernels.dsp import binders as dsp
+from tinyengine.kernels.dsp.binders import ThumbFamily
 from tinyengine.kernels.dsp.chain import Chain, Chains
-from tinyengine.kernels.mve import binders as helium
-from tinyengine.kernels.parameters import Binding, Table
+from tinyengine.kernels.family import Family
+from tinyengine.kernels.mve import binders as mve
+from tinyengine.kernels.portable import elementwise, moves, products, reductions
 from tinyengine.kernels.tiling import Tile
 from tinyengine.memory.plan import Rolling
 
@@ -74,7 +77,7 @@ class KernelSpec:
     Args:
         stem: operator and element type in the kernel's name.
         operator: the IR operator it computes.
-        template: file name beside this module.
+        template: file of this folder, of a portable kernel in portable/.
         bind: literals and tables of one node.
         accepts: constraints beyond the operator's type.
         tiles: candidates for a node, fastest first; the scheduler takes the first whose working memory is free.
@@ -115,7 +118,7 @@ class KernelSpec:
 
 
 def _pointwise(graph: Graph, node: Node) -> bool:
-    return isinstance(node.op, Conv2D) and _is_int8(graph, node) and parameters.is_pointwise(graph, node)
+    return isinstance(node.op, Conv2D) and _is_int8(graph, node) and products.is_pointwise(graph, node)
 
 
 def _is_int8(graph: Graph, node: Node) -> bool:
@@ -193,7 +196,7 @@ _BANDED: tuple[KernelSpec, ...] = (
         stem="conv2d_s8",
         operator=Conv2D,
         template="matrix.c.j2",
-        bind=parameters.matrix,
+        bind=products.matrix,
         accepts=_pointwise,
         tiles=_bands,
         scratch_bytes=_banded_bytes,
@@ -208,7 +211,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         stem="conv2d_s8",
         operator=Conv2D,
         template="matrix.c.j2",
-        bind=parameters.matrix,
+        bind=products.matrix,
         accepts=_pointwise,
         tiles=_MATRIX_TILES,
     ),
@@ -216,7 +219,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         stem="conv2d_s8",
         operator=Conv2D,
         template="conv2d.c.j2",
-        bind=parameters.convolution,
+        bind=products.convolution,
         accepts=_is_int8,
         tiles=_WINDOW_TILES,
     ),
@@ -224,7 +227,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         stem="dwconv2d_s8",
         operator=DepthwiseConv2D,
         template="depthwise.c.j2",
-        bind=parameters.depthwise,
+        bind=products.depthwise,
         accepts=_is_int8,
         tiles=_DEPTHWISE_TILES,
         rolling=_by_rows,
@@ -233,7 +236,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         stem="fc_s8",
         operator=FullyConnected,
         template="matrix.c.j2",
-        bind=parameters.matrix,
+        bind=products.matrix,
         accepts=_is_int8,
         tiles=_MATRIX_TILES,
     ),
@@ -241,7 +244,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         stem="add_s8",
         operator=Add,
         template="elementwise.c.j2",
-        bind=parameters.add,
+        bind=elementwise.add,
         accepts=_is_int8,
         operands=("a", "b"),
         operation="add",
@@ -251,7 +254,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         stem="mul_s8",
         operator=Mul,
         template="elementwise.c.j2",
-        bind=parameters.mul,
+        bind=elementwise.mul,
         accepts=_is_int8,
         operands=("a", "b"),
         operation="mul",
@@ -261,7 +264,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         stem="avgpool2d_s8",
         operator=AveragePool2D,
         template="pool.c.j2",
-        bind=parameters.pool,
+        bind=reductions.pool,
         accepts=_is_int8,
         operation="average",
         rolling=_by_rows,
@@ -270,35 +273,35 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         stem="maxpool2d_s8",
         operator=MaxPool2D,
         template="pool.c.j2",
-        bind=parameters.pool,
+        bind=reductions.pool,
         accepts=_is_int8,
         operation="max",
         rolling=_by_rows,
     ),
-    KernelSpec(stem="mean_s8", operator=Mean, template="mean.c.j2", bind=parameters.mean, accepts=_is_int8),
-    KernelSpec(stem="pad_s8", operator=Pad, template="pad.c.j2", bind=parameters.pad, accepts=_is_int8),
-    KernelSpec(stem="crop", operator=Crop, template="crop.c.j2", bind=parameters.crop, rolling=_by_window),
-    KernelSpec(stem="paste", operator=Paste, template="crop.c.j2", bind=parameters.crop),
-    KernelSpec(stem="transpose", operator=Transpose, template="transpose.c.j2", bind=parameters.transpose),
+    KernelSpec(stem="mean_s8", operator=Mean, template="mean.c.j2", bind=reductions.mean, accepts=_is_int8),
+    KernelSpec(stem="pad_s8", operator=Pad, template="pad.c.j2", bind=moves.pad, accepts=_is_int8),
+    KernelSpec(stem="crop", operator=Crop, template="crop.c.j2", bind=moves.crop, rolling=_by_window),
+    KernelSpec(stem="paste", operator=Paste, template="crop.c.j2", bind=moves.crop),
+    KernelSpec(stem="transpose", operator=Transpose, template="transpose.c.j2", bind=moves.transpose),
     KernelSpec(
         stem="concat",
         operator=Concatenation,
         template="concatenation.c.j2",
-        bind=parameters.concatenation,
+        bind=moves.concatenation,
         operands=(),
     ),
     KernelSpec(
         stem="softmax_s8",
         operator=Softmax,
         template="softmax.c.j2",
-        bind=parameters.softmax,
+        bind=reductions.softmax,
         accepts=_is_int8,
     ),
     KernelSpec(
         stem="logistic_s8",
         operator=Logistic,
         template="lookup.c.j2",
-        bind=parameters.lookup,
+        bind=elementwise.lookup,
         accepts=_is_int8,
         rolling=_by_elements,
     ),
@@ -306,7 +309,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         stem="relu_s8",
         operator=Relu,
         template="lookup.c.j2",
-        bind=parameters.lookup,
+        bind=elementwise.lookup,
         accepts=_is_int8,
         rolling=_by_elements,
     ),
@@ -314,7 +317,7 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         stem="quantize_s8",
         operator=Quantize,
         template="lookup.c.j2",
-        bind=parameters.lookup,
+        bind=elementwise.lookup,
         accepts=_is_int8,
         rolling=_by_elements,
     ),
@@ -322,104 +325,74 @@ _PORTABLE: tuple[KernelSpec, ...] = (
         stem="quantize_f32_s8",
         operator=Quantize,
         template="quantize.c.j2",
-        bind=parameters.quantize_float,
+        bind=elementwise.quantize_float,
         accepts=_from_float,
     ),
     KernelSpec(
         stem="dequantize_s8_f32",
         operator=Dequantize,
         template="dequantize.c.j2",
-        bind=parameters.dequantize,
+        bind=elementwise.dequantize,
         accepts=_to_float,
     ),
 )
 
 
-def _fast(target: Target, core: Core, requant: Requant) -> tuple[KernelSpec, ...]:
-    """Generated Thumb-2 for one core and rounding; what they refuse the portable kernels take."""
-    families = binders.families(core, requant)
+_GENERATED: tuple[tuple[str, type, str], ...] = (
+    ("conv2d_s8", Conv2D, "pointwise"),
+    ("conv2d_s8", Conv2D, "winograd"),
+    ("conv2d_s8", Conv2D, "convolution"),
+    ("dwconv2d_s8", DepthwiseConv2D, "depthwise"),
+    ("fc_s8", FullyConnected, "dense"),
+    ("add_s8", Add, "add"),
+    ("avgpool2d_s8", AveragePool2D, "pool"),
+    ("mean_s8", Mean, "mean"),
+)
+"""Stem, operator and family; a target has some of the families. What they refuse the portable kernels take."""
 
-    def spec(stem: str, operator: type, family: str, operands: tuple[str, ...] = ("x",)) -> KernelSpec:
-        found = families[family]
 
-        def rolling(graph: Graph, node: Node, tile: Tile) -> tuple[Rolling, ...]:
-            if operator is Add:
-                return overlap.rolling_elementwise(graph, node)
-            first = overlap.rolling_family(family, found.layer(graph, node), tile.band)
-            return (first,) if first is not None else ()
-
-        return KernelSpec(
-            stem=stem,
-            operator=operator,
-            template=f"dsp/{family}.c.j2",
-            bind=found.bind,
-            accepts=lambda graph, node: _is_int8(graph, node) and found.accepts(graph, node),
-            tiles=found.tiles,
-            scratch_bytes=found.scratch_bytes,
-            price=found.price,
-            work=found.work,
-            rolling=rolling,
-            operands=operands,
-            target=target,
-            requants=frozenset({requant}),
-        )
-
-    return (
-        spec("conv2d_s8", Conv2D, "pointwise"),
-        spec("conv2d_s8", Conv2D, "winograd"),
-        spec("conv2d_s8", Conv2D, "convolution"),
-        spec("dwconv2d_s8", DepthwiseConv2D, "depthwise"),
-        spec("fc_s8", FullyConnected, "dense"),
-        spec("add_s8", Add, "add", ("a", "b")),
-        spec("avgpool2d_s8", AveragePool2D, "pool"),
-        spec("mean_s8", Mean, "mean"),
+def _generated(target: Target, families: Mapping[str, Family], requant: Requant) -> tuple[KernelSpec, ...]:
+    """The families of one target and rounding."""
+    return tuple(
+        _spec(stem, operator, families[name], target, requant)
+        for stem, operator, name in _GENERATED
+        if name in families
     )
 
 
-def _vector(requant: Requant) -> tuple[KernelSpec, ...]:
-    """Helium text for one rounding."""
-    found = helium.families(requant)
+def _spec(stem: str, operator: type, family: Family, target: Target, requant: Requant) -> KernelSpec:
+    is_add = operator is Add
 
-    def spec(stem: str, operator: type, family: str, operands: tuple[str, ...] = ("x",)) -> KernelSpec:
-        one = found[family]
+    def rolling(graph: Graph, node: Node, tile: Tile) -> tuple[Rolling, ...]:
+        if is_add:
+            return overlap.rolling_elementwise(graph, node)
+        first = overlap.rolling_family(family.name, family.layer(graph, node), tile.band)
+        return (first,) if first is not None else ()
 
-        def rolling(graph: Graph, node: Node, tile: Tile) -> tuple[Rolling, ...]:
-            if operator is Add:
-                return overlap.rolling_elementwise(graph, node)
-            first = overlap.rolling_family(family, one.layer(graph, node), tile.band)
-            return (first,) if first is not None else ()
-
-        return KernelSpec(
-            stem=stem,
-            operator=operator,
-            template=f"mve/{family}.c.j2",
-            bind=one.bind,
-            accepts=lambda graph, node: _is_int8(graph, node) and one.accepts(graph, node),
-            tiles=one.tiles,
-            scratch_bytes=one.scratch_bytes,
-            price=one.price,
-            rolling=rolling,
-            operands=operands,
-            target=Target.M55,
-            requants=frozenset({requant}),
-        )
-
-    return (
-        spec("conv2d_s8", Conv2D, "convolution"),
-        spec("dwconv2d_s8", DepthwiseConv2D, "depthwise"),
-        spec("fc_s8", FullyConnected, "dense"),
-        spec("add_s8", Add, "add", ("a", "b")),
-        spec("avgpool2d_s8", AveragePool2D, "pool"),
+    return KernelSpec(
+        stem=stem,
+        operator=operator,
+        template=f"{target.isa}/{family.name}.c.j2",
+        bind=family.bind,
+        accepts=lambda graph, node: _is_int8(graph, node) and family.accepts(graph, node),
+        tiles=family.tiles,
+        scratch_bytes=family.scratch_bytes,
+        price=family.price,
+        work=family.work if isinstance(family, ThumbFamily) else None,
+        rolling=rolling,
+        operands=("a", "b") if is_add else ("x",),
+        target=target,
+        requants=frozenset({requant}),
     )
 
 
 CATALOGUE: tuple[KernelSpec, ...] = (
-    *(spec for requant in Requant for spec in _vector(requant)),
+    *(spec for requant in Requant for spec in _generated(Target.M55, mve.families(requant), requant)),
     *(
         spec
         for target, core in ((Target.M4, Core.M4), (Target.M7, Core.M7))
         for requant in Requant
-        for spec in _fast(target, core, requant)
+        for spec in _generated(target, dsp.families(core, requant), requant)
     ),
     *_PORTABLE,
 )
@@ -439,7 +412,7 @@ def chain_spec(chain: Chain, target: Target) -> KernelSpec:
         stem="chain_s8",
         operator=type(None),
         template="dsp/chain.c.j2",
-        bind=parameters.copy,
+        bind=moves.copy,
         operands=("input", *(f"residual{i}" for i in others)),
         target=target,
     )
@@ -451,21 +424,19 @@ def bind_chain(chain: Chain, band: int, target: Target, requant: Requant) -> Bin
     return Binding(
         parameters=bound.parameters,
         tables=tuple(Table(role=f"table{i}", data=data) for i, data in enumerate(bound.tables)),
-        requant=parameters.requant_word(requant),
+        requant=requant_word(requant),
         geometry="_".join(layer.geometry for layer in chain.layers),
         assembly=bound.assembly,
     )
 
 
-COPY = KernelSpec(stem="copy", operator=type(None), template="copy.c.j2", bind=parameters.copy)
+COPY = KernelSpec(stem="copy", operator=type(None), template="copy.c.j2", bind=moves.copy)
 """What fills an output that is a constant; it serves no operator, so it is not searched for."""
 
 
 def patches_spec(target: Target) -> KernelSpec:
     """The driver of a stage in patches; it serves no single operator, so it is not searched for."""
-    return KernelSpec(
-        stem="patches", operator=type(None), template="patches.c.j2", bind=parameters.copy, target=target
-    )
+    return KernelSpec(stem="patches", operator=type(None), template="patches.c.j2", bind=moves.copy, target=target)
 
 
 def candidates(graph: Graph, node: Node, requant: Requant, target: Target) -> tuple[KernelSpec, ...]:

@@ -19,7 +19,7 @@ from tinyengine.kernels.dsp import convolution, dense, depthwise, pointwise
 from tinyengine.kernels.mve import convolution as vector_convolution
 from tinyengine.kernels.mve import depthwise as vector_depthwise
 from tinyengine.kernels.mve.matrix import PIXELS
-from tinyengine.kernels.parameters import Axis, axes
+from tinyengine.kernels.portable.loops import Axis, axes
 from tinyengine.memory.plan import Rolling
 
 DISJOINT = Rolling()

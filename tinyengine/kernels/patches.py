@@ -10,7 +10,7 @@ from tinyengine.memory.patches import Grid
 from tinyengine.memory.plan import MemoryPlan
 
 if TYPE_CHECKING:
-    from tinyengine.kernels.parameters import Binding
+    from tinyengine.kernels.binding import Binding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tinyengine.errors import PlanError
 from tinyengine.ir import Add, Crop, Graph, Node, Paste, Reshape, Shape, Transpose
+from tinyengine.kernels.binding import Binding
 from tinyengine.kernels.dsp.add import AddParameters as TableAddParameters
 from tinyengine.kernels.dsp.chain import ChainParameters
 from tinyengine.kernels.dsp.convolution import ConvolutionParameters
@@ -28,18 +29,11 @@ from tinyengine.kernels.dsp.winograd import WinogradParameters
 from tinyengine.kernels.mve.add import GROUP, VectorAddParameters
 from tinyengine.kernels.mve.convolution import VectorConvolutionParameters
 from tinyengine.kernels.mve.depthwise import VectorDepthwiseParameters
-from tinyengine.kernels.parameters import (
-    AddParameters,
-    Binding,
-    CropParameters,
-    DepthwiseParameters,
-    LookupParameters,
-    MatrixParameters,
-    MulParameters,
-    Parameters,
-    PoolParameters,
-)
 from tinyengine.kernels.patches import PatchCall, PatchParameters
+from tinyengine.kernels.portable.elementwise import AddParameters, LookupParameters, MulParameters
+from tinyengine.kernels.portable.moves import CropParameters
+from tinyengine.kernels.portable.products import DepthwiseParameters, MatrixParameters
+from tinyengine.kernels.portable.reductions import PoolParameters
 from tinyengine.memory import patch_checker
 from tinyengine.memory.plan import BufferKind, MemoryPlan, Placement
 
@@ -236,7 +230,7 @@ def _chain(p: ChainParameters) -> Iterator[_Phase]:
                 yield _Phase(reads=_NOTHING, writes=final)
 
 
-def _phases(p: Parameters) -> Iterator[_Phase] | None:
+def _phases(p: object) -> Iterator[_Phase] | None:
     """The accesses of a kernel whose order is known."""
     if isinstance(p, PointwiseParameters):
         return _pointwise(p)
@@ -261,7 +255,7 @@ def _phases(p: Parameters) -> Iterator[_Phase] | None:
     return None
 
 
-def _element_group(p: Parameters) -> int:
+def _element_group(p: object) -> int:
     """Elements an elementwise kernel reads before it writes them; 0 for all other kernels."""
     if isinstance(p, TableAddParameters):
         return 4

@@ -14,8 +14,8 @@ from tinyengine.ir import Add, Graph, Node
 from tinyengine.kernels.assembly import add, requantize
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Plan
 from tinyengine.kernels.tiling import Tile
 
 
@@ -110,10 +110,10 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[AddParameters]:  # noqa
                 role="add",
                 label="add_lut",
                 prototype=(
-                    f"void {common.PLACEHOLDER}"
+                    f"void {PLACEHOLDER}"
                     "(const int8_t *a, const int8_t *b, int8_t *out, const uint32_t *table, uint32_t groups);"
                 ),
-                text=add.render(common.PLACEHOLDER, found.epilogue, core, "sum of two rescaled bytes, by tables"),
+                text=add.render(PLACEHOLDER, found.epilogue, core, "sum of two rescaled bytes, by tables"),
             ),
         ),
         table=add.pack(found.a, found.b, found.constants),

@@ -21,9 +21,9 @@ from tinyengine.costs import Price, Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Add, Conv2D, DepthwiseConv2D, Graph, Node, TensorId
 from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.binding import Assembly, Plan
 from tinyengine.kernels.dsp import add, common, convolution, depthwise
 from tinyengine.kernels.dsp.add import AddParameters
-from tinyengine.kernels.dsp.common import Assembly, Plan
 from tinyengine.kernels.dsp.convolution import ConvolutionParameters
 from tinyengine.kernels.dsp.depthwise import DepthwiseParameters
 from tinyengine.kernels.names import layer_name

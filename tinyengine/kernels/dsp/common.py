@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Generic, TypeAlias, TypeVar, cast
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyengine import costs, fixedpoint, lowering
-from tinyengine.costs import Price as Price  # noqa: PLC0414 (families look for it here)
 from tinyengine.fixedpoint import Multiplier, Requant
 from tinyengine.ir import (
     Clamp,
@@ -30,13 +29,11 @@ from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, R
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.tile import MOST_PACKED_BIAS, Tile
 from tinyengine.kernels.assembly.widen import Order
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly
 from tinyengine.kernels.dsp import gains, rounding
 from tinyengine.kernels.dsp.gains import Constants
 from tinyengine.kernels.dsp.rounding import OneRounding
 from tinyengine.kernels.tiling import Weights
-
-PLACEHOLDER = "te_assembly"
-"""Stands for the function's name in assembly text until codegen has chosen one."""
 
 _MOST_PAIRED = (1 << 23) - 1
 _MOST_DOUBLED = 1 << 30
@@ -52,37 +49,7 @@ _STEP_CYCLES = {4: 16, 3: 13, 2: 9, 1: 6}
 _TILE_CYCLES = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assembly:
-    """One generated function a driver calls.
-
-    Args:
-        role: the driver's name for it.
-        label: what it is, for its final name: letters, digits, underscores.
-        prototype: C declaration with `PLACEHOLDER` as the name.
-        text: Thumb-2 with `PLACEHOLDER` as the name.
-        twin: plain C of the same function, where a test wants it.
-    """
-
-    role: str
-    label: str
-    prototype: str
-    text: str
-    twin: str = ""
-
-
-P = TypeVar("P")
 Integers: TypeAlias = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Plan(Generic[P]):
-    """A layer's driver literals, the functions it calls, the table they read; `variant` for the kernel's name."""
-
-    parameters: P
-    assembly: tuple[Assembly, ...]
-    table: NDArray[np.uint32] | NDArray[np.uint16]
-    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

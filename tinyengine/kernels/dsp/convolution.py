@@ -14,8 +14,9 @@ from tinyengine.ir import Conv2D, Graph, Node
 from tinyengine.kernels.assembly import tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Row, Weighted, Widening
+from tinyengine.kernels.dsp.common import Call, Row, Weighted, Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
 _MOST_UNROLLED_WORDS = 72
@@ -256,7 +257,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
                     label=f"tile{common.VARIANTS[choice.weights]}_2x{pixels}_{kh}x{kw}_k{found.wide_depth}",
                     prototype=common.TILE_PROTOTYPE,
                     text=tile.render(
-                        common.PLACEHOLDER,
+                        PLACEHOLDER,
                         _kernel(found, pixels, vertical=walk.vertical, weights=choice.weights),
                         core,
                         f"2 channels x {pixels} pixels, window {kh}x{kw}, {found.depth} input channels",

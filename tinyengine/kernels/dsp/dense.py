@@ -16,8 +16,9 @@ from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, Node
 from tinyengine.kernels.assembly import dense, tile
 from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.dsp import common, pointwise
-from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Row, Weighted, Widening
+from tinyengine.kernels.dsp.common import Call, Row, Weighted, Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
 _UNROLLS = (16, 8, 4, 2)
@@ -173,10 +174,9 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DenseParameters]:
                 role="dense",
                 label=f"dense_8_k{found.depth}",
                 prototype=(
-                    f"void {common.PLACEHOLDER}"
-                    "(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t blocks);"
+                    f"void {PLACEHOLDER}(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t blocks);"
                 ),
-                text=dense.render(common.PLACEHOLDER, kernel, core, f"8 outputs at a time, {found.depth} inputs"),
+                text=dense.render(PLACEHOLDER, kernel, core, f"8 outputs at a time, {found.depth} inputs"),
             )
         )
     pair_words = sum(t.size for t in tables)
@@ -195,7 +195,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DenseParameters]:
                 role="tile",
                 label=f"tile{common.VARIANTS[choice.weights]}_2x1_k{found.depth}",
                 prototype=common.TILE_PROTOTYPE,
-                text=tile.render(common.PLACEHOLDER, pairs, core, f"2 outputs at a time, {found.depth} inputs"),
+                text=tile.render(PLACEHOLDER, pairs, core, f"2 outputs at a time, {found.depth} inputs"),
             )
         )
     return Plan(

@@ -15,8 +15,9 @@ from tinyengine.fixedpoint import Requant
 from tinyengine.ir import DepthwiseConv2D, Graph, Node
 from tinyengine.kernels.assembly import depthwise, widen
 from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Plan, Weighted
+from tinyengine.kernels.dsp.common import Weighted
 from tinyengine.kernels.tiling import Tile, Weights
 
 _GROUP = 4
@@ -303,9 +304,9 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DepthwiseParameters]:
             Assembly(
                 role="planes",
                 label=f"planes_{found.size[1]}x{found.channels}",
-                prototype=f"void {common.PLACEHOLDER}(const int8_t *in, int16_t *plane, uint32_t rows);",
+                prototype=f"void {PLACEHOLDER}(const int8_t *in, int16_t *plane, uint32_t rows);",
                 text=widen.render_planes(
-                    common.PLACEHOLDER,
+                    PLACEHOLDER,
                     _fill(found, rows, choice.weights),
                     core,
                     f"4 channels of {found.channels} into int16 planes, {found.size[1]} columns",
@@ -315,11 +316,10 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DepthwiseParameters]:
                 role="plane",
                 label=f"plane_{kh}x{kw}s{found.stride}_{found.out[1]}",
                 prototype=(
-                    f"void {common.PLACEHOLDER}"
-                    "(const int16_t *plane, const uint32_t *table, int8_t *out, uint32_t rows);"
+                    f"void {PLACEHOLDER}(const int16_t *plane, const uint32_t *table, int8_t *out, uint32_t rows);"
                 ),
                 text=depthwise.render(
-                    common.PLACEHOLDER,
+                    PLACEHOLDER,
                     kernel,
                     core,
                     f"depthwise {kh}x{kw} stride {found.stride}, {found.out[1]} outputs a row",

@@ -12,13 +12,12 @@ from tinyengine import lowering
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, Mean, Node
-from tinyengine.kernels import parameters
 from tinyengine.kernels.assembly import channel_sums
 from tinyengine.kernels.assembly.channel_sums import ChannelSums
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Plan
-from tinyengine.kernels.parameters import SingleScale
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
+from tinyengine.kernels.portable import reductions
+from tinyengine.kernels.portable.requantization import SingleScale
 from tinyengine.kernels.tiling import Tile
 
 _CHANNEL_CYCLES = 30.0
@@ -58,7 +57,7 @@ def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer |
     reason = sums.refusal()
     if reason:
         return reason
-    portable = cast(parameters.MeanParameters, parameters.mean(graph, node, requant, Tile()).parameters)
+    portable = cast(reductions.MeanParameters, reductions.mean(graph, node, requant, Tile()).parameters)
     return Layer(batch=prod(shape[: axes[0]]), sums=sums, lowered=portable.lowered, once=portable.once)
 
 
@@ -93,9 +92,9 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[MeanParameters]:  # noq
             Assembly(
                 role="sums",
                 label=f"sums_{found.sums.pixels}x{found.sums.pixel_bytes}",
-                prototype=f"void {common.PLACEHOLDER}(const int8_t *x, int16_t *sums, uint32_t groups);",
+                prototype=f"void {PLACEHOLDER}(const int8_t *x, int16_t *sums, uint32_t groups);",
                 text=channel_sums.render(
-                    common.PLACEHOLDER, found.sums, core, f"sums of {found.sums.pixels} pixels a channel"
+                    PLACEHOLDER, found.sums, core, f"sums of {found.sums.pixels} pixels a channel"
                 ),
             ),
         ),

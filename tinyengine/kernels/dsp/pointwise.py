@@ -12,8 +12,9 @@ from tinyengine.ir import Conv2D, Graph, Node, Padding
 from tinyengine.kernels.assembly import tile, twin
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Call, Plan, Weighted, Widening
+from tinyengine.kernels.dsp.common import Call, Weighted, Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
 _BAND_PIXELS = (256, 192, 144, 96, 72, 48, 36, 24, 16, 12, 8, 4)
@@ -248,9 +249,9 @@ def _twin_plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParamete
             Assembly(
                 role="interleave",
                 label=f"interleave_k{found.depth}",
-                prototype=f"void {common.PLACEHOLDER}(const int8_t *in, int16_t *out, uint32_t pairs);",
+                prototype=f"void {PLACEHOLDER}(const int8_t *in, int16_t *out, uint32_t pairs);",
                 text=twin.render_interleave(
-                    common.PLACEHOLDER, kernel, core, f"pairs of pixels of {found.depth} channels"
+                    PLACEHOLDER, kernel, core, f"pairs of pixels of {found.depth} channels"
                 ),
             ),
             Assembly(
@@ -258,7 +259,7 @@ def _twin_plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParamete
                 label=f"tilep2_2x4_k{found.depth}",
                 prototype=common.TILE_PROTOTYPE,
                 text=twin.render(
-                    common.PLACEHOLDER,
+                    PLACEHOLDER,
                     kernel,
                     core,
                     f"2 channels x 4 pixels in pairs, {found.depth} to {found.channels} channels",
@@ -292,7 +293,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
             label=f"tile{common.VARIANTS[choice.weights]}_2x{row.pixels}_k{found.depth}",
             prototype=common.TILE_PROTOTYPE,
             text=tile.render(
-                common.PLACEHOLDER,
+                PLACEHOLDER,
                 kernel,
                 core,
                 f"2 channels x {row.pixels} pixels, {found.depth} to {found.channels} channels",

@@ -13,8 +13,7 @@ from tinyengine.ir import AveragePool2D, Graph, Node, Padding
 from tinyengine.kernels.assembly import channel_sums
 from tinyengine.kernels.assembly.channel_sums import ChannelSums
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Assembly, Plan
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.tiling import Tile
 
 
@@ -81,9 +80,9 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PoolParameters]:  # noq
             Assembly(
                 role="sums",
                 label=f"sums_{found.sums.pixels}x{found.sums.pixel_bytes}",
-                prototype=f"void {common.PLACEHOLDER}(const int8_t *x, int16_t *sums, uint32_t groups);",
+                prototype=f"void {PLACEHOLDER}(const int8_t *x, int16_t *sums, uint32_t groups);",
                 text=channel_sums.render(
-                    common.PLACEHOLDER, found.sums, core, f"sums of {found.sums.pixels} pixels a channel"
+                    PLACEHOLDER, found.sums, core, f"sums of {found.sums.pixels} pixels a channel"
                 ),
             ),
         ),

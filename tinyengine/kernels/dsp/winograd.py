@@ -15,8 +15,9 @@ from tinyengine.ir import Graph, Node
 from tinyengine.kernels.assembly import winograd
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.dsp import common, convolution
-from tinyengine.kernels.dsp.common import Assembly, Plan, Widening
+from tinyengine.kernels.dsp.common import Widening
 from tinyengine.kernels.tiling import Tile
 
 _COLUMNS = 2 * winograd.GROUP_TILES
@@ -141,17 +142,16 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[WinogradParameters]:
         Assembly(
             role="transform",
             label=f"winograd_in_k{found.depth}",
-            prototype=f"void {common.PLACEHOLDER}(const int16_t *x, int16_t *v, uint32_t tiles);",
-            text=winograd.render_transform(common.PLACEHOLDER, kernel, core, f"Winograd, activations: {what}"),
+            prototype=f"void {PLACEHOLDER}(const int16_t *x, int16_t *v, uint32_t tiles);",
+            text=winograd.render_transform(PLACEHOLDER, kernel, core, f"Winograd, activations: {what}"),
         ),
         Assembly(
             role="multiply",
             label=f"winograd_out_k{found.depth}",
             prototype=(
-                f"void {common.PLACEHOLDER}"
-                "(const int16_t *v, const uint32_t *table, int8_t *out, int32_t *products);"
+                f"void {PLACEHOLDER}(const int16_t *v, const uint32_t *table, int8_t *out, int32_t *products);"
             ),
-            text=winograd.render_multiply(common.PLACEHOLDER, kernel, core, f"Winograd, products: {what}"),
+            text=winograd.render_multiply(PLACEHOLDER, kernel, core, f"Winograd, products: {what}"),
         ),
     )
     return Plan(

@@ -8,9 +8,10 @@ from typing import cast
 import numpy as np
 
 from tinyengine import lowering
+from tinyengine.costs import Price
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Add, Clamp, Graph, Node
-from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly, Plan, Price
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.mve import sums, twins
 from tinyengine.kernels.mve.sums import NARROWING_SHIFT, Sum
 from tinyengine.kernels.mve.text import Text

@@ -13,7 +13,7 @@ from typing import cast
 from tinyengine.costs import Price
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, Graph, Node, Padding
-from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly, Plan
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.mve import copies, matrix, scaling, twins
 from tinyengine.kernels.mve.copies import Windows
 from tinyengine.kernels.mve.matrix import CHUNK_BYTES, PIXELS

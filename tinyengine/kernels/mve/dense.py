@@ -12,9 +12,10 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyengine.costs import Price
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, Node
-from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly, Plan, Price
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.mve import matrix, scaling, twins
 from tinyengine.kernels.mve.lines import Integers
 from tinyengine.kernels.mve.matrix import CHUNK_BYTES, MOST_CHUNKS, Window

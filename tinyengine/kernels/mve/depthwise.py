@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+from tinyengine.costs import Price
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import DepthwiseConv2D, Graph, Node
-from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly, Plan, Price
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.mve import planes, scaling, twins
 from tinyengine.kernels.mve.convolution import fill_assembly
 from tinyengine.kernels.mve.planes import Planes

@@ -7,9 +7,10 @@ from typing import cast
 
 import numpy as np
 
+from tinyengine.costs import Price
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import AveragePool2D, Clamp, Graph, Node, Padding
-from tinyengine.kernels.dsp.common import PLACEHOLDER, Assembly, Plan, Price
+from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.mve import twins
 from tinyengine.kernels.mve.text import Text
 from tinyengine.kernels.tiling import Tile

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tinyengine.kernels.dsp.common import PLACEHOLDER
+from tinyengine.kernels.binding import PLACEHOLDER
 from tinyengine.kernels.mve.copies import Windows
 from tinyengine.kernels.mve.matrix import BLOCK_CHANNELS, CHUNK_BYTES, Tile, Window, blocks_of
 from tinyengine.kernels.mve.planes import Planes
