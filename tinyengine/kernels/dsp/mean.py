@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import cast
 
-import numpy as np
-
 from tinyengine import lowering
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, Mean, Node
-from tinyengine.kernels.assembly import channel_sums
 from tinyengine.kernels.assembly.channel_sums import ChannelSums
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
+from tinyengine.kernels.binding import Plan
+from tinyengine.kernels.dsp import sums
 from tinyengine.kernels.portable import reductions
 from tinyengine.kernels.portable.requantization import SingleScale
 from tinyengine.kernels.tiling import Tile
@@ -37,11 +35,9 @@ class MeanParameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class Layer(sums.Layer):
     """A mean the kernel can take."""
 
-    batch: int
-    sums: ChannelSums
     lowered: lowering.MeanParameters
     once: SingleScale | None
 
@@ -53,50 +49,31 @@ def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer |
     axes = sorted(op.axes)
     if not axes or axes != list(range(axes[0], axes[-1] + 1)):
         return "axes that are no neighbours"
-    sums = ChannelSums(pixels=prod(shape[a] for a in axes), pixel_bytes=prod(shape[axes[-1] + 1 :]))
-    reason = sums.refusal()
+    map_sums = ChannelSums(pixels=prod(shape[a] for a in axes), pixel_bytes=prod(shape[axes[-1] + 1 :]))
+    reason = map_sums.refusal()
     if reason:
         return reason
     portable = cast(reductions.MeanParameters, reductions.mean(graph, node, requant, Tile()).parameters)
-    return Layer(batch=prod(shape[: axes[0]]), sums=sums, lowered=portable.lowered, once=portable.once)
+    return Layer(batch=prod(shape[: axes[0]]), sums=map_sums, lowered=portable.lowered, once=portable.once)
 
 
-def tiles(found: Layer) -> tuple[Tile, ...]:  # noqa: ARG001
-    """There is one way."""
-    return (Tile(),)
-
-
-def scratch_bytes(found: Layer, choice: Tile) -> int:  # noqa: ARG001
-    """The sums."""
-    return 2 * found.sums.pixel_bytes
+tiles, scratch_bytes = sums.tiles, sums.scratch_bytes
 
 
 def work(found: Layer, choice: Tile) -> Work:  # noqa: ARG001
     """An addition an element, a rescaling a channel."""
-    channels = float(found.batch * found.sums.pixel_bytes)
+    channels = found.outputs
     return Work(counts={"element": channels * found.sums.pixels, "channel": _CHANNEL_CYCLES * channels})
 
 
 def plan(found: Layer, choice: Tile, core: Core) -> Plan[MeanParameters]:  # noqa: ARG001
     """Everything for the layer."""
-    return Plan(
-        parameters=MeanParameters(
-            batch=found.batch,
-            pixels=found.sums.pixels,
-            channels=found.sums.pixel_bytes,
-            groups=found.sums.groups,
-            lowered=found.lowered,
-            once=found.once,
-        ),
-        assembly=(
-            Assembly(
-                role="sums",
-                label=f"sums_{found.sums.pixels}x{found.sums.pixel_bytes}",
-                prototype=f"void {PLACEHOLDER}(const int8_t *x, int16_t *sums, uint32_t groups);",
-                text=channel_sums.render(
-                    PLACEHOLDER, found.sums, core, f"sums of {found.sums.pixels} pixels a channel"
-                ),
-            ),
-        ),
-        table=np.zeros(0, dtype=np.uint32),
+    parameters = MeanParameters(
+        batch=found.batch,
+        pixels=found.sums.pixels,
+        channels=found.sums.pixel_bytes,
+        groups=found.sums.groups,
+        lowered=found.lowered,
+        once=found.once,
     )
+    return sums.plan(found, parameters, core)
