@@ -52,15 +52,16 @@ def rolling_pixels(pixels: int, depth: int, channels: int, band: int) -> Rolling
     return Rolling(least=_least(steps, pixels * depth))
 
 
-def rolling_convolution(found: convolution.Layer, band: int) -> Rolling:
+def rolling_convolution(found: convolution.Layer | vector_convolution.Layer, band: int) -> Rolling:
     """Rows of outputs in bands; a band reads again the rows its first window shares with the one before."""
+    before = found.before[0] if isinstance(found, convolution.Layer) else found.pads[0]
     band = min(band, found.out[0])
     row, out_row = found.size[1] * found.depth, found.out[1] * found.channels
     map_bytes, out_bytes = found.size[0] * row, found.out[0] * out_row
     steps = []
     for n in range(found.batch):
         for done in range(band, found.out[0], band):
-            first = min(max(done * found.stride[0] - found.before[0], 0), found.size[0])
+            first = min(max(done * found.stride[0] - before, 0), found.size[0])
             steps.append(_Band(written=n * out_bytes + done * out_row, unread=n * map_bytes + first * row))
         if n + 1 < found.batch:
             steps.append(_Band(written=(n + 1) * out_bytes, unread=(n + 1) * map_bytes))
@@ -158,17 +159,7 @@ def rolling_vector_convolution(found: vector_convolution.Layer, band: int) -> Ro
         return rolling_tiles(found.rows[1], found.depth, found.channels)
     if found.source is vector_convolution.Source.MAP:
         return DISJOINT
-    band = min(band, found.out[0])
-    row, out_row = found.size[1] * found.depth, found.out[1] * found.channels
-    map_bytes, out_bytes = found.size[0] * row, found.out[0] * out_row
-    steps = []
-    for n in range(found.batch):
-        for done in range(band, found.out[0], band):
-            first = min(max(done * found.stride[0] - found.pads[0], 0), found.size[0])
-            steps.append(_Band(written=n * out_bytes + done * out_row, unread=n * map_bytes + first * row))
-        if n + 1 < found.batch:
-            steps.append(_Band(written=(n + 1) * out_bytes, unread=(n + 1) * map_bytes))
-    return Rolling(least=_least(steps, found.batch * map_bytes))
+    return rolling_convolution(found, band)
 
 
 def rolling_vector_planes(found: vector_depthwise.Layer) -> Rolling:
