@@ -116,33 +116,28 @@ def convolution(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:
     op = cast(Conv2D, node.op)
     weights = _constant(graph, node, 1)
     channels, kh, kw, in_channels = weights.shape
-    shape, out = graph.tensors[node.inputs[0]].shape, graph.tensors[node.outputs[0]].shape
-    y, x = axes(shape, out, kernel=(kh, kw), stride=op.stride, dilation=op.dilation, padding=op.padding)
     w = _weighted(graph, node, weights.reshape(channels, -1), op.zero_point_folded)
     requant = requantization(graph, node, mode=mode, bound=w.bound, clamp=op.clamp)
-    inner_x, inner_y = x.inner_stop - x.inner_start, y.inner_stop - y.inner_start
-    pixels = min(tile.pixels, inner_x or 1)
-    border, interior = inner_x < x.out or inner_y < y.out, bool(inner_x and inner_y)
+    window = _window(graph, node, (kh, kw), tile)
     return Binding(
         parameters=ConvParameters(
-            batch=shape[0],
-            y=y,
-            x=x,
+            batch=window.batch,
+            y=window.y,
+            x=window.x,
             in_channels=in_channels,
             channels=channels,
-            pixels=pixels,
-            odd=inner_x % pixels > 0,
+            pixels=window.pixels,
+            odd=window.odd,
             channel_spans=spans(channels, tile.channels),
-            run=run(in_channels if x.dilation > 1 else kw * in_channels),
-            border=border,
-            interior=interior,
+            run=run(in_channels if window.x.dilation > 1 else kw * in_channels),
+            border=window.border,
+            interior=window.interior,
             zero_point=w.zero_point,
             rescale=requant.rescale,
         ),
         tables=(
             Table(role="w", data=weights.astype(np.int8)),
-            *((_int32("bias", w.folded),) if interior else ()),
-            *((_int32("bias_plain", w.plain),) if border else ()),
+            *window.biases(w),
             *requant.tables,
         ),
         requant=requant.word,
@@ -157,38 +152,71 @@ def depthwise(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:
     weights = _constant(graph, node, 1)
     _, kh, kw, channels = weights.shape
     packed = np.ascontiguousarray(weights.reshape(kh * kw, channels).T)
-    shape, out = graph.tensors[node.inputs[0]].shape, graph.tensors[node.outputs[0]].shape
-    y, x = axes(shape, out, kernel=(kh, kw), stride=op.stride, dilation=op.dilation, padding=op.padding)
     w = _weighted(graph, node, packed, op.zero_point_folded)
     requant = requantization(graph, node, mode=mode, bound=w.bound, clamp=op.clamp)
-    inner_x, inner_y = x.inner_stop - x.inner_start, y.inner_stop - y.inner_start
-    pixels = min(tile.pixels, inner_x or 1)
-    border, interior = inner_x < x.out or inner_y < y.out, bool(inner_x and inner_y)
+    window = _window(graph, node, (kh, kw), tile)
     return Binding(
         parameters=DepthwiseParameters(
-            batch=shape[0],
-            y=y,
-            x=x,
-            in_channels=shape[3],
+            batch=window.batch,
+            y=window.y,
+            x=window.x,
+            in_channels=graph.tensors[node.inputs[0]].shape[3],
             multiplier=op.multiplier,
-            pixels=pixels,
-            odd=inner_x % pixels > 0,
+            pixels=window.pixels,
+            odd=window.odd,
             unrolled=kh * kw <= 64,
-            border=border,
-            interior=interior,
+            border=window.border,
+            interior=window.interior,
             zero_point=w.zero_point,
             rescale=requant.rescale,
         ),
         tables=(
             Table(role="w", data=packed.astype(np.int8)),
-            *((_int32("bias", w.folded),) if interior else ()),
-            *((_int32("bias_plain", w.plain),) if border else ()),
+            *window.biases(w),
             *requant.tables,
         ),
         requant=requant.word,
         geometry=geometry((kh, kw), op.stride, op.dilation),
         variant=requant.variant,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Window:
+    """A sliding window: the outputs without border are computed in tiles of `pixels`, the others with checks."""
+
+    batch: int
+    y: Axis
+    x: Axis
+    pixels: int
+
+    @property
+    def _inner(self) -> tuple[int, int]:
+        return self.y.inner_stop - self.y.inner_start, self.x.inner_stop - self.x.inner_start
+
+    @property
+    def odd(self) -> bool:
+        return self._inner[1] % self.pixels > 0
+
+    @property
+    def border(self) -> bool:
+        return self._inner[0] < self.y.out or self._inner[1] < self.x.out
+
+    @property
+    def interior(self) -> bool:
+        return all(self._inner)
+
+    def biases(self, weighted: _Weighted) -> tuple[Table, ...]:
+        """What the paths inside and at the border add."""
+        inside = (_int32("bias", weighted.folded),) if self.interior else ()
+        return (*inside, _int32("bias_plain", weighted.plain)) if self.border else inside
+
+
+def _window(graph: Graph, node: Node, kernel: tuple[int, int], tile: Tile) -> _Window:
+    op = cast(Conv2D | DepthwiseConv2D, node.op)
+    shape, out = graph.tensors[node.inputs[0]].shape, graph.tensors[node.outputs[0]].shape
+    y, x = axes(shape, out, kernel=kernel, stride=op.stride, dilation=op.dilation, padding=op.padding)
+    return _Window(batch=shape[0], y=y, x=x, pixels=min(tile.pixels, x.inner_stop - x.inner_start or 1))
 
 
 def _constant(graph: Graph, node: Node, index: int) -> NDArray[np.int64]:
