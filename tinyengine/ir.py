@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 Shape: TypeAlias = tuple[int, ...]
 TensorId: TypeAlias = int
 Array: TypeAlias = NDArray[np.generic]
+Integers: TypeAlias = NDArray[np.int64]
+"""What is computed of constants, exactly."""
 
 
 class DType(Enum):

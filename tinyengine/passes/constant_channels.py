@@ -31,6 +31,7 @@ from tinyengine.ir import (
     DType,
     FullyConnected,
     Graph,
+    Integers,
     MaxPool2D,
     Node,
     Padding,
@@ -41,7 +42,6 @@ from tinyengine.ir import (
     TensorId,
 )
 
-Integers: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
 V = TypeVar("V")
 

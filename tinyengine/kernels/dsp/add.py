@@ -10,7 +10,7 @@ import numpy as np
 from tinyengine import fixedpoint, lowering
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import INT32_MAX, Requant
-from tinyengine.ir import Add, Graph, Node
+from tinyengine.ir import Add, Graph, Integers, Node
 from tinyengine.kernels.assembly import add, requantize
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
@@ -31,8 +31,8 @@ class Layer:
     """An addition the kernel can take; `a` and `b` are the operands' terms of the sum for -128 to 127."""
 
     elements: int
-    a: common.Integers
-    b: common.Integers
+    a: Integers
+    b: Integers
     constants: ChannelConstants
     epilogue: requantize.Epilogue
 

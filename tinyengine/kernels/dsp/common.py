@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeAlias, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from tinyengine.ir import (
     DType,
     FullyConnected,
     Graph,
+    Integers,
     Node,
     Padding,
     QuantParams,
@@ -33,6 +34,7 @@ from tinyengine.kernels.binding import PLACEHOLDER, Assembly
 from tinyengine.kernels.dsp import gains, rounding
 from tinyengine.kernels.dsp.gains import Constants
 from tinyengine.kernels.dsp.rounding import OneRounding
+from tinyengine.kernels.folded import folded
 from tinyengine.kernels.tiling import Weights
 
 _MOST_PAIRED = (1 << 23) - 1
@@ -47,9 +49,6 @@ _FLOAT_CYCLES = 6
 # Cycles a step of two input channels takes on the M4 with this many pixels a tile: decides how rows are cut.
 _STEP_CYCLES = {4: 16, 3: 13, 2: 9, 1: 6}
 _TILE_CYCLES = 40
-
-
-Integers: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,16 +129,11 @@ def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
     node = Node(name="layer", op=layer.op, inputs=(0, 1, 2), outputs=(3,), source_index=0)
     graph = Graph(name="layer", tensors=(x, *layer.constants, y), nodes=(node,), inputs=(0,), outputs=(3,))
     op = cast(Conv2D | DepthwiseConv2D | FullyConnected, node.op)
-    tensor, bias_tensor = graph.tensors[node.inputs[1]], graph.tensors[node.inputs[2]]
-    if tensor.data is None or bias_tensor.data is None:
-        return "weights and bias are computed"
-    weights, bias = tensor.data.astype(np.int64), bias_tensor.data.astype(np.int64)
-    axis = 3 if isinstance(op, DepthwiseConv2D) else 0
-    others = tuple(d for d in range(weights.ndim) if d != axis)
-    zero_point = lowering.quant_params(lowering.input_tensor(graph, node)).zero_point
-    if not op.zero_point_folded:
-        bias = bias - zero_point * weights.sum(axis=others)
-    zero_point_out = lowering.quant_params(lowering.output_tensor(graph, node)).zero_point
+    constants = folded(graph, node)
+    if isinstance(constants, str):
+        return constants
+    weights, bias, others = constants.weights, constants.bias, constants.others
+    zero_point_out = constants.zero_point_out
     multipliers = list(lowering.conv_multipliers(graph, node))
     low, high = lowering.conv_accumulator_range(graph, node)
     scales = lowering.conv_single_scales(graph, node) if requant is Requant.SINGLE else None
@@ -160,7 +154,7 @@ def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
     others_shifts = [-m.shift for channel, m in enumerate(multipliers) if channel not in constant]
     e = min(max(min(others_shifts, default=1), 1), _MOST_CONSTANT_SHIFT)
     for channel, value in constant.items():
-        weights[(slice(None),) * axis + (channel,)] = 0
+        constants.silence(channel)
         low[channel] = high[channel] = bias[channel] = value << (e + 1)
         multipliers[channel] = Multiplier(multiplier=1 << 30, shift=-e)
         if floats is not None:
@@ -171,7 +165,7 @@ def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
     found = Weighted(
         weights=weights,
         bias=bias,
-        zero_point=zero_point,
+        zero_point=constants.zero_point,
         zero_point_out=zero_point_out,
         channels=(),
         epilogue=requantize.epilogue(multipliers, zero_point_out, op.clamp),

@@ -13,7 +13,7 @@ import numpy as np
 
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import Graph, Node
+from tinyengine.ir import Graph, Integers, Node
 from tinyengine.kernels.assembly import dense, tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
@@ -140,7 +140,7 @@ def _pairs(found: Layer, weights: Weights) -> tile.Tile:
 
 
 @lru_cache(maxsize=512)
-def _weights(found: Layer) -> common.Integers:
+def _weights(found: Layer) -> Integers:
     """(channels, wide_depth) in the order activations lie."""
     weights = np.zeros((found.channels, found.wide_depth), dtype=np.int64)
     weights[:, : found.depth] = found.weighted.weights

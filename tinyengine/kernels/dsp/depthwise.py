@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tinyengine import costs
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import DepthwiseConv2D, Graph, Node
+from tinyengine.ir import DepthwiseConv2D, Graph, Integers, Node
 from tinyengine.kernels.assembly import depthwise, widen
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
@@ -86,7 +86,7 @@ class Layer:
     channels: int
     in_steps: tuple[int, int]
     out_steps: tuple[int, int]
-    weights: common.Integers
+    weights: Integers
     weighted: Weighted
 
     @property

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from tinyengine import fixedpoint, lowering
 from tinyengine.fixedpoint import Multiplier
-from tinyengine.ir import Clamp
+from tinyengine.ir import Clamp, Integers
 from tinyengine.kernels.assembly import requantize
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
 from tinyengine.kernels.dsp import rounding
-from tinyengine.kernels.dsp.rounding import Integers, OneRounding
+from tinyengine.kernels.dsp.rounding import OneRounding
 
 _MOST_HALF = (1 << 15) - 1
 _MOST_GAIN_BITS = 8

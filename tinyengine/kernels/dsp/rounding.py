@@ -10,16 +10,13 @@ near ties lie on a line with parity in turns, even ones below it, odd ones above
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinyengine import lowering
 from tinyengine.fixedpoint import INT32_MAX, Multiplier, quantize_multiplier
+from tinyengine.ir import Integers
 from tinyengine.kernels.assembly.requantize import MOST_RIGHT_SHIFT
-
-Integers: TypeAlias = NDArray[np.int64]
 
 _MULTIPLIERS = 1 << 13
 """How far from the nominal multiplier the search goes."""

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from tinyengine.costs import Price
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import Graph, Node
+from tinyengine.ir import Graph, Integers, Node
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
 from tinyengine.kernels.mve import matrix, scaling, twins
-from tinyengine.kernels.mve.lines import Integers
 from tinyengine.kernels.mve.matrix import CHUNK_BYTES, MOST_CHUNKS, Window
 from tinyengine.kernels.mve.scaling import Scaled
 from tinyengine.kernels.mve.text import Text

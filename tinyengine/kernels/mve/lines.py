@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from tinyengine import fixedpoint
 from tinyengine.fixedpoint import INT32_MAX, Multiplier
-from tinyengine.ir import Clamp
+from tinyengine.ir import Clamp, Integers
 
-Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
 
 MOST_RIGHT_SHIFT = 16

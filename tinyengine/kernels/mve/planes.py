@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyengine.kernels.mve.lines import Integers
+from tinyengine.ir import Integers
 from tinyengine.kernels.mve.scaling import Form
 from tinyengine.kernels.mve.text import Text
 

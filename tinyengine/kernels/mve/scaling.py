@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from tinyengine import lowering
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Node
+from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Integers, Node
+from tinyengine.kernels.folded import folded
 from tinyengine.kernels.mve import lines
-from tinyengine.kernels.mve.lines import Integers, Lines
+from tinyengine.kernels.mve.lines import Lines
 from tinyengine.kernels.mve.text import Text
 
 _INT32_MIN = -(1 << 31)
@@ -120,16 +121,10 @@ class Scaled:
 def scaled(graph: Graph, node: Node, requant: Requant) -> Scaled | str:
     """The layer's constants, or why no text here requantizes it."""
     op = cast(Conv2D | DepthwiseConv2D | FullyConnected, node.op)
-    tensor, bias_tensor = graph.tensors[node.inputs[1]], graph.tensors[node.inputs[2]]
-    if tensor.data is None or bias_tensor.data is None:
-        return "weights and bias are computed"
-    weights, bias = tensor.data.astype(np.int64), bias_tensor.data.astype(np.int64)
-    axis = 3 if isinstance(op, DepthwiseConv2D) else 0
-    others = tuple(d for d in range(weights.ndim) if d != axis)
-    zero_point = lowering.quant_params(lowering.input_tensor(graph, node)).zero_point
-    if not op.zero_point_folded:
-        bias = bias - zero_point * weights.sum(axis=others)
-    zero_point_out = lowering.quant_params(lowering.output_tensor(graph, node)).zero_point
+    constants = folded(graph, node)
+    if isinstance(constants, str):
+        return constants
+    weights, bias, zero_point_out = constants.weights, constants.bias, constants.zero_point_out
     scales = lowering.conv_single_scales(graph, node) if requant is Requant.SINGLE else None
     low, high = lowering.conv_accumulator_range(graph, node)
     if scales is None:
@@ -144,8 +139,8 @@ def scaled(graph: Graph, node: Node, requant: Requant) -> Scaled | str:
         form = Form(
             once=True, left_shift=0, right_shift=0, kinked=False, zero_point=zero_point_out, clamp=op.clamp
         )  # fmt: skip
-        return Scaled(weights=weights, constants=words, form=form, zero_point=zero_point)
-    weights[(slice(None),) * axis + (found.constant,)] = 0
+        return Scaled(weights=weights, constants=words, form=form, zero_point=constants.zero_point)
+    constants.silence(found.constant)
     bias = np.where(found.constant, 0, bias)
     form = Form(
         once=False,
@@ -155,7 +150,7 @@ def scaled(graph: Graph, node: Node, requant: Requant) -> Scaled | str:
         zero_point=found.late_zero_point,
         clamp=op.clamp,
     )
-    return Scaled(weights=weights, constants=_words(found, bias), form=form, zero_point=zero_point)
+    return Scaled(weights=weights, constants=_words(found, bias), form=form, zero_point=constants.zero_point)
 
 
 def _words(found: Lines, bias: Integers) -> NDArray[np.uint32]:
