@@ -27,6 +27,7 @@ from unicorn.unicorn import Uc
 from unicorn.unicorn_const import UC_ARCH_ARM, UC_MODE_MCLASS, UC_MODE_THUMB
 
 from harness.sim.native import IDEAL, NativeCore
+from tests.tinyengine.call_watch import CallWatch
 from tests.tinyengine.hostbuild import WARNINGS, cache_dir, parse_outputs, write
 from tinyengine.compile import Compiled
 from tinyengine.kernels.assembly.scheduler import Core
@@ -80,6 +81,9 @@ class CoreBatch:
             assert isinstance(table, SymbolTableSection)
             self.symbols = {s.name: s["st_value"] for s in table.iter_symbols() if s.name}
             self.text_bytes = sum(s["sh_size"] for s in image.iter_sections() if s["sh_flags"] & 2)
+            code = image.get_section_by_name(".text")
+            assert code is not None
+            self.watch = CallWatch(self.uc, self.symbols, code["sh_addr"], code.data())
         self.uc.reg_write(arm_const.UC_ARM_REG_FPEXC, 1 << 30)
         self.timing = NativeCore(self.uc, core=core.value, memory=IDEAL)
 
@@ -90,6 +94,7 @@ class CoreBatch:
         uc.reg_write(arm_const.UC_ARM_REG_LR, _RETURN | 1)
         before = self.timing.cycles
         uc.emu_start(address | 1, _RETURN, timeout=120_000_000)
+        assert not self.watch.complaint, self.watch.complaint
         assert uc.reg_read(arm_const.UC_ARM_REG_PC) & ~1 == _RETURN, "no return within 120 s"
         assert uc.reg_read(arm_const.UC_ARM_REG_SP) == _STACK + _STACK_BYTES
         return int(self.timing.cycles - before)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from tests.tinyengine.qemubuild import QemuBatch
 from tests.tinyengine.random_graphs import random_graph, random_inputs
 from tests.tinyengine.test_dsp_networks import Layers, hand_picked
-from tests.tinyengine.vectorbuild import VectorBatch
 from tinyengine import reference
 from tinyengine.compile import Compiled, CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant
@@ -25,14 +25,15 @@ def assert_equal_to_reference(
     modes: Sequence[Requant],
     seeds: Sequence[int] = (0, 3),
     optimize: Optimize = Optimize.BALANCED,
+    target: Target = Target.M55,
 ) -> list[Compiled]:
     """Compiles all graphs into one image, runs each on several inputs, compares all bytes."""
     cases = [(g, mode) for g in graphs for mode in modes]
     models = [
-        compile_graph(g, CompileOptions(requant=mode, target=Target.M55, optimize=optimize)) for g, mode in cases
+        compile_graph(g, CompileOptions(requant=mode, target=target, optimize=optimize)) for g, mode in cases
     ]
     requests = [(i, random_inputs(g, seed)) for i, (g, _) in enumerate(cases) for seed in seeds]
-    for (index, inputs), run in zip(requests, VectorBatch(models).run(requests), strict=True):
+    for (index, inputs), run in zip(requests, QemuBatch(models, target).run(requests), strict=True):
         graph, mode = cases[index]
         expected = reference.run(graph, inputs, requant=mode)
         for want, got in zip(expected, run.outputs, strict=True):
