@@ -12,7 +12,7 @@ from typing import Any, Literal
 from harness.errors import Outcome
 from harness.row import Row
 from harness.session import Request, code_digest
-from harness.sim.native import TIMING_MODEL
+from harness.sim.timing_core import TIMING_MODEL
 from harness.sim.window import Measurement
 from harness.store import Store
 

@@ -240,8 +240,8 @@ class _Stoppable:
 def _modelled(emulated: QemuBoard | RenodeBoard, chip: Chip, cycles: int) -> Modelled:
     """QEMU's counter is the timing model's or counts instructions; Renode's is virtual time: instructions, too."""
     from harness.sim import boards as simulated
-    from harness.sim.native import TIMING_MODEL
     from harness.sim.qemu import QemuBoard
+    from harness.sim.timing_core import TIMING_MODEL
 
     counts: Literal["cycles", "instructions"] = "instructions" if chip.qemu is None else chip.qemu.counts
     windows = emulated.windows() if isinstance(emulated, QemuBoard) else ()

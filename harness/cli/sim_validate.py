@@ -57,7 +57,7 @@ def validate(
 
 
 def _show(found: validation.Validation) -> None:
-    from harness.sim.native import TIMING_MODEL
+    from harness.sim.timing_core import TIMING_MODEL
 
     screen = console()
     good = sum(case.ok for case in found.micro_cases)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness import __version__
 from harness.report import html
-from harness.sim.native import TIMING_MODEL
+from harness.sim.timing_core import TIMING_MODEL
 from harness.sim.validation import Validation
 
 

@@ -13,7 +13,8 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from harness.chips import EmulatedCore
-from harness.sim.native import IDEAL, MemoryModel, timing_core
+from harness.sim.memory_model import IDEAL, MemoryModel
+from harness.sim.timing_core import timing_core
 
 _PAGE = 0x1000
 _STACK_TOP, _STACK_BYTES = 0x3800_0000, 1 << 16

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from mmap import mmap
-from typing import TYPE_CHECKING
 
 from harness.chips import Chip
-from harness.sim import native
 from harness.sim.bus import Findings, RegisterFile, SystemBus, TransferFault
 from harness.sim.core import Core, CoreName, Engine, Region, Stop
+from harness.sim.memory_model import chip_memory
 from harness.sim.peripherals.flash import FlashArray, FlashController, FlashF4F7, FlashH7
 from harness.sim.peripherals.pwr import PwrF4F7, PwrH7, SyscfgF4F7, SyscfgH7
 from harness.sim.peripherals.rcc import RccF4F7, RccH7
@@ -35,10 +34,8 @@ from harness.sim.peripherals.scs import (
 from harness.sim.peripherals.simple import Gpio, Iwdg, ReadOnly
 from harness.sim.peripherals.timer import Tim2
 from harness.sim.peripherals.usart import Usart
+from harness.sim.timing_core import TIMING_MODEL, TimingCore, timing_core
 from harness.sim.wiring import MemoryModelName, Wiring
-
-if TYPE_CHECKING:
-    from harness.sim.timing_python import PythonCore
 
 __all__ = ["SimulatedBoard", "Wiring"]
 
@@ -94,7 +91,7 @@ class SimulatedBoard:
             raise ValueError(f"{chip.name} has {chip.flash_bytes} B of flash, not {len(flash)}")
         self.chip, self.wiring = chip, wiring
         self._core_name: CoreName = "cortex-m7" if chip.core == "cortex-m7" else "cortex-m4"
-        self.timing_model, self.memory_model = native.TIMING_MODEL, memory_model
+        self.timing_model, self.memory_model = TIMING_MODEL, memory_model
         self.idle = False
         self.sleeping = False
         self.in_reset = False
@@ -132,9 +129,9 @@ class SimulatedBoard:
 
     # -- construction
 
-    def _make_timing(self, engine: Engine, memory_model: MemoryModelName) -> native.NativeCore | PythonCore:
-        memory = native.chip_memory(self.chip, memory_model)
-        self.timing = native.timing_core(engine, core=self._core_name, memory=memory)
+    def _make_timing(self, engine: Engine, memory_model: MemoryModelName) -> TimingCore:
+        memory = chip_memory(self.chip, memory_model)
+        self.timing = timing_core(engine, core=self._core_name, memory=memory)
         return self.timing
 
     def _regions(self) -> tuple[Region, ...]:

@@ -19,8 +19,8 @@ from harness.errors import ConfigError
 from harness.sim import hot_blocks
 from harness.sim.bare import BareMachine
 from harness.sim.hot_blocks import HotBlock
-from harness.sim.native import TIMING_MODEL
 from harness.sim.qemu import QemuBoard
+from harness.sim.timing_core import TIMING_MODEL
 
 ENTRY, ARENA = "te_invoke", "tr_arena"
 DEFAULT_LIMIT_S = 120.0

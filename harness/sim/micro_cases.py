@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from harness.errors import MissingTool
-from harness.sim.native import timing_core
+from harness.sim.timing_core import timing_core
 
 _TABLE = Path(__file__).resolve().parent / "timing" / "micro_cases.yaml"
 _CODE_BASE, _CODE_BYTES = 0x0800_0000, 1 << 21

@@ -21,6 +21,7 @@ from harness.sim.board import SimulatedBoard
 from harness.sim.core import FaultInfo
 from harness.sim.execution import End, Limits, run
 from harness.sim.program import NO_FUNCTION, Program, board_with, read_elf, same_memory
+from harness.sim.timing_core import Counters
 from harness.sim.trace import write_trace
 from harness.sim.wiring import MemoryModelName, Wiring
 
@@ -83,7 +84,7 @@ class Profile:
     uart_bytes: int
     timing_model: str
     memory_model: str
-    counters: native.Counters
+    counters: Counters
     functions: tuple[FunctionCost, ...]
     classes: tuple[tuple[str, int], ...]
     fault: Trouble | None
@@ -167,7 +168,7 @@ class Profiler:
         self._handle = None
 
     @property
-    def counters(self) -> native.Counters:
+    def counters(self) -> Counters:
         """The timing model's."""
         return self._timing.counters
 

@@ -16,7 +16,7 @@ from harness.chips import EmulatedCore
 from harness.sim import coremark, hot_blocks
 from harness.sim.hot_blocks import HotBlock
 from harness.sim.micro_cases import MicroResult, load_cases, run_cases
-from harness.sim.native import TIMING_MODEL
+from harness.sim.timing_core import TIMING_MODEL
 from harness.toolchain import find_toolchain
 
 VALIDATION_SCHEMA = "tinyrack.validation/1"

@@ -18,9 +18,9 @@ from harness.chips import Chip, load_chip
 from harness.errors import ConfigError, HarnessError
 from harness.sim.board import MemorySettings, SimulatedBoard
 from harness.sim.execution import End, Limits, run
-from harness.sim.native import TIMING_MODEL
 from harness.sim.profile import Profiler, Window, remarks
 from harness.sim.program import DEBUG_ENABLE, Program, board_with, read_elf
+from harness.sim.timing_core import TIMING_MODEL
 from harness.sim.wiring import MemoryModelName, Wiring
 
 _SIMILAR = 3

@@ -71,7 +71,7 @@ class Kind:
 
 def kind_of(board: Board, memory: Memory, *, toolchain: str) -> Kind:
     """The kind of a board."""
-    from harness.sim.native import TIMING_MODEL
+    from harness.sim.timing_core import TIMING_MODEL
 
     return Kind(
         chip=board.chip,

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from harness.sim import validation
-from harness.sim.native import TIMING_MODEL
+from harness.sim.timing_core import TIMING_MODEL
 from tests.benchmarks.bench_rows import NotMeasured
 from tests.benchmarks.figures import Figure, figure
 

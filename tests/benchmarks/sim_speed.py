@@ -19,7 +19,8 @@ from unicorn import unicorn_const as uc_const
 from unicorn.unicorn_py3.unicorn import Uc
 
 from harness.chips import load_chip
-from harness.sim.native import IDEAL, MemoryModel, NativeCore, chip_memory
+from harness.sim.memory_model import IDEAL, MemoryModel, chip_memory
+from harness.sim.native import NativeCore
 from tests.benchmarks.figures import Better, Figure, figure
 
 _FLASH, _SRAM, _STACK = 0x0800_0000, 0x2402_0000, 0x2000_8000

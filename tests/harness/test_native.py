@@ -17,7 +17,8 @@ from unicorn.unicorn_py3.unicorn import Uc
 from harness.chips import load_chip
 from harness.errors import MissingTool
 from harness.sim import native
-from harness.sim.native import IDEAL, CacheShape, MemoryModel, NativeCore, Region, RegionKind, chip_memory
+from harness.sim.memory_model import IDEAL, CacheShape, MemoryModel, Region, RegionKind, chip_memory
+from harness.sim.native import NativeCore
 
 pytestmark = pytest.mark.skipif(
     shutil.which("arm-none-eabi-as") is None, reason="NO ARM ASSEMBLER: apt install binutils-arm-none-eabi"

@@ -26,6 +26,7 @@ from harness.job import Job, JobOptions, Memory, PreparedModel, prepare
 from harness.models import resolve_all
 from harness.runner import Runner
 from harness.sim import boards, native, qemu
+from harness.sim.memory_model import IDEAL
 from harness.sim.qemu import QemuBoard
 from harness.station import Station
 from harness.toolchain import find_toolchain
@@ -120,7 +121,7 @@ def test_two_engines_under_one_timing_model_give_the_same_cycles(machine: str, c
     model = prepare(resolve_all([MODEL])[0], JobOptions(), None, target)
     facts = chips.load_chip(chip)
     here = InProcessLink(facts, _image(model, facts).elf)
-    here.board.timing.set_memory(native.IDEAL)
+    here.board.timing.set_memory(IDEAL)
     ours = Device(here, board=chip, clock=time.monotonic)
     ours.hello(1)
     ours.load_input(model.input_blob)

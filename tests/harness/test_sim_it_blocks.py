@@ -19,6 +19,7 @@ def test_the_block_after_a_conditional_access_runs(chip: str, base: int) -> None
     from unicorn import arm_const
 
     from harness.sim import native
+    from harness.sim.memory_model import chip_memory
 
     engine = uc.Uc(uc.UC_ARCH_ARM, uc.UC_MODE_THUMB | uc.UC_MODE_MCLASS)
     part = load_chip(chip)
@@ -28,7 +29,7 @@ def test_the_block_after_a_conditional_access_runs(chip: str, base: int) -> None
     for memory in part.memories:
         engine.mem_map(memory.base, memory.bytes)
     engine.mem_write(0x08000000, _PROGRAM)
-    timing = native.NativeCore(engine, core=part.emulated_core, memory=native.chip_memory(part, "chip"))
+    timing = native.NativeCore(engine, core=part.emulated_core, memory=chip_memory(part, "chip"))
     timing.set_wait_states(part.clock.wait_states)
     timing.set_caches(True, True)
     engine.reg_write(arm_const.UC_ARM_REG_R1, base)

@@ -18,6 +18,7 @@ from harness.errors import ConfigError, MissingTool
 from harness.sim import native
 from harness.sim.execution import End, Limits
 from harness.sim.profile import CLASSES, Profile, run_elf
+from harness.sim.timing_core import TIMING_MODEL
 from harness.sim.trace import trace_records
 from harness.sim.wiring import Wiring
 from harness.toolchain import find_toolchain
@@ -164,7 +165,7 @@ def test_a_c_library_prints_and_exits_through_semihosting(
     assert document["schema"] == "tinyrack.sim-run/1"
     assert (document["end"], document["exit_code"]) == ("semihosting exit", 3)
     assert {"main", "_vfprintf_r"} & {cost["name"] for cost in document["functions"]}
-    assert document["timing_model"] == native.TIMING_MODEL
+    assert document["timing_model"] == TIMING_MODEL
 
 
 def test_the_uart_goes_to_the_terminal(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -191,7 +192,7 @@ def test_the_uart_goes_to_the_terminal(tmp_path: Path, capfdbinary: pytest.Captu
     assert ended.value.code in (0, None), captured.err
     assert captured.out == b"hello"
     assert b"_start" in captured.err
-    assert json.loads(trace.read_text())["otherData"]["timing_model"] == native.TIMING_MODEL
+    assert json.loads(trace.read_text())["otherData"]["timing_model"] == TIMING_MODEL
 
 
 def test_the_trace_nests_calls_and_covers_every_cycle(tmp_path: Path) -> None:

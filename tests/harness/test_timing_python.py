@@ -17,7 +17,9 @@ from harness.errors import MissingTool
 from harness.job import Kernels
 from harness.placement import weight_uses
 from harness.sim import bare, micro_cases, native
-from harness.sim.native import IDEAL, Counters, NativeCore, chip_memory
+from harness.sim.memory_model import IDEAL, MemoryModel, chip_memory
+from harness.sim.native import NativeCore
+from harness.sim.timing_core import Counters
 from harness.sim.timing_python import PythonCore
 from harness.toolchain import find_toolchain
 from tinyengine import zoo
@@ -45,7 +47,7 @@ def test_without_a_c_compiler_the_python_model_takes_over(monkeypatch: pytest.Mo
     assert micro_cases.run_cases([case])[0].ok
 
 
-def _run(elf: Path, chip_name: str, memory: native.MemoryModel, core: Any, arena_bytes: int) -> Counters:
+def _run(elf: Path, chip_name: str, memory: MemoryModel, core: Any, arena_bytes: int) -> Counters:
     chip = load_chip(chip_name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bare, "timing_core", core)

@@ -13,7 +13,8 @@ from harness.cli.main import app
 from harness.errors import ConfigError
 from harness.report import validation as page
 from harness.sim import coremark, hot_blocks, validation
-from harness.sim.native import TIMING_MODEL, loop_cycles
+from harness.sim.native import loop_cycles
+from harness.sim.timing_core import TIMING_MODEL
 from harness.toolchain import find_toolchain
 
 pytestmark = pytest.mark.skipif(

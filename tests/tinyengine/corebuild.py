@@ -26,7 +26,8 @@ from unicorn import arm_const
 from unicorn.unicorn import Uc
 from unicorn.unicorn_const import UC_ARCH_ARM, UC_MODE_MCLASS, UC_MODE_THUMB
 
-from harness.sim.native import IDEAL, NativeCore
+from harness.sim.memory_model import IDEAL
+from harness.sim.native import NativeCore
 from tests.tinyengine.call_watch import CallWatch
 from tests.tinyengine.hostbuild import WARNINGS, cache_dir, parse_outputs, write
 from tinyengine.compile import Compiled

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from harness.sim.native import IDEAL, CoreName, Counters, MemoryModel
+from harness.sim.memory_model import IDEAL, MemoryModel
+from harness.sim.timing_core import UNLIMITED_INSTRUCTIONS, CoreName, Counters, TimingCore, register_numbers
 from harness.sim.timing_python import cortex_m4, cortex_m7
 from harness.sim.timing_python.addresses import FIRST_FP_TERM, FIRST_SLOT, Trace, slot_value, trace_block
 from harness.sim.timing_python.decode import decode, is_wide
 from harness.sim.timing_python.instruction import Insn, Op, Trait, bits
 from harness.sim.timing_python.memory import Fetch, MemorySystem
 
-_UNLIMITED = 1 << 62
 _PREDICTORS = 1 << 12
 _NODES_MAX = 1 << 17
 _M7_UNALIGNED_LOAD_CYCLES, _M7_UNALIGNED_STORE_CYCLES, _M4_UNALIGNED_ACCESS_CYCLES = 3, 0, 1
@@ -66,7 +66,7 @@ class _Node:
     edges: dict[int, tuple[int, int, int, _Node]] = field(default_factory=dict)
 
 
-class PythonCore:
+class PythonCore(TimingCore):
     """Counts the modelled cycles of one emulated core; takes the place of `native.NativeCore`, word for word.
 
     Args:
@@ -76,23 +76,19 @@ class PythonCore:
     """
 
     def __init__(self, uc: Any, *, core: CoreName, memory: MemoryModel = IDEAL) -> None:
-        from unicorn import arm_const, unicorn_const
+        from unicorn import unicorn_const
 
-        self._uc = uc
-        numbers = [getattr(arm_const, f"UC_ARM_REG_R{n}") for n in range(13)]
-        numbers += [arm_const.UC_ARM_REG_SP, arm_const.UC_ARM_REG_LR, arm_const.UC_ARM_REG_PC]
-        self._numbers = numbers + [getattr(arm_const, f"UC_ARM_REG_S{n}") for n in range(32)]
+        super().__init__(uc, memory)
+        self._numbers = register_numbers()
         self._rules: _Rules = cortex_m4 if core == "cortex-m4" else cortex_m7
         m4 = core == "cortex-m4"
         self._unaligned_cycles = _M4_UNALIGNED_ACCESS_CYCLES if m4 else _M7_UNALIGNED_LOAD_CYCLES
         self._unaligned_store_cycles = _M4_UNALIGNED_ACCESS_CYCLES if m4 else _M7_UNALIGNED_STORE_CYCLES
         self._cycles = self._instructions = self._blocks_begun = 0
         self._fetch_stall = self._data_stall = self._mispredicted = self._accesses = self._untraced = 0
-        self._limit, self._slice_begun, self._exhausted = _UNLIMITED, False, False
+        self._limit, self._slice_begun, self._exhausted = UNLIMITED_INSTRUCTIONS, False, False
         self._blocks: dict[tuple[int, int], _Block] = {}
         self._nodes: dict[tuple[int, Any], _Node] = {}
-        self._memory, self._wait_states = memory, memory.wait_states
-        self._icache_on = self._dcache_on = self._prefetch_on = True
         self._system: MemorySystem | None = None
         self._apply_memory()
         self.reset()
@@ -100,22 +96,18 @@ class PythonCore:
 
     @property
     def cycles(self) -> int:
-        """Modelled cycles of every block that has started so far."""
         return self._cycles
 
     @property
     def instructions(self) -> int:
-        """Instructions of every block that has started so far."""
         return self._instructions
 
     @property
     def budget_exhausted(self) -> bool:
-        """The present slice was stopped because its next block would exceed the budget."""
         return self._exhausted
 
     @property
     def counters(self) -> Counters:
-        """Everything counted so far."""
         system = self._system
         return Counters(
             cycles=self._cycles,
@@ -133,53 +125,23 @@ class PythonCore:
             states=len({state for _, state in self._nodes}),
         )
 
-    @property
-    def engine(self) -> Any:
-        """The emulator whose blocks are counted."""
-        return self._uc
-
-    @property
-    def memory(self) -> MemoryModel:
-        """The memory system set last."""
-        return self._memory
-
-    def begin_slice(self, budget_instructions: int = _UNLIMITED) -> None:
-        """Allows that many instructions; the first block of a slice always runs."""
+    def begin_slice(self, budget_instructions: int = UNLIMITED_INSTRUCTIONS) -> None:
         self._exhausted = False
-        self._limit = self._instructions + min(budget_instructions, _UNLIMITED)
+        self._limit = self._instructions + min(budget_instructions, UNLIMITED_INSTRUCTIONS)
         self._slice_begun = False
 
     def invalidate(self) -> None:
-        """Code may have changed behind the translator's back."""
         self._blocks.clear()
         self._nodes.clear()
         self._node.edges.clear()
 
     def reset(self) -> None:
-        """Pipeline, branch predictor and caches as after a reset of the core. The counters run on."""
         first = Insn(0, op=Op.BRANCH, traits=Trait.ENDS_FLOW)
         self._node = _Node(first, self._rules.RESET, fallthrough=1)
         self._predictors: dict[int, _Predictor] = {}
         if self._system is not None:
             self._system.reset()
         self.invalidate()
-
-    def set_memory(self, memory: MemoryModel) -> None:
-        """Exchanges the memory system; caches start empty."""
-        self._memory, self._wait_states = memory, memory.wait_states
-        self._apply_memory()
-
-    def set_wait_states(self, wait_states: int) -> None:
-        """Follows FLASH_ACR.LATENCY."""
-        if wait_states != self._wait_states:
-            self._wait_states = wait_states
-            self._apply_memory()
-
-    def set_caches(self, instruction: bool, data: bool, *, prefetch: bool = True) -> None:
-        """Follows SCB_CCR.IC and DC (M7), or FLASH_ACR.ICEN, DCEN and PRFTEN (F4)."""
-        if (instruction, data, prefetch) != (self._icache_on, self._dcache_on, self._prefetch_on):
-            self._icache_on, self._dcache_on, self._prefetch_on = instruction, data, prefetch
-            self._apply_memory()
 
     def stop(self) -> None:
         """Takes the hook out."""

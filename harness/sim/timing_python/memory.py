@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.sim.native import CacheShape, MemoryModel, Region, RegionKind
+from harness.sim.memory_model import CacheShape, MemoryModel, Region, RegionKind
 
 _ART_PREFETCH_HIDES_CYCLES = 3
 _FETCH_BYTES = 8

@@ -16,7 +16,8 @@ from unicorn import arm_const
 from unicorn.unicorn import Uc
 from unicorn.unicorn_const import UC_ARCH_ARM, UC_MODE_MCLASS, UC_MODE_THUMB
 
-from harness.sim.native import IDEAL, NativeCore
+from harness.sim.memory_model import IDEAL
+from harness.sim.native import NativeCore
 from tinyengine.kernels.assembly.scheduler import Core
 
 CODE, DATA, STACK, RETURN = 0x08000000, 0x20000000, 0x30000000, 0x08FFFF00
