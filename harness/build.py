@@ -14,32 +14,37 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import jinja2
 from elftools.elf.elffile import ELFFile
 from filelock import FileLock, Timeout
 
 from harness import paths
 from harness.boards import ClockSource, hse_problem
-from harness.chips import Chip, Span, UartPins
+from harness.chips import Chip, UartPins
 from harness.errors import ArenaOverflow, BuildFailed, ConfigError, FlashOverflow
+from harness.layout import (
+    COPIED,
+    OPEN_BYTES,
+    STACK_RESERVE_BYTES,
+    Layout,
+    Sizes,
+    lay_out,
+    linker_script,
+    spare_bytes,
+)
+from harness.placement import PLAIN, Placement
 from harness.toolchain import Toolchain
 from tinyengine.sources import Sources
 
-STACK_RESERVE_BYTES = 2048
-"""What the linker script sets apart for the stack; marks stay under 1 kB."""
-
-FORMAT = "tinyrack.build/3"
+FORMAT = "tinyrack.build/4"
 _STEP_TIMEOUT_S = 300.0
 _LOCK_TIMEOUT_S = 600.0
-# Above any part's memory and far below the next region's start; see the linker script.
-_OPEN_BYTES = 0x0400_0000
 _FLAGS = (
     "-std=c11", "-O2", "-ffunction-sections", "-fdata-sections", "-fno-common", "-Wall", "-Wextra", "-Werror",
 )  # fmt: skip
@@ -67,18 +72,6 @@ _FIRMWARE_SOURCES = (
 
 
 _BENCH = "app/bench.c"
-HOT_RESERVED_BYTES = 32
-"""Left free at the bottom: nothing of a model may lie at address 0."""
-_TILE_PIXELS = 4
-"""Output pixels for which the fast kernels load a weight once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightUse:
-    """A constant of the generated code and the multiply-accumulates of the layer that reads it."""
-
-    symbol: str
-    macs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +79,7 @@ class BuildPlan:
     """Everything that decides the bytes of an image.
 
     Args:
-        weight_uses: from which the constants for the chip's fastest memory are chosen; none, and none is moved.
-        hot: constants and functions for that memory by name, the most wanted first, instead of that choice.
+        placement: what lies elsewhere than the chip's folder says.
     """
 
     sources: Sources
@@ -96,8 +88,7 @@ class BuildPlan:
     clock_source: ClockSource
     baud: int
     toolchain: Toolchain
-    weight_uses: tuple[WeightUse, ...] = ()
-    hot: tuple[str, ...] | None = None
+    placement: Placement = PLAIN
 
     def digest(self) -> str:
         """SHA-256 over all of it, the firmware's own files included; the image carries it and HELLO repeats it."""
@@ -112,12 +103,19 @@ class BuildPlan:
             self.toolchain.description,
             " ".join((*_FLAGS, *_FIRMWARE_FLAGS, *_LINK_FLAGS)),
             firmware_digest(),
-            " ".join(f"{use.symbol}={use.macs}" for use in self.weight_uses)
-            if self.hot is None
-            else f"hot {' '.join(self.hot)}",
+            json.dumps(asdict(self.placement), sort_keys=True),
         ):
             h.update(f"{len(part)}\0{part}".encode())
         return h.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """Bytes of a section in one memory: text, rodata, stack, static, arena, copies."""
+
+    section: str
+    memory: str
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +128,9 @@ class Image:
             (the firmware itself uses none).
         static_ram_bytes: .noinit, .data and .bss; neither arena nor stack.
         stack_reserve_bytes: what the linker script keeps for the stack.
-        arena_memory: names of the chip's memories that hold the arena, joined by +.
-        hot_bytes: of weights that start-up copies into the chip's `hot_weights` memory; they count as flash too.
+        regions: which memories hold what.
+        copied_bytes: what start-up copies into memories that are faster; it counts as flash, too.
+        copied_sram_bytes: as much of it as an arena could have had.
     """
 
     elf: Path
@@ -145,23 +144,13 @@ class Image:
     arena_bytes: int
     stack_reserve_bytes: int
     toolchain: str
-    arena_memory: str
-    hot_bytes: int
+    regions: tuple[Region, ...]
+    copied_bytes: int
+    copied_sram_bytes: int
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layout:
-    """Where things of an image go that could go elsewhere.
-
-    Args:
-        spare: RAM for the input's stash and for records, when it is not what the arena leaves of its own.
-        hot: symbols of constants, in the order in which they lie in `hot_weights`.
-    """
-
-    arena_memories: tuple[str, ...]
-    arena: Span
-    spare: Span | None
-    hot: tuple[str, ...]
+    def memories(self, section: str) -> tuple[str, ...]:
+        """Those that hold a part of a section."""
+        return tuple(dict.fromkeys(r.memory for r in self.regions if r.section == section))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,9 +223,10 @@ def _cached(place: Path, digest: str) -> Image | None:
     elf = place / f"{digest}.elf"
     try:
         values = json.loads((place / "image.json").read_text(encoding="utf-8"))
-        image = Image(elf=elf, **values)
+        regions = tuple(Region(**r) for r in values.pop("regions"))
+        image = Image(elf=elf, regions=regions, **values)
         sound = hashlib.sha256(elf.read_bytes()).hexdigest() == image.elf_sha256
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None  # absent or damaged: it is built again
     return image if sound else None
 
@@ -246,14 +236,16 @@ def _build(plan: BuildPlan, digest: str, work: Path, place: Path, cache_dir: Pat
     generated.mkdir()
     for file in plan.sources.files:
         (generated / file.name).write_text(file.text, encoding="utf-8", newline="\n")
-    arena_bytes = _arena_bytes(plan.sources)
-    if arena_bytes > _OPEN_BYTES:
+    arena_bytes = _defined(plan.sources, "TE_ARENA_BYTES")
+    if arena_bytes > OPEN_BYTES:
         most = max(plan.chip.span(names).bytes for names in plan.chip.placement.arena)
         raise ArenaOverflow(arena_bytes, most, "the arena alone")
 
     objects = _compile(plan, digest, work, generated, cache_dir)
     elf = work / f"{digest}.elf"
-    image = _link(plan, digest, work, objects, elf, arena_bytes)
+    layout = _laid_out(plan, [work / name for name in objects], arena_bytes)
+    _rename_sections(plan, [name for name in objects if name.startswith("model/")], layout, work)
+    image = _link(plan, layout, digest, work, objects, elf, arena_bytes)
 
     kept = work / "kept"
     kept.mkdir()
@@ -262,13 +254,7 @@ def _build(plan: BuildPlan, digest: str, work: Path, place: Path, cache_dir: Pat
     del values["elf"]
     (kept / "image.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
     kept.rename(place)
-    return _with_elf(image, place / elf.name)
-
-
-def _with_elf(image: Image, elf: Path) -> Image:
-    values = asdict(image)
-    values["elf"] = elf
-    return Image(**values)
+    return replace(image, elf=place / elf.name)
 
 
 def _defines(plan: BuildPlan) -> tuple[str, ...]:
@@ -299,133 +285,64 @@ def _defines(plan: BuildPlan) -> tuple[str, ...]:
     return tuple(f"-D{name}={value}" for name, value in values.items())
 
 
-def _arena_bytes(sources: Sources) -> int:
+def _defined(sources: Sources, name: str) -> int:
+    """A number of the generated header."""
     try:
         header = sources.text("model.h")
     except KeyError as e:
         raise BuildFailed("generated sources", "error: there is no model.h") from e
-    found = re.search(r"^#define TE_ARENA_BYTES (\d+)u?\s*$", header, re.MULTILINE)
+    found = re.search(rf"^#define {name} (\d+)u?\s*$", header, re.MULTILINE)
     if found is None:
-        raise BuildFailed("generated sources", "error: model.h does not define TE_ARENA_BYTES")
+        raise BuildFailed("generated sources", f"error: model.h does not define {name}")
     return int(found[1])
 
 
-def _link(plan: BuildPlan, digest: str, work: Path, objects: Sequence[str], elf: Path, arena_bytes: int) -> Image:
-    """Links with the arena in the first of the chip's candidates that has room for it."""
-    chip = plan.chip
-    hot = _hot_symbols(plan, [work / name for name in objects if name.startswith("model/")])
-    if hot:
-        _rename_sections(plan, [name for name in objects if name.startswith("model/")], hot, work)
-    *others, last = chip.placement.arena
-    layouts = [
-        _Layout(arena_memories=names, arena=chip.span(names), spare=chip.span(last), hot=hot) for names in others
-    ]
-    layouts.append(_Layout(arena_memories=last, arena=chip.span(last), spare=None, hot=hot))
-    for layout in layouts:
-        (work / "tinyrack.ld").write_text(_linker_script(chip, layout), encoding="utf-8", newline="\n")
-        _step(
-            "linking",
-            [
-                str(plan.toolchain.gcc), *chip.cpu_flags, *_LINK_FLAGS,
-                "-Wl,-T,tinyrack.ld", "-Wl,-Map,image.map", *objects, "-o", elf.name,
-            ],
-            work,
-        )  # fmt: skip
-        try:
-            return _measure(plan, layout, digest, elf, arena_bytes, work / "image.map")
-        except ArenaOverflow:
-            if layout is layouts[-1]:
-                raise
-    raise AssertionError("a chip has at least one place for the arena")
+def _laid_out(plan: BuildPlan, objects: Sequence[Path], arena_bytes: int) -> Layout:
+    static, symbols = 0, dict[str, int]()
+    for file in objects:
+        for name, size in _object_sections(file).items():
+            if name.startswith((".noinit", ".data", ".bss")):
+                static += size + 4
+            elif name.startswith((".rodata.", ".text.")) and file.parent.name == "model":
+                symbols[name.split(".", 2)[2]] = size
+    spare = spare_bytes(_defined(plan.sources, "TE_INPUT_BYTES"), _defined(plan.sources, "TE_LAYER_COUNT"))
+    sizes = Sizes(static=static, arena=arena_bytes, spare=spare, symbols=symbols)
+    return lay_out(plan.chip, plan.placement, sizes)
 
 
-def _hot_symbols(plan: BuildPlan, objects: Sequence[Path]) -> tuple[str, ...]:
-    """The constants to copy into the chip's fastest memory: those that would miss the data cache most often.
-
-    A tiled kernel walks through its weights once for a few output pixels. Weights that the cache holds miss in the
-    first of these walks, larger ones in each. Taken in the order of misses saved a byte, as long as they fit; ties
-    fall as the layers come.
-    """
-    memory = plan.chip.placement.hot_weights
-    if memory is None:
-        return ()
-    room = plan.chip.span(memory).bytes - HOT_RESERVED_BYTES
-    if plan.hot is not None:
-        return _fitting(plan.hot, _section_bytes(objects, (".rodata.", ".text.")), room)
-    if not plan.weight_uses:
-        return ()
-    sizes = _section_bytes(objects, (".rodata.",))
-    kept = plan.chip.caches.dcache_bytes * 3 // 4
-    ranked: list[tuple[float, str]] = []
-    for use in plan.weight_uses:
-        size = sizes.get(use.symbol, 0)
-        if size and use.macs:  # lookup tables are read here and there
-            walks = max(1.0, use.macs / (size * _TILE_PIXELS / 2)) if size > kept else 1.0
-            ranked.append((-walks, use.symbol))
-    return _fitting([symbol for _, symbol in sorted(ranked, key=lambda one: one[0])], sizes, room)
+def _link(
+    plan: BuildPlan, layout: Layout, digest: str, work: Path, objects: Sequence[str], elf: Path, arena_bytes: int
+) -> Image:
+    (work / "tinyrack.ld").write_text(linker_script(plan.chip, layout), encoding="utf-8", newline="\n")
+    _step(
+        "linking",
+        [
+            str(plan.toolchain.gcc), *plan.chip.cpu_flags, *_LINK_FLAGS,
+            "-Wl,-T,tinyrack.ld", "-Wl,-Map,image.map", *objects, "-o", elf.name,
+        ],
+        work,
+    )  # fmt: skip
+    return _measure(plan, layout, digest, elf, arena_bytes, work / "image.map")
 
 
-def _fitting(wanted: Sequence[str], sizes: dict[str, int], room: int) -> tuple[str, ...]:
-    """Those that fit, taken in order; sections start at multiples of 16 at most."""
-    chosen: list[str] = []
-    for symbol in dict.fromkeys(wanted):
-        needed = (sizes.get(symbol, 0) + 15) // 16 * 16
-        if 0 < needed <= room:
-            chosen.append(symbol)
-            room -= needed
-    return tuple(chosen)
-
-
-def _rename_sections(plan: BuildPlan, objects: Sequence[str], symbols: Sequence[str], work: Path) -> None:
+def _rename_sections(plan: BuildPlan, objects: Sequence[str], layout: Layout, work: Path) -> None:
     """Gives the sections of constants and functions a name that the linker script puts elsewhere."""
     objcopy = str(plan.toolchain.gcc).removesuffix("gcc") + "objcopy"
-    kinds = (".rodata", ".text")
-    renames = [f"--rename-section={kind}.{symbol}=.hot.{symbol}" for symbol in symbols for kind in kinds]
-    for name in objects:
-        _step(f"placing the constants of {name}", [objcopy, *renames, name], work)
+    renames = [
+        f"--rename-section={kind}.{symbol}={part.section}.{symbol}"
+        for part in layout.copies
+        for symbol in part.symbols
+        for kind in (".rodata", ".text")
+    ]
+    if renames:
+        for name in objects:
+            _step(f"placing the constants of {name}", [objcopy, *renames, name], work)
 
 
-def _section_bytes(objects: Sequence[Path], kinds: tuple[str, ...]) -> dict[str, int]:
-    """Sizes of the constants and functions that have a section of their own, by name."""
-    out: dict[str, int] = {}
-    for file in objects:
-        with file.open("rb") as stream:
-            for section in ELFFile(stream).iter_sections():
-                for kind in kinds:
-                    if section.name.startswith(kind):
-                        out[section.name.removeprefix(kind)] = int(section["sh_size"])
-    return out
-
-
-def _linker_script(chip: Chip, layout: _Layout) -> str:
-    code, data, arena = chip.span(chip.placement.code), chip.span(chip.placement.data), layout.arena
-    hot = () if chip.placement.hot_weights is None else chip.placement.hot_weights
-    if chip.placement.stack != chip.placement.data or chip.placement.code != chip.placement.weights:
-        raise ConfigError(
-            "the linker script puts the stack beside the data and the weights beside the code",
-            file=f"{chip.name}/chip.yaml",
-            field="placement",
-        )
-    environment = jinja2.Environment(
-        variable_start_string="${",
-        variable_end_string="}",
-        line_statement_prefix="//%",
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    template = (paths.firmware_dir() / "ld" / "tinyrack.ld.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
-        chip=chip,
-        code=code,
-        data=data,
-        arena=arena,
-        arena_apart=arena != data,
-        spare=layout.spare,
-        hot=layout.hot,
-        hot_base=chip.span(hot).base + HOT_RESERVED_BYTES if hot else 0,
-        stack_bytes=STACK_RESERVE_BYTES,
-        open_bytes=_OPEN_BYTES,
-    )
+def _object_sections(file: Path) -> dict[str, int]:
+    """Bytes of an object's sections by name."""
+    with file.open("rb") as stream:
+        return {s.name: int(s["sh_size"]) for s in ELFFile(stream).iter_sections()}
 
 
 def _compile(plan: BuildPlan, digest: str, work: Path, generated: Path, cache_dir: Path) -> list[str]:
@@ -510,23 +427,12 @@ def _step(what: str, command: Sequence[str], folder: Path) -> None:
         raise BuildFailed(what, (done.stderr + done.stdout).decode(errors="replace"))
 
 
-def _measure(plan: BuildPlan, layout: _Layout, digest: str, elf: Path, arena_bytes: int, link_map: Path) -> Image:
+def _measure(plan: BuildPlan, layout: Layout, digest: str, elf: Path, arena_bytes: int, link_map: Path) -> Image:
     sections = _sections(elf)
     chip = plan.chip
-    code, data, arena = chip.span(chip.placement.code), chip.span(chip.placement.data), layout.arena
+    copies = {part.section: sections[part.section] for part in layout.copies}
+    flash_bytes = _checked(chip, layout, sections)
     empty = _Section(address=0, load_address=0, bytes=0)
-    loaded = [sections[n] for n in (".text", ".hot", ".rodata", ".ARM.exidx", ".data") if n in sections]
-    flash_bytes = max(s.load_address + s.bytes for s in loaded if s.bytes) - code.base
-    if flash_bytes > code.bytes:
-        raise FlashOverflow(flash_bytes, code.bytes, f"the image for {chip.name}")
-    data_bytes = sections[".bss"].end - data.base
-    together = arena == data
-    needed = sections[".arena"].end - arena.base
-    if needed > arena.bytes:
-        what = "arena, guard, static data and stack" if together else "arena and guard"
-        raise ArenaOverflow(needed, arena.bytes, f"{what} on {chip.name}")
-    if data_bytes > data.bytes:
-        raise ArenaOverflow(data_bytes, data.bytes, f"static data and stack on {chip.name}")
     return Image(
         elf=elf,
         elf_sha256=hashlib.sha256(elf.read_bytes()).hexdigest(),
@@ -534,20 +440,64 @@ def _measure(plan: BuildPlan, layout: _Layout, digest: str, elf: Path, arena_byt
         flash_bytes=flash_bytes,
         model_flash_bytes=_model_bytes(link_map.read_text(encoding="utf-8", errors="replace")),
         text_bytes=sections[".text"].bytes,
-        rodata_bytes=sections.get(".rodata", empty).bytes + sections.get(".hot", empty).bytes,
+        rodata_bytes=sections.get(".rodata", empty).bytes + sum(c.bytes for c in copies.values()),
         static_ram_bytes=sections[".bss"].end - sections[".stack"].end,
         arena_bytes=arena_bytes,
         stack_reserve_bytes=STACK_RESERVE_BYTES,
         toolchain=plan.toolchain.description,
-        arena_memory="+".join(_touched(chip, layout.arena_memories, sections[".arena"])),
-        hot_bytes=sections.get(".hot", empty).bytes,
+        regions=_regions(chip, sections, tuple(copies)),
+        copied_bytes=sum(c.bytes for c in copies.values()),
+        copied_sram_bytes=sum(copies[p.section].bytes for p in layout.copies if chip.is_sram(p.memory)),
     )
 
 
-def _touched(chip: Chip, names: Sequence[str], section: _Section) -> list[str]:
-    """Those of the memories that hold a part of the section."""
-    memories = [chip.memory(name) for name in names]
-    return [m.name for m in memories if m.base < section.end and section.address < m.end]
+def _checked(chip: Chip, layout: Layout, sections: Mapping[str, _Section]) -> int:
+    """Bytes of flash; everything has room.
+
+    Raises:
+        ArenaOverflow, FlashOverflow: it has not.
+    """
+    code, data, arena = chip.span(chip.placement.code), chip.span(chip.placement.data), layout.arena
+    loaded = [s for name, s in sections.items() if _is_loaded(name) and s.bytes]
+    flash_bytes = max(s.load_address + s.bytes for s in loaded) - code.base
+    if flash_bytes > code.bytes:
+        raise FlashOverflow(flash_bytes, code.bytes, f"the image for {chip.name}")
+    needed = sections[".arena"].end - arena.base
+    if needed > arena.bytes:
+        what = "arena, guard, static data and stack" if arena == data else "arena and guard"
+        raise ArenaOverflow(needed, arena.bytes, f"{what} on {chip.name}")
+    data_end = arena.base if data.base < arena.base < data.end else data.end
+    if sections[".bss"].end > data_end:
+        needed = sections[".bss"].end - data.base
+        raise ArenaOverflow(needed, data_end - data.base, f"static data and stack on {chip.name}")
+    for part in layout.copies:
+        needed = sections[part.section].end - part.first
+        if needed > part.end - part.first:
+            raise ArenaOverflow(needed, part.end - part.first, f"copies in {'+'.join(part.memory)} of {chip.name}")
+    return flash_bytes
+
+
+_STATIC = (".noinit", ".data", ".bss")
+
+
+def _regions(chip: Chip, sections: Mapping[str, _Section], copies: Sequence[str]) -> tuple[Region, ...]:
+    """Which memories hold what."""
+    groups = {
+        "text": (".text", ".ARM.exidx"),
+        "rodata": (".rodata",),
+        "stack": (".stack",),
+        "static": _STATIC,
+        "arena": (".arena",),
+        "copies": copies,
+    }
+    found = []
+    for name, members in groups.items():
+        for memory in chip.memories:
+            parts = [sections[m] for m in members if m in sections]
+            inside = sum(max(0, min(memory.end, p.end) - max(memory.base, p.address)) for p in parts)
+            if inside:
+                found.append(Region(section=name, memory=memory.name, bytes=inside))
+    return tuple(found)
 
 
 def _sections(elf: Path) -> dict[str, _Section]:
@@ -573,7 +523,12 @@ def _model_bytes(link_map: str) -> int:
 
 _OUTPUT = re.compile(r"^(\.[\w.]+)(?:\s|$)")
 _INPUT = re.compile(r"^ \S+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+) (\S.*)$")
-_FLASH_SECTIONS = frozenset({".text", ".hot", ".rodata", ".ARM.exidx", ".data"})
+_FLASH_SECTIONS = frozenset({".text", ".rodata", ".ARM.exidx", ".data"})
+
+
+def _is_loaded(section: str) -> bool:
+    """Whether flash has a section's content."""
+    return section in _FLASH_SECTIONS or section.startswith(COPIED)
 
 
 def _contributions(link_map: str) -> Iterable[tuple[str, int, str]]:
@@ -585,5 +540,5 @@ def _contributions(link_map: str) -> Iterable[tuple[str, int, str]]:
     for line in joined.splitlines():
         if head := _OUTPUT.match(line):
             output = head[1]
-        elif (found := _INPUT.match(line)) and output in _FLASH_SECTIONS and int(found[2], 16):
+        elif (found := _INPUT.match(line)) and _is_loaded(output) and int(found[2], 16):
             yield output, int(found[2], 16), found[3]

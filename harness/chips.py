@@ -33,6 +33,7 @@ def _candidates(value: object) -> object:
     return tuple(value) if value and all(isinstance(v, list) for v in value) else (value,)
 
 
+Places = Annotated[tuple[Names, ...], _ListAsTuple]
 Candidates = Annotated[tuple[Names, ...], BeforeValidator(_candidates), Field(min_length=1)]
 
 
@@ -71,8 +72,8 @@ class Placement(_Frozen):
 
     Args:
         arena: in order of preference; the first in which it fits with what else lies there is taken.
-        hot_weights: memory into which start-up copies the weights that would miss the data cache most; None:
-            nothing is copied.
+        copies: memories into which start-up may copy constants, the fastest first. Functions are copied into one
+            called itcm only: it has a bus of its own for them.
     """
 
     code: Names
@@ -80,7 +81,7 @@ class Placement(_Frozen):
     stack: Names
     data: Names
     arena: Candidates
-    hot_weights: Names | None = None
+    copies: Places = ()
 
 
 class SectorGroup(_Frozen):
@@ -205,9 +206,8 @@ class Chip(_Frozen):
         if len(set(names)) != len(names):
             raise ValueError("two memories have one name")
         where = self.placement
-        for names_of in (where.code, where.weights, where.stack, where.data, *where.arena, where.hot_weights):
-            if names_of is not None:
-                self.span(names_of)
+        for names_of in (where.code, where.weights, where.stack, where.data, *where.arena, *where.copies):
+            self.span(names_of)
         flash = [m for m in self.memories if m.kind == "flash"]
         if len(flash) != 1:
             raise ValueError("exactly one memory of kind flash is needed")
@@ -287,9 +287,12 @@ class Chip(_Frozen):
     @property
     def sram_bytes(self) -> int:
         """RAM that stack, static data and arena may use together."""
-        arenas = {name for candidate in self.placement.arena for name in candidate}
-        used = {*self.placement.stack, *self.placement.data, *arenas}
-        return sum(m.bytes for m in self.memories if m.name in used)
+        return sum(m.bytes for m in self.memories if self.is_sram((m.name,)))
+
+    def is_sram(self, names: Names) -> bool:
+        """Whether stack, static data or arena may lie there: an ITCM is none."""
+        where = self.placement
+        return not {*where.stack, *where.data, *(n for arena in where.arena for n in arena)}.isdisjoint(names)
 
     @property
     def flash_bytes(self) -> int:

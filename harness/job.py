@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.boards import Board
+from harness.chips import load_chip
 from harness.errors import ConfigError
 from harness.models import ModelSource
+from harness.placement import Placement, Rule, placed
 from tinyengine import reference
 from tinyengine.arrange import Rung
 from tinyengine.compile import Compiled, CompileOptions, compile_graph, ladder
@@ -73,7 +75,8 @@ class JobOptions:
         memory: of simulated boards; those of QEMU are always ideal, silicon is what it is.
         optimize, flash_limit_bytes, sram_limit_bytes, sharing, patches, fold_constants: as in CompileOptions.
         tuning: what was measured for this model on this kind of board.
-        hot: constants and functions for the chip's fastest memory; None leaves it to the record, or the build.
+        placement: what lies where, or the rule for that; None: what tuning found for these very sources, else the
+            default rule.
     """
 
     repetitions: int = 5
@@ -91,7 +94,7 @@ class JobOptions:
     patches: Grid | None = None
     fold_constants: bool = True
     tuning: Tuning | None = None
-    hot: tuple[str, ...] | None = None
+    placement: Placement | Rule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,6 +128,30 @@ class Job:
     board: Board
     model: PreparedModel
     options: JobOptions
+
+    @property
+    def has_measured_placement(self) -> bool:
+        """Whether measuring has chosen what lies where."""
+        return isinstance(self._wanted_placement, Placement)
+
+    @property
+    def placement(self) -> Placement:
+        """What lies where."""
+        wanted, compiled = self._wanted_placement, self.model.compiled
+        if isinstance(wanted, Placement):
+            return wanted
+        limit = self.options.sram_limit_bytes
+        return placed(wanted, load_chip(self.board.chip), compiled, sram_limit_bytes=limit)
+
+    @property
+    def _wanted_placement(self) -> Placement | Rule:
+        if self.options.placement is not None:
+            return self.options.placement
+        tuning = self.options.tuning
+        if tuning is None or tuning.placement is None or tuning.placement.chosen is None:
+            return Rule.DEFAULT
+        is_same = tuning.placement.sources_digest == self.model.compiled.sources.digest()
+        return tuning.placement.chosen if is_same else Rule.DEFAULT
 
 
 def prepare(

@@ -1,13 +1,72 @@
-"""Which constants and functions of a compiled model are read how much: what a build may put into fast memory."""
+"""What an image has in which memory: placements as values, rules that make them, and what compiled models read.
+
+Pure. Which of what is wanted fits, `layout.py` finds; what is best, `tuning/placing.py` measures.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 
-from harness.build import WeightUse
+from harness.chips import Chip, Names
 from tinyengine.compile import Compiled
 from tinyengine.sources import Sources
+
+ALIGNMENT = 16
+"""Of what is copied."""
+RESERVED_BYTES = 32
+"""Left free at address 0: nothing of a model may lie there."""
+_TILE_PIXELS = 4
+"""Output pixels for which the fast kernels load a weight once."""
+
+
+def whole(size_bytes: int) -> int:
+    """Bytes with those that alignment takes."""
+    return -(-size_bytes // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """Constants and functions by name, the most wanted first, for one of the chip's memories: as many as fit."""
+
+    memory: Names
+    symbols: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What an image has where; the rest is where the chip's folder says.
+
+    Args:
+        arena: adjacent memories as one range; None: the first of the chip's candidates that has room.
+        copies: what start-up copies, each symbol into the first memory that has room for it.
+        sram_limit_bytes: what arena and copies into SRAM may take together; an ITCM is none.
+    """
+
+    arena: Names | None = None
+    copies: tuple[Copy, ...] = ()
+    sram_limit_bytes: int | None = None
+
+
+PLAIN = Placement()
+"""Nothing is copied."""
+
+
+class Rule(StrEnum):
+    """Placements that follow from a rule; nothing is measured for them."""
+
+    AUTO = "auto"
+    """What measuring finds best; where nothing is measured, the default."""
+    DEFAULT = "default"
+    """Into an ITCM the weights that would miss the data cache most."""
+    FLASH = "flash"
+    """Nothing is copied."""
+    TCM = "tcm"
+    """The same, for all tightly coupled memory that the arena leaves."""
+    RAM = "ram"
+    """The same, for all RAM."""
+
 
 _LAYER = re.compile(r"^static void te_layer_(\d+)\(uint8_t \*arena\)\n\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _FUNCTION = re.compile(r"^static void (te_\w+)\((.*?)^\}", re.MULTILINE | re.DOTALL)
@@ -55,13 +114,39 @@ def layer_uses(compiled: Compiled) -> tuple[LayerUse, ...]:
     return tuple(found)
 
 
-def weight_uses(compiled: Compiled) -> tuple[WeightUse, ...]:
-    """The weights each layer reads, in the order of layers; fused layers share their products evenly."""
-    return tuple(
-        WeightUse(symbol=symbol, macs=use.macs // len(use.constants))
-        for use in layer_uses(compiled)
-        for symbol in use.constants
+def placed(rule: Rule, chip: Chip, compiled: Compiled, *, sram_limit_bytes: int | None = None) -> Placement:
+    """What a rule says."""
+    memories = tuple(m for m in chip.placement.copies if _takes(rule, chip, m))
+    wanted = most_missed(chip, compiled)
+    return Placement(
+        copies=tuple(Copy(memory=m, symbols=wanted) for m in memories), sram_limit_bytes=sram_limit_bytes
     )
+
+
+def _takes(rule: Rule, chip: Chip, memory: Names) -> bool:
+    if rule in (Rule.AUTO, Rule.DEFAULT):
+        return not chip.is_sram(memory)
+    if rule is Rule.TCM:
+        return all(chip.memory(name).kind == "tcm" for name in memory)
+    return rule is Rule.RAM
+
+
+def most_missed(chip: Chip, compiled: Compiled) -> tuple[str, ...]:
+    """The weights, those first that would miss the data cache most often for their size; ties as the layers come.
+
+    A tiled kernel walks through its weights once for a few output pixels. Weights that the cache holds miss in the
+    first of these walks, larger ones in each. Fused layers share their products evenly.
+    """
+    sizes = symbol_bytes(compiled.sources)
+    kept = chip.caches.dcache_bytes * 3 // 4
+    ranked: list[tuple[float, str]] = []
+    for use in layer_uses(compiled):
+        for symbol in use.constants:
+            size, macs = sizes.get(symbol, 0), use.macs // len(use.constants)
+            if size and macs:  # lookup tables are read here and there
+                walks = max(1.0, macs / (size * _TILE_PIXELS / 2)) if size > kept else 1.0
+                ranked.append((-walks, symbol))
+    return tuple(symbol for _, symbol in sorted(ranked, key=lambda one: one[0]))
 
 
 def symbol_bytes(sources: Sources) -> dict[str, int]:

@@ -130,13 +130,24 @@ class Flashing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegionRow:
+    """Bytes of a section in one of the chip's memories: text, rodata, stack, static, arena, copies."""
+
+    section: str
+    memory: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementRow:
-    """Which memories of the chip hold what; adjacent ones that form one range are joined by +.
+    """Which memories of the chip hold what; several are joined by +.
 
     Args:
-        hot_weights: memory into which start-up copied weights, None where it did not; `weights` has them as well.
-        measured: whether tuning chose by measuring what lies in hot_weights: weights and code then.
-        hot_bytes: how many. Tightly coupled instruction memory is not SRAM and not part of `sram_bytes`.
+        hot_weights: memories into which start-up copied weights or code, else None; flash has them, too.
+        hot_bytes: how many bytes of RAM of any kind that took.
+        hot_sram_bytes: as many of them as are part of `sram_bytes`: all but an ITCM's, where no arena can lie.
+        measured: whether measuring chose what lies where.
+        regions: bytes by section and memory; empty in older rows.
     """
 
     code: str
@@ -146,6 +157,8 @@ class PlacementRow:
     hot_weights: str | None = None
     hot_bytes: int = 0
     measured: bool = False
+    hot_sram_bytes: int = 0
+    regions: tuple[RegionRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +179,7 @@ class Row:
         timing_model, memory_model: name and version behind modelled cycles; None on silicon.
         cycles: median of `cycles_samples`, which come from runs without layer hooks.
         macs: of the nominal model; `macs_executed` counts what the compiled code computes.
-        sram_bytes: static RAM + arena once + stack mark.
+        sram_bytes: static RAM + arena once + stack mark + what start-up copies into SRAM.
         flash_bytes: the whole image; `model_flash_bytes` weights, tables, kernels and inference runtime.
         fault: whose fault a failure is: model, toolchain, board, link, result, user or tinyrack.
         fault_class: what kind of trouble it was, as its symptoms tell; an `ok` row has one when it was overcome.

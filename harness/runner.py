@@ -40,7 +40,6 @@ from harness.errors import (
 from harness.evidence import Evidence
 from harness.job import Job, JobOptions, PreparedModel, sha256
 from harness.models import ModelSource
-from harness.placement import weight_uses
 from harness.row import (
     BufferRow,
     Flashing,
@@ -50,6 +49,7 @@ from harness.row import (
     PatchesRow,
     PlacementRow,
     Readback,
+    RegionRow,
     Row,
     RungRow,
     StageTime,
@@ -292,9 +292,7 @@ class Runner:
     def _measure(self, job: Job, attempt: _Attempt, stage: Callable[[str], None]) -> None:
         job, image = self._built(job, attempt, stage)
         attempt.evidence = replace(attempt.evidence, elf=image.elf)
-        attempt.row = _image_facts(
-            attempt.row, image, load_chip(job.board.chip), is_measured=_hot(job) is not None
-        )
+        attempt.row = _image_facts(attempt.row, image, is_measured=job.has_measured_placement)
         with self._opened(job.board) as (probe, link):
             with self._timed("flash", attempt, stage):
                 limit_s = self._deadlines.flash_s + image.flash_bytes / FLASH_BYTES_PER_S
@@ -426,8 +424,7 @@ class Runner:
             clock_source=job.board.clock_source,
             baud=job.board.baud,
             toolchain=self._toolchain,
-            weight_uses=weight_uses(job.model.compiled),
-            hot=_hot(job),
+            placement=job.placement,
         )
 
     @contextmanager
@@ -441,18 +438,6 @@ class Runner:
         finally:
             took = StageTime(name=name, seconds=round(self._clock() - begun, 3))
             attempt.row = replace(attempt.row, stages=(*attempt.row.stages, took))
-
-
-def _hot(job: Job) -> tuple[str, ...] | None:
-    """What goes into the fastest memory: as asked for, or as tuning found for these very sources."""
-    options = job.options
-    if options.hot is not None:
-        return options.hot
-    tuning = options.tuning
-    if tuning is None or tuning.placement is None:
-        return None
-    is_same = tuning.placement.sources_digest == job.model.compiled.sources.digest()
-    return tuning.placement.hot if is_same else None
 
 
 def inference_limit_s(job: Job) -> float:
@@ -601,18 +586,19 @@ def check_layers(row: Row, cycles: tuple[int, ...]) -> Row:
     )
 
 
-def _image_facts(row: Row, image: Image, chip: Chip, *, is_measured: bool) -> Row:
-    where = chip.placement
+def _image_facts(row: Row, image: Image, *, is_measured: bool) -> Row:
     return replace(
         row,
         placement=PlacementRow(
-            code="+".join(where.code),
-            weights="+".join(where.weights),
-            arena=image.arena_memory,
-            stack="+".join(where.stack),
-            hot_weights="+".join(where.hot_weights or ()) if image.hot_bytes else None,
-            hot_bytes=image.hot_bytes,
+            code="+".join(image.memories("text")),
+            weights="+".join(image.memories("rodata")),
+            arena="+".join(image.memories("arena")),
+            stack="+".join(image.memories("stack")),
+            hot_weights="+".join(image.memories("copies")) or None,
+            hot_bytes=image.copied_bytes,
+            hot_sram_bytes=image.copied_sram_bytes,
             measured=is_measured,
+            regions=tuple(RegionRow(section=r.section, memory=r.memory, bytes=r.bytes) for r in image.regions),
         ),
         elf_sha256=image.elf_sha256,
         build_digest=image.build_digest,
@@ -675,7 +661,7 @@ def _memory_facts(row: Row, memory: MemoryReport, image: Image) -> Row:
         arena_measured_bytes=memory.arena_bytes,
         stack_bytes=memory.stack_bytes,
         stack_inference_bytes=memory.stack_inference_bytes,
-        sram_bytes=image.static_ram_bytes + image.arena_bytes + memory.stack_bytes,
+        sram_bytes=image.static_ram_bytes + image.arena_bytes + memory.stack_bytes + image.copied_sram_bytes,
     )
     if not memory.guard_intact:
         return replace(

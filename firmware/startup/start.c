@@ -1,9 +1,13 @@
-/* From reset to main: FPU, VTOR, .data, hot weights, .bss. Nothing here may rely on an initialised variable. */
+/* From reset to main: FPU, VTOR, what is copied into RAM, .bss. Nothing here may rely on an initialised variable. */
 #include "core_registers.h"
 #include "fault.h"
 
-extern uint32_t tr_ld_data_start[], tr_ld_data_end[], tr_ld_data_load[];
-extern uint32_t tr_ld_hot_start[], tr_ld_hot_end[], tr_ld_hot_load[];
+/* Made by the linker script: .data, and constants and functions that are faster in RAM. */
+struct copy {
+    const volatile uint32_t *from;
+    volatile uint32_t *to, *end;
+};
+extern const struct copy tr_ld_copies_start[], tr_ld_copies_end[];
 extern uint32_t tr_ld_bss_start[], tr_ld_bss_end[];
 extern const uint32_t tr_vectors[];
 
@@ -21,15 +25,13 @@ void tr_start(void)
 #endif
     TR_DSB();
     TR_ISB();
-    /* volatile keeps the compiler from calling memcpy and memset, which belong to the model's share of the flash. */
-    const volatile uint32_t *from = tr_ld_data_load;
-    for (volatile uint32_t *to = tr_ld_data_start; to < tr_ld_data_end; to++) {
-        *to = *from++;
-    }
-    /* Into the ITCM, which is on after reset. Both words of an ECC word are written in a row, before anything reads it. */
-    from = tr_ld_hot_load;
-    for (volatile uint32_t *to = tr_ld_hot_start; to < tr_ld_hot_end; to++) {
-        *to = *from++;
+    /* volatile keeps the compiler from calling memcpy and memset, which belong to the model's share of the flash. The
+     * ITCM is on after reset; both words of an ECC word are written in a row, before anything reads it. */
+    for (const struct copy *copy = tr_ld_copies_start; copy < tr_ld_copies_end; copy++) {
+        const volatile uint32_t *from = copy->from;
+        for (volatile uint32_t *to = copy->to; to < copy->end; to++) {
+            *to = *from++;
+        }
     }
     TR_DSB();
     for (volatile uint32_t *to = tr_ld_bss_start; to < tr_ld_bss_end; to++) {

@@ -25,6 +25,7 @@ from harness.cli.compiling import (
     FoldOption,
     OptimizeOption,
     PatchesOption,
+    PlacementOption,
     SramLimitOption,
     TuningOption,
     tunings,
@@ -35,11 +36,13 @@ from harness.evidence import Evidence
 from harness.faults import FaultKind, parse
 from harness.job import MAX_REPETITIONS, Job, JobOptions, Kernels, Memory, read_input
 from harness.models import resolve_all
+from harness.placement import Rule
 from harness.row import Row
 from harness.runner import Runner
 from harness.session import Request, Result, Session, all_ok
 from harness.station import Station
 from harness.store import Store
+from harness.tuning import placer
 from tinyengine.fixedpoint import Requant
 from tinyengine.schedule import Optimize
 
@@ -73,6 +76,7 @@ def command(
     patches: PatchesOption = "auto",
     fold_constants: FoldOption = True,
     tuning: TuningOption = None,
+    placement: PlacementOption = None,
     memory: Annotated[
         Memory, typer.Option(help="Memory of simulated boards: the chip's, or one that never waits.")
     ] = Memory.CHIP,
@@ -130,6 +134,7 @@ def command(
             sharing=sharing,
             patches=grid,
             fold_constants=fold_constants,
+            placement=placement,
         ),
         given=None if input_file is None else read_input(input_file),
         save=None if save is None else evidence.prepare(save),
@@ -164,6 +169,8 @@ def run(request: Request, *, store: Store, fresh: bool, screen: Console) -> Resu
     )
 
     def measure(job: Job, *, stage: Callable[[str], None]) -> Row:
+        if job.options.placement is Rule.AUTO:
+            job = placer.placed_best(job, runner=runner, stage=stage)
         made, found = runner.run(job, stage=stage)
         _keep(request.save, made, found)
         return made

@@ -11,6 +11,7 @@ import typer
 
 from harness.errors import ConfigError
 from harness.models import ModelSource
+from harness.placement import Rule
 from harness.tuning import record
 from harness.tuning.record import Tuning
 from tinyengine.memory.patches import Grid
@@ -50,6 +51,15 @@ TuningOption = Annotated[
         "--tuning",
         metavar="FILE|auto",
         help="Choose kernels by what `tinyrack tune` measured: a record, or those kept for these models.",
+    ),
+]
+
+
+PlacementOption = Annotated[
+    Rule | None,
+    typer.Option(
+        "--placement",
+        help="What lies in which memory: by a rule, or auto: measured now, once. Else what tuning found.",
     ),
 ]
 

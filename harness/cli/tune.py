@@ -227,17 +227,8 @@ def summary(tuning: Tuning, file: Path) -> list[Text]:
     ]
     placed = tuning.placement
     if placed is not None:
-        what = "the build's own choice" if placed.hot is None else f"{len(placed.hot)} constants and functions"
-        default = (
-            "" if placed.default_cycles is None else f", {placed.default_cycles:,} with the build's own choice"
-        )
-        lines.insert(
-            1,
-            Text(
-                f"fast memory holds {what or 'nothing'}: {placed.cycles:,} cycles "
-                f"({placed.bare_cycles:,} with nothing there{default})"
-            ),
-        )
+        others = ", ".join(f"{name} {cycles:,}" for name, cycles in placed.tried.items() if name != placed.name)
+        lines.insert(1, Text(f"placement {placed.name}: {placed.cycles:,} cycles ({others})"))
     if tuning.wrong:
         lines.append(
             Text(

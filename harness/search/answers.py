@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from harness import paths, rack
 from harness.boards import Board
-from harness.build import BuildPlan, Image, WeightUse, build
+from harness.build import BuildPlan, Image, build
 from harness.cable.device import Device
 from harness.cable.wire import Hello
 from harness.chips import load_chip
 from harness.errors import FaultClass, FlashFailed
 from harness.job import Job, from_blob, to_blob
-from harness.placement import weight_uses
+from harness.placement import PLAIN, Placement
 from harness.runner import FLASH_BYTES_PER_S, Deadlines, check_hello, inference_limit_s
 from harness.station import Hardware
 from harness.toolchain import find_toolchain
@@ -56,11 +56,10 @@ def answers(
         HarnessError: the image cannot be built, or the board is at fault. Interrupted: `stop` was set.
     """
     limits, found = deadlines or Deadlines(), list[NDArray[np.int8]]()
-    uses = weight_uses(job.model.compiled)
     with conversation(
         job.board,
         job.model.compiled.sources,
-        uses,
+        job.placement,
         hardware=hardware,
         stop=stop,
         rng=rng,
@@ -90,7 +89,7 @@ class Conversation:
 def conversation(
     board: Board,
     sources: Sources,
-    uses: tuple[WeightUse, ...] = (),
+    placement: Placement = PLAIN,
     *,
     hardware: Hardware,
     stop: threading.Event,
@@ -112,7 +111,7 @@ def conversation(
             clock_source=board.clock_source,
             baud=board.baud,
             toolchain=find_toolchain(),
-            weight_uses=uses,
+            placement=placement,
         ),
         cache_dir=paths.cache_dir(),
     )

@@ -23,7 +23,7 @@ from harness.boards import DEFAULT_BAUD, ClockSource
 from harness.build import BuildPlan, build
 from harness.chips import EmulatedCore, load_chip
 from harness.job import Kernels
-from harness.placement import weight_uses
+from harness.placement import Rule, placed
 from harness.sim.bare import BareMachine
 from harness.sim.native import loop_cycles
 from harness.toolchain import find_toolchain
@@ -88,7 +88,7 @@ def hottest(core: EmulatedCore, model: str, *, count: int = _BLOCKS) -> tuple[Ho
             clock_source=ClockSource(),
             baud=DEFAULT_BAUD,
             toolchain=toolchain,
-            weight_uses=weight_uses(compiled),
+            placement=placed(Rule.DEFAULT, chip, compiled),
         ),
         cache_dir=paths.cache_dir(),
     )

@@ -1,18 +1,32 @@
-"""Which constants and functions start-up copies into the chip's fastest memory, chosen by measuring.
+"""Which constants and functions start-up copies into which memory, and where the arena lies, chosen by measuring.
 
-A layer's weights, and each generated function, are items. Items of different layers are tried together, as many as
-fit: what a layer gains is its item's. The items that gain most cycles a byte fill the memory. That choice, the
-build's own and none at all are run whole; the fastest is taken.
+A layer's weights, and each generated function, are items. Items of different layers are tried together, as many
+as fit, in each tier of memories that are equally fast: what a layer gains is its item's. The items that gain most
+cycles a byte fill the memories, the fastest first, once for each place of the arena. These choices and the rules'
+own are run whole; the fastest is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from harness.placement import LayerUse
+from harness.chips import Names
+from harness.placement import Copy, LayerUse, Placement, whole
 
-_ALIGNMENT = 16
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What one memory has left for copies.
+
+    Args:
+        tier: memories of one tier are equally fast; 0 is the fastest.
+    """
+
+    memory: Names
+    bytes: int
+    tier: int
+    holds_code: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,105 +36,173 @@ class Item:
     symbols: tuple[str, ...]
     layers: frozenset[int]
     size_bytes: int
-    gain_cycles: int = 0
-
-    @property
-    def worth(self) -> float:
-        """Cycles a byte."""
-        return self.gain_cycles / self.size_bytes
+    is_code: bool = False
 
 
-def items(uses: Sequence[LayerUse], sizes: Mapping[str, int], room_bytes: int) -> tuple[Item, ...]:
-    """Everything that fits and somebody uses.
+def items(uses: Sequence[LayerUse], sizes: Mapping[str, int]) -> tuple[Item, ...]:
+    """Everything that somebody uses.
 
     Args:
         sizes: of constants and functions, by symbol.
     """
-    readers: dict[tuple[str, ...], set[int]] = {}
+    readers: dict[tuple[tuple[str, ...], bool], set[int]] = {}
     for use in uses:
         if use.constants:
-            readers.setdefault(use.constants, set()).add(use.index)
+            readers.setdefault((use.constants, False), set()).add(use.index)
         for name in use.functions:
-            readers.setdefault((name,), set()).add(use.index)
+            readers.setdefault(((name,), True), set()).add(use.index)
     found = (
-        Item(symbols=symbols, layers=frozenset(layers), size_bytes=sum(_whole(sizes.get(s, 0)) for s in symbols))
-        for symbols, layers in readers.items()
+        Item(
+            symbols=symbols,
+            layers=frozenset(layers),
+            size_bytes=sum(whole(sizes.get(s, 0)) for s in symbols),
+            is_code=is_code,
+        )
+        for (symbols, is_code), layers in readers.items()
     )
-    return tuple(i for i in found if 0 < i.size_bytes <= room_bytes)
+    return tuple(i for i in found if i.size_bytes)
 
 
-def _whole(size_bytes: int) -> int:
-    return -(-size_bytes // _ALIGNMENT) * _ALIGNMENT
+@dataclass(slots=True)
+class Choice:
+    """Items in the rooms they were given, while there is some."""
+
+    rooms: tuple[Room, ...]
+    taken: dict[Names, list[Item]] = field(default_factory=dict)
+
+    def add(self, item: Item, tier: int) -> bool:
+        """Puts an item into the tier's first memory that has room for it."""
+        for room in self.rooms:
+            inside = self.taken.setdefault(room.memory, [])
+            free = room.bytes - sum(i.size_bytes for i in inside)
+            if room.tier == tier and item.size_bytes <= free and (room.holds_code or not item.is_code):
+                inside.append(item)
+                return True
+        return False
+
+    @property
+    def items(self) -> Iterator[Item]:
+        return (item for inside in self.taken.values() for item in inside)
+
+    def placement(self, arena: Names | None) -> Placement:
+        """As the build wants it."""
+        copies = (
+            Copy(memory=memory, symbols=tuple(s for item in inside for s in item.symbols))
+            for memory, inside in self.taken.items()
+            if inside
+        )
+        return Placement(arena=arena, copies=tuple(copies))
 
 
-def trials(found: Iterable[Item], room_bytes: int) -> tuple[tuple[Item, ...], ...]:
-    """Items in groups that fit together and share no layer, the largest first."""
-    groups: list[list[Item]] = []
+def trials(found: Iterable[Item], rooms: tuple[Room, ...], tier: int) -> tuple[Choice, ...]:
+    """Items in groups that fit the tier together and share no layer, the largest first."""
+    groups: list[Choice] = []
     for item in sorted(found, key=lambda i: -i.size_bytes):
         for group in groups:
-            fits = item.size_bytes + sum(i.size_bytes for i in group) <= room_bytes
-            if fits and not any(item.layers & other.layers for other in group):
-                group.append(item)
+            if not any(item.layers & other.layers for other in group.items) and group.add(item, tier):
                 break
         else:
-            groups.append([item])
-    return tuple(tuple(g) for g in groups)
+            alone = Choice(rooms=rooms)
+            if alone.add(item, tier):
+                groups.append(alone)
+    return tuple(groups)
 
 
-def gains(group: Sequence[Item], before: Sequence[int], after: Sequence[int]) -> tuple[Item, ...]:
-    """The items with what their layers gained.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """What an item gains in a tier."""
+
+    item: Item
+    tier: int
+    cycles: int
+
+    @property
+    def worth(self) -> float:
+        """Cycles a byte."""
+        return self.cycles / self.item.size_bytes
+
+
+def gains(group: Choice, tier: int, before: Sequence[int], after: Sequence[int]) -> list[Gain]:
+    """What each of the items gained.
 
     Args:
         before, after: cycles of each layer without and with the group.
     """
-    return tuple(replace(i, gain_cycles=sum(before[n] - after[n] for n in i.layers)) for i in group)
+    return [
+        Gain(item=item, tier=tier, cycles=sum(before[n] - after[n] for n in item.layers)) for item in group.items
+    ]
 
 
-def fill(found: Iterable[Item], room_bytes: int) -> tuple[str, ...]:
-    """Symbols of the items that gain, the most cycles a byte first, as long as there is room."""
-    chosen: list[str] = []
-    for item in sorted(found, key=lambda i: (-i.worth, i.symbols)):
-        if item.gain_cycles > 0 and item.size_bytes <= room_bytes:
-            chosen += item.symbols
-            room_bytes -= item.size_bytes
-    return tuple(chosen)
+def fill(measured: Iterable[Gain], rooms: tuple[Room, ...]) -> Choice:
+    """The items that gain, the fastest tier first and there the most cycles a byte, as long as there is room."""
+    chosen = Choice(rooms=rooms)
+    done: set[Item] = set()
+    for gain in sorted(measured, key=lambda g: (g.tier, -g.worth, g.item.symbols)):
+        if gain.cycles > 0 and gain.item not in done and chosen.add(gain.item, gain.tier):
+            done.add(gain.item)
+    return chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """Cycles of one choice: `hot` None is the build's own."""
+    """Cycles of one placement, and what it copies into SRAM; `name` for people."""
 
-    hot: tuple[str, ...] | None
+    name: str
+    placement: Placement
     cycles: int
     layers: tuple[int, ...]
+    sram_bytes: int
+
+
+BARE = "flash"
+DEFAULT = "default"
+_MEASURED = "measured"
 
 
 def place(
     uses: Sequence[LayerUse],
     sizes: Mapping[str, int],
-    room_bytes: int,
-    run: Callable[[tuple[str, ...] | None], Placed | None],
+    rooms: Mapping[Names | None, tuple[Room, ...]],
+    rules: Mapping[str, Placement],
+    run: Callable[[str, Placement], Placed | None],
     observe: Callable[[int, int], None],
 ) -> tuple[Placed, ...]:
-    """What was run whole, the fastest first: nothing hot, the build's choice, the measured one.
+    """What was run whole, the fastest first: the rules' placements and the measured ones.
 
     Args:
-        run: the network with these symbols hot; None where it failed.
+        rooms: for each place of the arena; None is the first that fits.
+        rules: placements by name, `default` among them.
+        run: the network placed so; None where it failed.
         observe: told how many of how many trials are done.
     """
-    bare = run(())
-    if bare is None:
-        return ()
-    found = [bare]
-    groups = trials(items(uses, sizes, room_bytes), room_bytes)
-    measured: list[Item] = []
-    for number, group in enumerate(groups):
-        observe(number, len(groups))
-        tried = run(tuple(s for item in group for s in item.symbols))
-        if tried is not None:
-            measured += gains(group, bare.layers, tried.layers)
-    for hot in (None, fill(measured, room_bytes)):
-        if hot != () and (one := run(hot)) is not None:
+    found: list[Placed] = []
+    measured: dict[tuple[Item, int], Gain] = {}
+    wanted = items(uses, sizes)
+    choices = dict(rules)
+    for arena, free in rooms.items():
+        bare = run(_name(BARE, arena), Placement(arena=arena))
+        if bare is None:
+            continue
+        found.append(bare)
+        groups = [
+            (tier, group)
+            for tier in sorted({room.tier for room in free})
+            for group in trials([i for i in wanted if (i, tier) not in measured], free, tier)
+        ]
+        for number, (tier, group) in enumerate(groups):
+            observe(number, len(groups))
+            tried = run("trial", group.placement(arena))
+            if tried is not None:
+                measured |= {(g.item, tier): g for g in gains(group, tier, bare.layers, tried.layers)}
+        choices[_name(_MEASURED, arena)] = fill(measured.values(), free).placement(arena)
+    before = {p.placement for p in found}
+    for name, placement in choices.items():
+        if placement not in before and (one := run(name, placement)) is not None:
             found.append(one)
-    # A later one must be faster to win: the build's own choice needs no record.
-    return tuple(sorted(found, key=lambda p: (p.cycles, p.hot is not None, len(p.hot or ()))))
+        before.add(placement)
+    # Another must be faster to win: the default needs no record.
+    return tuple(sorted(found, key=lambda p: (p.cycles, p.name != DEFAULT, p.sram_bytes)))
+
+
+def _name(kind: str, arena: Names | None) -> str:
+    return "+".join((kind, *(arena or ())))

@@ -39,12 +39,19 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One way on one kind of board; `cycles` only when ok."""
+    """One way, or one placement of a whole network, on one kind of board; `cycles` only when ok.
+
+    Args:
+        layers: cycles of a network's layers.
+        sram_bytes: that a placement's copies take.
+    """
 
     name: str
     verdict: Verdict
     cycles: int | None = None
     reason: str = ""
+    layers: tuple[int, ...] = ()
+    sram_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +160,8 @@ def _parsed(line: str) -> Reading | None:
             verdict=Verdict(values["verdict"]),
             cycles=None if values["cycles"] is None else int(values["cycles"]),
             reason=str(values["reason"]),
+            layers=tuple(int(c) for c in values.get("layers", ())),
+            sram_bytes=int(values.get("sram_bytes", 0)),
         )
     except (ValueError, KeyError, TypeError):
         return None  # torn, or of another program: it is measured again

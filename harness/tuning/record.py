@@ -22,11 +22,12 @@ from harness import paths
 from harness.boards import Board
 from harness.chips import load_chip
 from harness.errors import ConfigError
+from harness.placement import Placement
 from tinyengine.fixedpoint import Requant
 from tinyengine.measured import Measured
 from tinyengine.schedule import Optimize
 
-SCHEMA = "tinyrack.tuning/1"
+SCHEMA = "tinyrack.tuning/2"
 
 
 class Chosen(StrEnum):
@@ -77,19 +78,20 @@ class Whole:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunedPlacement:
-    """What start-up copies into the chip's fastest memory.
+    """What lies where, by measuring.
 
     Args:
         sources_digest: of the generated C whose symbols these are.
-        hot: constants and functions, the most wanted first; None: the build's own choice was best.
-        bare_cycles, default_cycles, cycles: with nothing there, with the build's choice, with this.
+        name: of what was best.
+        chosen: None: the default rule was best.
+        tried: cycles of everything that was run whole, by name: `flash` is with nothing copied.
     """
 
     sources_digest: str
-    hot: tuple[str, ...] | None
-    bare_cycles: int
-    default_cycles: int | None
+    name: str
+    chosen: Placement | None
     cycles: int
+    tried: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import numpy as np
 from harness.chips import Chip
 from harness.job import JobOptions, Memory, PreparedModel, Values
 from harness.measure import GraphSource
+from harness.placement import Rule
 from tinyengine import reference
 from tinyengine.compile import CompileOptions
 from tinyengine.fixedpoint import Requant
@@ -66,7 +67,7 @@ def sheets(found: Sequence[Sample], chip: Chip, memory: Memory) -> Iterator[tupl
     """
     cached = chip.caches.dcache_bytes > 0 and memory is Memory.CHIP
     arena = chip.placement.arena
-    room_all = chip.span(arena[-1]).bytes - _KEPT_FREE_BYTES
+    room_all = max(chip.span(names).bytes for names in arena) - _KEPT_FREE_BYTES
     room = chip.memory(arena[0][0]).bytes - _KEPT_FREE_BYTES if cached else room_all
     room_flash = chip.flash_bytes // 2
     group: list[Sample] = []
@@ -151,4 +152,6 @@ def once(options: JobOptions) -> JobOptions:
     Caches are as the layers before leave them, in both; nothing lies in the fastest memory.
     """
     is_uniform = options.memory is Memory.IDEAL
-    return replace(options, repetitions=1, warmups=0 if is_uniform else 1, layers=True, marks=False, hot=())
+    return replace(
+        options, repetitions=1, warmups=0 if is_uniform else 1, layers=True, marks=False, placement=Rule.FLASH
+    )

@@ -12,18 +12,16 @@ from dataclasses import dataclass, replace
 
 from harness import __version__
 from harness.boards import Board
-from harness.build import HOT_RESERVED_BYTES
 from harness.chips import load_chip
 from harness.errors import HarnessError, Interrupted, Outcome
-from harness.job import Job, JobOptions, Memory, compile_options, prepare_compiled
+from harness.job import Job, JobOptions, compile_options, prepare_compiled
 from harness.models import ModelSource
-from harness.placement import layer_uses, symbol_bytes
 from harness.row import Row
 from harness.runner import Runner
 from harness.store import utc
 from harness.tuning import sampling
 from harness.tuning.bench import Bench, Step
-from harness.tuning.placing import Placed, place
+from harness.tuning.placer import Placer
 from harness.tuning.readings import Readings
 from harness.tuning.record import Chosen, TunedPlacement, TunedStep, Tuning, Whole
 from tinyengine.compile import Compiled, CompileOptions, compile_graph, lowered_graphs
@@ -137,37 +135,13 @@ class Tuner:
         )
 
     def _place(self, source: ModelSource, graph: Graph, best: _Run) -> TunedPlacement | None:
-        """The fastest memory's content by measuring; None where there is no such memory or no waiting."""
-        memory = self._chip.placement.hot_weights
-        if memory is None or (self._board.simulated and self._options.memory is Memory.IDEAL):
-            return None
-        compiled = best.compiled
-
-        def run(hot: tuple[str, ...] | None) -> Placed | None:
-            options = replace(self._options, repetitions=1, marks=False, hot=hot)
-            row = self._measured_row(source, graph, compiled, options)
-            cycles = tuple(layer.cycles for layer in row.layers or ())
-            if row.cycles is None or None in cycles or row.outcome is not Outcome.OK:
-                return None
-            return Placed(hot=hot, cycles=row.cycles, layers=tuple(c or 0 for c in cycles))
-
-        found = place(
-            layer_uses(compiled),
-            symbol_bytes(compiled.sources),
-            self._chip.span(memory).bytes - HOT_RESERVED_BYTES,
-            run,
-            lambda done, total: self._observe(Step(done=done, total=total, stage="what fast memory holds")),
-        )
-        if not found:
-            return None
-        by = {p.hot: p.cycles for p in found}
-        return TunedPlacement(
-            sources_digest=compiled.sources.digest(),
-            hot=found[0].hot,
-            bare_cycles=by[()],
-            default_cycles=by.get(None),
-            cycles=found[0].cycles,
-        )
+        """What lies where, by measuring; None where nothing waits for memory."""
+        model = prepare_compiled(source, graph, best.compiled, self._options)
+        return Placer(
+            runner=self._runner,
+            readings=self._readings,
+            observe=lambda done, total: self._observe(Step(done=done, total=total, stage="what lies where")),
+        ).place(Job(board=self._board, model=model, options=self._options))
 
     def _ways(self, graphs: tuple[Graph, ...], options: CompileOptions) -> dict[str, Sample]:
         """Every way of the network that could be measured, by name."""

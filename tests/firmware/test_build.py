@@ -15,10 +15,11 @@ from elftools.elf.sections import SymbolTableSection
 
 from harness import paths
 from harness.boards import ClockSource
-from harness.build import STACK_RESERVE_BYTES, BuildPlan, Image, WeightUse, build
+from harness.build import BuildPlan, Image, build
 from harness.chips import UartPins, chip_names, load_chip
 from harness.errors import ArenaOverflow, BuildFailed, ConfigError, FlashOverflow, MissingTool
-from harness.placement import layer_uses, symbol_bytes
+from harness.layout import STACK_RESERVE_BYTES
+from harness.placement import Copy, Placement, Rule, layer_uses, placed, symbol_bytes
 from harness.toolchain import Toolchain, find_toolchain
 from tests.firmware.tiny_model import ARENA_BYTES, tiny_sources
 from tinyengine import zoo
@@ -73,14 +74,14 @@ def test_an_image_is_laid_out_as_the_chip_folder_says(chip: str, toolchain: Tool
     assert at["tr_ld_bss_end"] == at["tr_ld_stack_top"] + image.static_ram_bytes
     assert arena.base <= at["tr_arena"] < arena.base + 4096
     assert at["tr_arena"] % 32 == 0
-    assert image.arena_memory == part.placement.arena[0][0], "a small one lies in the first memory alone"
-    if len(part.placement.arena) == 1:
+    assert image.memories("arena") == part.placement.arena[0][:1], "a small one lies in the first memory alone"
+    if chip != "stm32h743":
         assert at["tr_ld_spare_start"] == (at["tr_arena"] + ARENA_BYTES + GUARD_BYTES + 15) // 16 * 16
         assert at["tr_ld_spare_end"] == arena.end
     else:
         spare = part.span(part.placement.arena[-1])
         assert (at["tr_ld_spare_start"], at["tr_ld_spare_end"]) == (spare.base, spare.end)
-    assert image.hot_bytes == 0 and at["tr_ld_hot_start"] == at["tr_ld_hot_end"]
+    assert image.copied_bytes == 0 and at["tr_ld_copies_end"] - at["tr_ld_copies_start"] == 12, "but for .data"
     assert image.arena_bytes == ARENA_BYTES
     assert image.static_ram_bytes < 1_600
     assert image.text_bytes + image.rodata_bytes <= image.flash_bytes < 12_000
@@ -96,11 +97,19 @@ def with_table(size: int, *, used: bool) -> Sources:
     return Sources(files=(SourceFile(name="model.c", text=text), tiny_sources().files[1]))
 
 
+def copying(toolchain: Toolchain, chip: str, memory: tuple[str, ...] | None, size: int) -> BuildPlan:
+    """With a table that start-up copies into a memory, or into the first that has room."""
+    memories = load_chip(chip).placement.copies if memory is None else (memory,)
+    copies = tuple(Copy(memory=m, symbols=("te_big",)) for m in memories)
+    wanted = plan(toolchain, chip, with_table(size, used=True))
+    return replace(wanted, placement=Placement(copies=copies))
+
+
 def test_the_memories_of_an_arena_are_those_it_lies_in(toolchain: Toolchain, cache: Path) -> None:
     """F746: 64 kB of DTCM, then SRAM1."""
-    for size, memories in ((60_000, "dtcm"), (100_000, "dtcm+sram1")):
+    for size, memories in ((60_000, ("dtcm",)), (100_000, ("dtcm", "sram1"))):
         image = build(plan(toolchain, sources=tiny_sources(arena_bytes=size)), cache_dir=cache)
-        assert image.arena_memory == memories
+        assert image.memories("arena") == memories
 
 
 def test_an_arena_that_the_preferred_memory_cannot_hold_goes_to_the_next(
@@ -109,7 +118,7 @@ def test_an_arena_that_the_preferred_memory_cannot_hold_goes_to_the_next(
     """H743: 128 kB of DTCM with stack and static data, else AXI SRAM; the stash is never beside a full DTCM."""
     near = build(plan(toolchain, "stm32h743", tiny_sources(arena_bytes=120_000)), cache_dir=cache)
     far = build(plan(toolchain, "stm32h743", tiny_sources(arena_bytes=131_000)), cache_dir=cache)
-    assert (near.arena_memory, far.arena_memory) == ("dtcm", "axi_sram")
+    assert (near.memories("arena"), far.memories("arena")) == (("dtcm",), ("axi_sram",))
     part = load_chip("stm32h743")
     dtcm, axi = part.memory("dtcm"), part.memory("axi_sram")
     at = symbols(near)
@@ -124,22 +133,18 @@ def test_an_arena_that_the_preferred_memory_cannot_hold_goes_to_the_next(
 def test_hot_weights_lie_in_the_itcm_and_their_image_in_flash(
     chip: str, toolchain: Toolchain, cache: Path
 ) -> None:
-    wanted = replace(
-        plan(toolchain, chip, with_table(5_000, used=True)), weight_uses=(WeightUse(symbol="te_big", macs=10**6),)
-    )
-    image = build(wanted, cache_dir=cache)
+    image = build(copying(toolchain, chip, ("itcm",), 5_000), cache_dir=cache)
     cold = build(plan(toolchain, chip, with_table(5_000, used=True)), cache_dir=cache)
     part, at = load_chip(chip), symbols(image)
     itcm = part.memory("itcm")
     assert itcm.base < at["te_big"] < itcm.end - 5_000, "and nothing lies at address 0"
-    assert image.hot_bytes == at["tr_ld_hot_end"] - at["tr_ld_hot_start"] == 5_000
-    assert part.flash_memory.base < at["tr_ld_hot_load"] < part.flash_memory.base + image.flash_bytes
+    assert (image.copied_bytes, image.copied_sram_bytes) == (5_000, 0)
     assert image.model_flash_bytes == pytest.approx(cold.model_flash_bytes, abs=16)
     assert image.flash_bytes == pytest.approx(cold.flash_bytes, abs=32)
     assert image.rodata_bytes == pytest.approx(cold.rodata_bytes, abs=16)
     with image.elf.open("rb") as stream:
         parsed = ELFFile(stream)
-        hot = parsed.get_section_by_name(".hot")
+        hot = parsed.get_section_by_name(".hot_itcm")
         assert hot is not None and hot.data()[:2] == b"\x01\x00"
         loads = sorted((s["p_paddr"], s["p_filesz"]) for s in parsed.iter_segments() if s["p_filesz"])
     assert all(low + size <= high for (low, size), (high, _) in pairwise(loads)), "no flash is written twice"
@@ -151,31 +156,68 @@ def test_hot_functions_run_in_the_itcm_and_are_reached_from_flash(toolchain: Too
     sizes = symbol_bytes(compiled.sources)
     used = layer_uses(compiled)[2]
     wanted = (*used.functions, *used.constants, "te_no_such_thing")
-    image = build(replace(plan(toolchain, "stm32f746", compiled.sources), hot=wanted), cache_dir=cache)
+    wished = Placement(copies=(Copy(memory=("itcm",), symbols=wanted),))
+    image = build(replace(plan(toolchain, "stm32f746", compiled.sources), placement=wished), cache_dir=cache)
     itcm, at = load_chip("stm32f746").memory("itcm"), symbols(image)
     for name in wanted[:-1]:
         assert itcm.base < at[name] < itcm.end
     exact = sum(sizes[name] for name in wanted[:-1])
-    assert exact - 64 <= image.hot_bytes <= exact + 16 * len(wanted), "functions are counted at their widest"
+    assert exact - 64 <= image.copied_bytes <= exact + 16 * len(wanted), "functions are counted at their widest"
     assert any("veneer" in name for name in at)
-    none = build(replace(plan(toolchain, "stm32f746", compiled.sources), hot=()), cache_dir=cache)
-    assert none.hot_bytes == 0
 
 
-def test_weights_that_do_not_fit_the_itcm_stay_in_flash(toolchain: Toolchain, cache: Path) -> None:
-    uses = (WeightUse(symbol="te_big", macs=10**6),)
-    image = build(
-        replace(plan(toolchain, sources=with_table(16_384, used=True)), weight_uses=uses), cache_dir=cache
-    )
-    assert image.hot_bytes == 0
-    assert symbols(image)["te_big"] > load_chip("stm32f746").flash_memory.base
+def test_weights_that_do_not_fit_a_memory_go_to_the_next(toolchain: Toolchain, cache: Path) -> None:
+    """F746: 16 kB of ITCM, 64 kB of DTCM with stack and arena, 256 kB of SRAM."""
+    part = load_chip("stm32f746")
+    for size, memory in ((16_000, "itcm"), (16_384, "dtcm"), (62_000, "sram1"), (300_000, None)):
+        image = build(copying(toolchain, "stm32f746", None, size), cache_dir=cache)
+        assert image.memories("copies") == (() if memory is None else (memory,))
+        home = part.memory(memory or "flash")
+        assert home.base < symbols(image)["te_big"] + 1 <= home.end - size
+        assert image.copied_sram_bytes == (size if memory in ("dtcm", "sram1") else 0)
+        used = {r.memory: r.bytes for r in image.regions if r.section == "copies"}
+        assert sum(used.values()) == image.copied_bytes == (size if memory else 0)
 
 
-def test_a_chip_without_a_place_for_hot_weights_ignores_them(toolchain: Toolchain, cache: Path) -> None:
-    uses = (WeightUse(symbol="te_big", macs=10**6),)
-    sources = with_table(5_000, used=True)
-    image = build(replace(plan(toolchain, "stm32f412", sources), weight_uses=uses), cache_dir=cache)
-    assert image.hot_bytes == 0
+def test_copies_lie_before_an_arena_that_leaves_the_dtcm_and_behind_one_that_does_not(
+    toolchain: Toolchain, cache: Path
+) -> None:
+    part, wanted = load_chip("stm32f746"), copying(toolchain, "stm32f746", ("dtcm",), 5_000)
+    near = symbols(build(wanted, cache_dir=cache))
+    away = replace(wanted.placement, arena=("sram1", "sram2"))
+    image = build(replace(wanted, placement=away), cache_dir=cache)
+    far = symbols(image)
+    assert near["tr_ld_bss_end"] <= near["tr_arena"] < near["te_big"] < part.memory("dtcm").end
+    assert far["tr_ld_bss_end"] <= far["te_big"] < far["tr_arena"] == part.memory("sram1").base
+    assert far["tr_ld_spare_start"] > far["tr_arena"] and image.memories("arena") == ("sram1",)
+
+
+def test_copies_keep_within_the_limit_of_sram(toolchain: Toolchain, cache: Path) -> None:
+    wanted = copying(toolchain, "stm32f412", ("sram1",), 5_000)
+    for room, copied in ((5_008, 5_000), (4_999, 0)):
+        limited = replace(wanted.placement, sram_limit_bytes=ARENA_BYTES + room)
+        image = build(replace(wanted, placement=limited), cache_dir=cache)
+        assert image.copied_sram_bytes == copied
+
+
+def test_the_input_has_room_beside_copies(toolchain: Toolchain, cache: Path) -> None:
+    """Else the board could not repeat a run."""
+    image = build(copying(toolchain, "stm32f412", ("sram1",), 250_000), cache_dir=cache)
+    at = symbols(image)
+    assert image.copied_bytes == 250_000 and at["tr_ld_spare_end"] - at["tr_ld_spare_start"] >= 8 * 128 + 600
+    assert not build(copying(toolchain, "stm32f412", ("sram1",), 256_000), cache_dir=cache).copied_bytes
+
+
+def test_rules_differ_in_the_memories_they_fill(toolchain: Toolchain, cache: Path) -> None:
+    compiled = compile_graph(zoo.load("ds-cnn"), CompileOptions(target=Target.M7))
+    part, held = load_chip("stm32f746"), {}
+    for rule in (Rule.FLASH, Rule.DEFAULT, Rule.TCM, Rule.RAM):
+        wished = placed(rule, part, compiled)
+        image = build(replace(plan(toolchain, "stm32f746", compiled.sources), placement=wished), cache_dir=cache)
+        held[rule] = image.memories("copies")
+    assert held == {
+        Rule.FLASH: (), Rule.DEFAULT: ("itcm",), Rule.TCM: ("itcm", "dtcm"), Rule.RAM: ("itcm", "dtcm"),
+    }  # fmt: skip
 
 
 def test_the_models_flash_is_what_the_model_brought(toolchain: Toolchain, cache: Path) -> None:

@@ -56,7 +56,7 @@ def test_an_unknown_chip_is_refused_with_the_known_ones() -> None:
         (("simulated_revision: 0x1001", "simulated_revision: 0x7777"), "not one of idcode.revisions"),
         (("rated_hz: 216000000", "rated_hz: fast"), "clock.rated_hz"),
         (("core: cortex-m7", "core: cortex-m7\nspeed: 3"), "speed: Extra inputs"),
-        (("arena: [dtcm, sram1, sram2]", "arena: [dtcm, sram9]"), "no memory 'sram9'"),
+        (("copies: [[itcm], [dtcm]", "copies: [[itcm], [sram9]"), "no memory 'sram9'"),
         (("name: stm32f746", "name: stm32f745"), "the folder is 'stm32f746'"),
         (("memories:", "memories: ["), "not valid YAML"),
     ],

@@ -18,7 +18,7 @@ import pytest
 from harness import fitting
 from harness import job as jobs
 from harness.boards import Board, load_boards
-from harness.build import BuildPlan, Image
+from harness.build import BuildPlan, Image, Region
 from harness.cable import wire
 from harness.cable.device import Device, Statistics, WholeRun
 from harness.cable.interfaces import FlashReport, Link, Probe
@@ -179,7 +179,8 @@ class MadeUp:
         return Image(
             elf=Path("image.elf"), elf_sha256="e" * 64, build_digest="b" * 64, flash_bytes=300_000,
             model_flash_bytes=270_000, text_bytes=20_000, rodata_bytes=250_000, static_ram_bytes=1_000,
-            arena_bytes=self.model.compiled.plan.arena_bytes, arena_memory="dtcm+sram1", hot_bytes=0,
+            arena_bytes=self.model.compiled.plan.arena_bytes, copied_bytes=0,
+            regions=(Region(section="arena", memory="dtcm", bytes=9),), copied_sram_bytes=0,
             stack_reserve_bytes=2048, toolchain=plan.toolchain.description,
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from harness.build import BuildPlan, build
 from harness.chips import load_chip
 from harness.errors import MissingTool
 from harness.job import Kernels
-from harness.placement import weight_uses
+from harness.placement import Rule, placed
 from harness.sim import bare, micro_cases, native
 from harness.sim.memory_model import IDEAL, MemoryModel, chip_memory
 from harness.sim.native import NativeCore
@@ -73,7 +73,7 @@ def test_a_network_has_the_same_cycles_misses_and_stalls(chip_name: str, kernels
         clock_source=ClockSource(),
         baud=DEFAULT_BAUD,
         toolchain=find_toolchain(),
-        weight_uses=weight_uses(compiled),
+        placement=placed(Rule.DEFAULT, chip, compiled),
     )
     elf = build(plan, cache_dir=tmp_path).elf
     for memory in (IDEAL, chip_memory(chip)):

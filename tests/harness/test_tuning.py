@@ -14,18 +14,20 @@ import numpy as np
 import pytest
 
 from harness.boards import load_boards
+from harness.chips import Names
 from harness.errors import ConfigError, Outcome
 from harness.evidence import Evidence
 from harness.job import Job, JobOptions, Memory, compile_options
 from harness.models import resolve
 from harness.paths import default_boards_file
-from harness.placement import LayerUse
+from harness.placement import Copy, LayerUse, Placement
 from harness.row import LayerRow, Row
 from harness.runner import Runner
 from harness.session import Request
 from harness.tuning import fit, placing, record, sampling
 from harness.tuning.bench import Bench, GaveUp, Step
 from harness.tuning.fit import Point
+from harness.tuning.placing import Room
 from harness.tuning.readings import Reading, Readings, Verdict, kernels_digest, kind_of
 from harness.tuning.record import Chosen, TunedStep, Tuning, Whole
 from tests.harness.rows import OK
@@ -173,44 +175,86 @@ USES = (use(0, "t0", "f"), use(1, "t1 t2", "f g"), use(2, "big", "g"))
 SIZES = {"t0": 100, "t1": 40, "t2": 10, "f": 64, "g": 30, "big": 900}
 
 
+def rooms(itcm: int, sram: int = 0) -> tuple[Room, ...]:
+    return (
+        Room(memory=("itcm",), bytes=itcm, tier=0, holds_code=True),
+        Room(memory=("sram1",), bytes=sram, tier=1, holds_code=False),
+    )
+
+
 def test_items_are_weights_of_a_layer_and_functions_that_fit() -> None:
-    found = {i.symbols: (i.layers, i.size_bytes) for i in placing.items(USES, SIZES, 500)}
-    assert found == {
-        ("t0",): (frozenset({0}), 112),
-        ("t1", "t2"): (frozenset({1}), 64),
-        ("f",): (frozenset({0, 1}), 64),
-        ("g",): (frozenset({1, 2}), 32),
+    wanted = placing.items(USES, SIZES)
+    assert {i.symbols: (i.layers, i.size_bytes, i.is_code) for i in wanted} == {
+        ("t0",): (frozenset({0}), 112, False),
+        ("t1", "t2"): (frozenset({1}), 64, False),
+        ("big",): (frozenset({2}), 912, False),
+        ("f",): (frozenset({0, 1}), 64, True),
+        ("g",): (frozenset({1, 2}), 32, True),
     }
-    groups = placing.trials(placing.items(USES, SIZES, 500), 500)
-    for group in groups:
-        assert sum(i.size_bytes for i in group) <= 500
-        assert sum(len(i.layers) for i in group) == len(frozenset().union(*(i.layers for i in group)))
-    assert sum(len(g) for g in groups) == 4
+    for tier, symbols in ((0, {"t0", "t1", "t2", "f", "g"}), (1, {"t0", "t1", "t2", "big"})):
+        groups = placing.trials(wanted, rooms(500, 1000), tier)
+        for group in groups:
+            tried = list(group.items)
+            assert sum(i.size_bytes for i in tried) <= (500, 1000)[tier]
+            assert sum(len(i.layers) for i in tried) == len(frozenset().union(*(i.layers for i in tried)))
+        assert {s for g in groups for i in g.items for s in i.symbols} == symbols
+
+
+class MadeUpBoard:
+    """f saves 500 cycles, t0 200, big in SRAM 90; g costs 100, and so does an arena in SRAM."""
+
+    def __init__(self) -> None:
+        self.saved = {"f": {0: 200, 1: 300}, "t0": {0: 200}, "g": {1: -50, 2: -50}, "big": {2: 90}}
+        self.asked: list[Placement] = []
+
+    def run(self, name: str, placement: Placement) -> placing.Placed:
+        self.asked.append(placement)
+        layers = [1000, 1000, 1000 + (100 if placement.arena else 0)]
+        for symbol in (s for copy in placement.copies for s in copy.symbols):
+            for layer, cycles in self.saved.get(symbol, {}).items():
+                layers[layer] -= cycles
+        return placing.Placed(
+            name=name, placement=placement, cycles=sum(layers), layers=tuple(layers), sram_bytes=0
+        )
+
+    def place(self, free: dict[Names | None, tuple[Room, ...]]) -> tuple[placing.Placed, ...]:
+        rules = {"default": Placement(copies=(Copy(memory=("itcm",), symbols=("t0",)),))}
+        return placing.place(USES, SIZES, free, rules, self.run, lambda *_: None)
 
 
 def test_fast_memory_takes_what_gains_most_a_byte() -> None:
-    """A made-up board on which f saves 500 cycles, t0 200, and g costs 100."""
-    saved = {"f": {0: 200, 1: 300}, "t0": {0: 200}, "g": {1: -50, 2: -50}}
-    asked: list[tuple[str, ...] | None] = []
+    board = MadeUpBoard()
+    found = board.place({None: rooms(200, 1000)})
+    assert [(p.name, p.cycles) for p in found] == [("measured", 2210), ("default", 2800), ("flash", 3000)]
+    assert found[0].placement.copies == (
+        Copy(memory=("itcm",), symbols=("f", "t0")),
+        Copy(memory=("sram1",), symbols=("big",)),
+    )
+    assert board.asked[0] == Placement()
 
-    def run(hot: tuple[str, ...] | None) -> placing.Placed:
-        asked.append(hot)
-        layers = [1000, 1000, 1000]
-        for name in hot if hot is not None else ("t0",):
-            for layer, cycles in saved.get(name, {}).items():
-                layers[layer] -= cycles
-        return placing.Placed(hot=hot, cycles=sum(layers), layers=tuple(layers))
 
-    found = placing.place(USES, SIZES, 200, run, lambda *_: None)
-    assert [(p.hot, p.cycles) for p in found] == [(("f", "t0"), 2300), (None, 2800), ((), 3000)]
-    assert asked[0] == ()
-    # Where the build's own choice is as good, no record is needed.
-    saved.clear()
-    assert placing.place(USES, SIZES, 200, run, lambda *_: None)[0].hot is None
+def test_weights_that_code_leaves_no_room_go_to_slower_memory() -> None:
+    found = MadeUpBoard().place({None: rooms(100, 2000)})[0].placement
+    assert {c.memory[0]: set(c.symbols) for c in found.copies} == {"itcm": {"f"}, "sram1": {"t0", "big"}}
+
+
+def test_an_arena_elsewhere_is_taken_only_if_the_network_is_faster() -> None:
+    board = MadeUpBoard()
+    found = board.place({None: rooms(70), ("sram1",): rooms(200)})
+    assert {p.name: p.cycles for p in found}["measured+sram1"] == 2400
+    assert found[0].name == "measured+sram1", "2,500 with less room, where f alone fits"
+    board.saved["t0"] = {0: 60}
+    assert board.place({None: rooms(70), ("sram1",): rooms(200)})[0].name == "measured"
+
+
+def test_a_rule_that_is_as_good_needs_no_record() -> None:
+    board = MadeUpBoard()
+    board.saved.clear()
+    assert board.place({None: rooms(200)})[0].name == "default"
 
 
 def test_a_board_that_fails_places_nothing() -> None:
-    assert placing.place(USES, SIZES, 200, lambda _: None, lambda *_: None) == ()
+    assert placing.place(USES, SIZES, {None: rooms(200)}, {}, lambda *_: None, lambda *_: None) == ()
 
 
 def test_layers_that_share_a_value_share_the_input() -> None:
@@ -274,7 +318,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
         ("", "no tuning record"),
         ("{}", "no tuning record"),
         ("[1, 2]", "no tuning record"),
-        (record.to_text(TUNING).replace("tuning/1", "tuning/9"), "schema"),
+        (record.to_text(TUNING).replace(record.SCHEMA, "tinyrack.tuning/9"), "schema"),
         (record.to_text(TUNING).replace('"cycles": 9', '"cycles": "many"'), "cycles"),
     ],
 )

@@ -1,0 +1,152 @@
+"""Runs the placements of `placing.py` on a board, and keeps what came of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+from harness import paths
+from harness.build import firmware_digest
+from harness.chips import Chip, Names, load_chip
+from harness.errors import Interrupted, Outcome
+from harness.job import Job, Memory
+from harness.layout import Sizes, room_bytes, spare_bytes
+from harness.placement import Placement, Rule, layer_uses, placed, symbol_bytes
+from harness.row import Row
+from harness.runner import Runner
+from harness.toolchain import find_toolchain
+from harness.tuning.placing import DEFAULT, Placed, Room, place
+from harness.tuning.readings import Reading, Readings, Verdict, kind_of
+from harness.tuning.record import TunedPlacement
+from tinyengine.schedule import Optimize
+
+_STATIC_BYTES = 3 << 10
+"""Of the firmware, rounded up."""
+_RULES = {DEFAULT: Rule.DEFAULT, "tcm": Rule.TCM, "ram": Rule.RAM}
+
+
+def placed_best(job: Job, *, runner: Runner, stage: Callable[[str], None]) -> Job:
+    """The job with the placement that measuring finds best, or already has.
+
+    Raises:
+        Interrupted: the stop was set.
+    """
+    kind = kind_of(job.board, job.options.memory, toolchain=find_toolchain().description)
+    found = Placer(
+        runner=runner,
+        readings=Readings(paths.cache_dir() / "readings", kind),
+        observe=lambda done, total: stage(f"placement {done}/{total}"),
+    ).place(job)
+    chosen = None if found is None else found.chosen
+    return replace(job, options=replace(job.options, placement=chosen or Rule.DEFAULT))
+
+
+class Placer:
+    """One board, one thread."""
+
+    def __init__(self, *, runner: Runner, readings: Readings, observe: Callable[[int, int], None]) -> None:
+        """Args:
+        observe: told how many of how many trials are done.
+        """
+        self._runner = runner
+        self._readings = readings
+        self._observe = observe
+
+    def place(self, job: Job) -> TunedPlacement | None:
+        """The fastest placement of the job's network; None where nothing waits for memory, or nothing ran.
+
+        Raises:
+            Interrupted: the stop was set; what was measured is kept.
+        """
+        chip, options = load_chip(job.board.chip), job.options
+        if not chip.placement.copies or (job.board.simulated and options.memory is Memory.IDEAL):
+            return None
+        compiled, limit = job.model.compiled, options.sram_limit_bytes
+        arenas: tuple[Names | None, ...] = (None, *chip.placement.arena[1:])
+        found = place(
+            layer_uses(compiled),
+            symbol_bytes(compiled.sources),
+            {arena: _rooms(chip, job, arena) for arena in arenas},
+            {name: placed(rule, chip, compiled, sram_limit_bytes=limit) for name, rule in _RULES.items()},
+            lambda name, placement: self._run(job, name, replace(placement, sram_limit_bytes=limit)),
+            self._observe,
+        )
+        if not found:
+            return None
+        by = {p.name: p for p in found}
+        best = found[0]
+        return TunedPlacement(
+            sources_digest=compiled.sources.digest(),
+            name=best.name,
+            chosen=None if best.name == DEFAULT else best.placement,
+            cycles=best.cycles,
+            tried={name: p.cycles for name, p in sorted(by.items())},
+        )
+
+    def _run(self, job: Job, name: str, placement: Placement) -> Placed | None:
+        key = _key(job, placement)
+        known = self._readings.get(key)
+        if known is None:
+            known = self._measured(job, key, placement)
+        if known.verdict is not Verdict.OK or known.cycles is None:
+            return None
+        return Placed(
+            name=name,
+            placement=placement,
+            cycles=known.cycles,
+            layers=known.layers,
+            sram_bytes=known.sram_bytes,
+        )
+
+    def _measured(self, job: Job, key: str, placement: Placement) -> Reading:
+        options = replace(job.options, repetitions=1, marks=False, layers=True, placement=placement)
+        row, _ = self._runner.run(replace(job, options=options), stage=lambda _: None)
+        if row.outcome is Outcome.INTERRUPTED:
+            raise Interrupted("stopped; the same command measures the rest")
+        reading = _reading(key, row)
+        self._readings.add([reading])
+        return reading
+
+
+def _reading(key: str, row: Row) -> Reading:
+    cycles = tuple(layer.cycles for layer in row.layers or ())
+    if row.outcome is not Outcome.OK or row.cycles is None or None in cycles:
+        return Reading(name=key, verdict=Verdict.UNTIMED, reason=(row.error or "; ".join(row.warnings))[:200])
+    return Reading(
+        name=key,
+        verdict=Verdict.OK,
+        cycles=row.cycles,
+        layers=tuple(c or 0 for c in cycles),
+        sram_bytes=0 if row.placement is None else row.placement.hot_sram_bytes,
+    )
+
+
+def _key(job: Job, placement: Placement) -> str:
+    """All that decides cycles beside the kind of board."""
+    parts = [job.model.compiled.sources.digest(), firmware_digest(), asdict(placement), job.options.warmups > 0]
+    return "network/" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _rooms(chip: Chip, job: Job, arena: Names | None) -> tuple[Room, ...]:
+    """What the chip's memories have left, the fastest first."""
+    compiled, limit = job.model.compiled, job.options.sram_limit_bytes
+    inputs = sum(t.size_bytes for t in (compiled.graph.tensors[i] for i in compiled.graph.inputs))
+    arena_bytes = compiled.plan.arena_bytes
+    sizes = Sizes(
+        static=_STATIC_BYTES, arena=arena_bytes, spare=spare_bytes(inputs, len(compiled.layers)), symbols={}
+    )
+    left = max(0, limit - arena_bytes) if limit is not None else chip.sram_bytes
+    if job.options.optimize is Optimize.SRAM:
+        left = 0
+    found = []
+    for memory in chip.placement.copies:
+        is_sram = chip.is_sram(memory)
+        room = room_bytes(chip, arena, sizes, memory)
+        room = min(room, left) if is_sram else room
+        if is_sram:
+            left -= room
+        tier = 0 if all(chip.memory(m).kind == "tcm" for m in memory) else 1
+        found.append(Room(memory=memory, bytes=room, tier=tier, holds_code=not is_sram))
+    return tuple(found)
