@@ -20,6 +20,8 @@ from typing import Any, Protocol
 import sqlalchemy.exc
 
 from harness import __version__, rack
+from harness.attempt.facts import blank_row
+from harness.attempt.verdict import broken_row, failed_row
 from harness.boards import Board
 from harness.chips import load_chip
 from harness.diagnosis import ADVICE, HOPELESS
@@ -28,7 +30,6 @@ from harness.job import Job, JobOptions, Kernels, PreparedModel, Values, prepare
 from harness.models import ModelSource
 from harness.rack import Health, State
 from harness.row import Row
-from harness.runner import blank_row, broken_row, failed_row
 from harness.store import Store, StoredSession
 from harness.tuning.record import Tuning, fitting
 from tinyengine.errors import TinyEngineError

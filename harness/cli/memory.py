@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from harness.attempt.facts import memory_map
 from harness.cli import compiling
 from harness.cli.compile_model import Core, patches_document
 from harness.cli.compiling import OptimizeOption, PatchesOption
@@ -16,7 +17,6 @@ from harness.errors import ConfigError
 from harness.models import resolve
 from harness.report import ladder
 from harness.report.ladder import Rung
-from harness.runner import memory_map
 from tinyengine.compile import CompileOptions, compile_graph
 from tinyengine.schedule import Optimize, Sharing
 

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import paths, rack
+from harness.attempt.checks import check_hello
+from harness.attempt.deadlines import FLASH_BYTES_PER_S, Deadlines, inference_limit_s
 from harness.boards import Board
 from harness.build import BuildPlan, Image, build
 from harness.cable.device import Device
@@ -26,7 +28,6 @@ from harness.chips import load_chip
 from harness.errors import FaultClass, FlashFailed
 from harness.job import Job, from_blob, to_blob
 from harness.placement import PLAIN, Placement
-from harness.runner import FLASH_BYTES_PER_S, Deadlines, check_hello, inference_limit_s
 from harness.station import Hardware
 from harness.toolchain import find_toolchain
 from tinyengine.sources import Sources

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.attempt.deadlines import LEAST_INFERENCE_S, Deadlines
 from harness.boards import Board
-from harness.runner import LEAST_INFERENCE_S, Deadlines
 from harness.search.answers import conversation
 from harness.station import Hardware
 from nas.data.front_end import FrontEnd, Pcm

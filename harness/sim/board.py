@@ -13,7 +13,7 @@ from mmap import mmap
 
 from harness.chips import Chip
 from harness.sim.bus import Findings, RegisterFile, SystemBus, TransferFault
-from harness.sim.core import Core, CoreName, Engine, Region, Stop
+from harness.sim.core import Core, Engine, Region, Stop
 from harness.sim.memory_model import chip_memory
 from harness.sim.peripherals.flash import FlashArray, FlashController, FlashF4F7, FlashH7
 from harness.sim.peripherals.pwr import PwrF4F7, PwrH7, SyscfgF4F7, SyscfgH7
@@ -34,7 +34,7 @@ from harness.sim.peripherals.scs import (
 from harness.sim.peripherals.simple import Gpio, Iwdg, ReadOnly
 from harness.sim.peripherals.timer import Tim2
 from harness.sim.peripherals.usart import Usart
-from harness.sim.timing_core import TIMING_MODEL, TimingCore, timing_core
+from harness.sim.timing_core import TIMING_MODEL, CoreName, TimingCore, timing_core
 from harness.sim.wiring import MemoryModelName, Wiring
 
 __all__ = ["SimulatedBoard", "Wiring"]

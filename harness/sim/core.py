@@ -13,18 +13,17 @@ from collections.abc import Callable
 from ctypes import addressof, c_char
 from dataclasses import dataclass
 from mmap import mmap
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import unicorn
 from unicorn import arm_const as arm
 
 from harness.sim.bus import TransferFault
+from harness.sim.timing_core import CoreName
 
 # The wheel says it is typed, but exports nothing and lacks half of the annotations.
 uc: Any = unicorn
 Engine = Any
-
-CoreName = Literal["cortex-m4", "cortex-m7"]
 
 _NO_EXIT = 0xEFFF_FFFE
 """The engine stops at this address: one that holds no code, and no EXC_RETURN value or erased vector either."""

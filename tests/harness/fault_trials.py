@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 
 from harness import paths
+from harness.attempt.deadlines import Deadlines
 from harness.boards import Board, load_boards, with_faults
 from harness.build import BuildPlan, Image, build
 from harness.cable.device import Timing
@@ -22,7 +23,7 @@ from harness.faults import Fault, FaultKind
 from harness.job import Job, JobOptions, Kernels, PreparedModel, prepare, sha256
 from harness.models import ModelSource
 from harness.row import Row
-from harness.runner import Deadlines, Runner
+from harness.runner import Runner
 from harness.station import Station
 from tests.tinyengine.tflite_builder import RELU, SAME, ModelSpec, OperatorSpec
 from tests.tinyengine.tflite_singles import bias, t, weights

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.attempt.facts import blank_row
 from harness.boards import load_boards
 from harness.errors import Interrupted, Outcome
 from harness.job import Job, JobOptions, Kernels
 from harness.measure import BoardMeasure, source
 from harness.paths import default_boards_file
 from harness.row import LayerRow, Row
-from harness.runner import blank_row
 from harness.store import Store
 from nas.measure import Candidate, Measured, Unmeasured
 from tinyengine import ir

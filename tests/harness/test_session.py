@@ -11,6 +11,8 @@ from typing import cast
 
 import pytest
 
+from harness.attempt.facts import blank_row
+from harness.attempt.verdict import failed_row
 from harness.boards import Board, load_boards
 from harness.diagnosis import ADVICE
 from harness.errors import (
@@ -28,7 +30,6 @@ from harness.models import ModelSource
 from harness.paths import default_boards_file
 from harness.rack import lease
 from harness.row import Row
-from harness.runner import blank_row, failed_row
 from harness.session import Event, Request, Result, Session, all_ok
 from harness.store import Store
 from tests.harness.rows import OK
