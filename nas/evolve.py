@@ -16,77 +16,21 @@ same front. Accuracy, cost and measurement are functions it is given: it knows n
 from __future__ import annotations
 
 import json
-import os
 import random
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
-from math import inf
 from pathlib import Path
 from typing import Protocol
 
 from nas import arch as architecture
+from nas import asking
 from nas.arch import Arch
+from nas.costs import Costs, Limit, Member
 from nas.errors import Infeasible, LogError
-from nas.pareto import Point, crowding, fronts
+from nas.ranking import Mode, Ranking
+from nas.search_log import SearchLog
 from nas.space import Space
-
-
-class Cost(StrEnum):
-    """What a network costs, each on a board."""
-
-    LATENCY_MS = "latency_ms"
-    SRAM_BYTES = "sram_bytes"
-    FLASH_BYTES = "flash_bytes"
-    ENERGY_JOULES = "energy_joules"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
-    """`cost` on `board` may not exceed `most`."""
-
-    board: str
-    cost: Cost
-    most: float
-
-    @property
-    def words(self) -> str:
-        return f"{self.cost.value} <= {self.most:g} on {self.board}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Value:
-    """A cost. A measured one has an `id`, and nothing around it; a predicted one lies between `low` and `high`."""
-
-    value: float
-    low: float
-    high: float
-    id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Costs:
-    """All costs of a network on one board. Energy is None where no meter is.
-
-    `failure`: the board's words where there is no figure and never will be (it does not fit, it is not bit-exact).
-    """
-
-    board: str
-    latency_ms: Value
-    sram_bytes: Value
-    flash_bytes: Value
-    energy_joules: Value | None = None
-    failure: str | None = None
-
-    def of(self, cost: Cost) -> Value | None:
-        found: Value | None = getattr(self, cost.value)
-        return found
-
-    @property
-    def measured(self) -> bool:
-        """Whether a board has said all of it."""
-        values = (self.latency_ms, self.sram_bytes, self.flash_bytes)
-        return self.failure is not None or all(v.id is not None for v in values)
 
 
 class Predict(Protocol):
@@ -105,15 +49,6 @@ MeasureArchs = Callable[[Sequence[Arch]], list[tuple[Costs, ...]]]
 Accuracy = Callable[[Sequence[Arch]], list[float]]
 
 
-class Mode(StrEnum):
-    """What is searched for."""
-
-    PAPER = "paper"
-    """The most accurate network within the limits."""
-    PARETO = "pareto"
-    """All networks within the limits that no other beats in accuracy and every cost."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How to search; the defaults are the paper's.
@@ -122,6 +57,9 @@ class Settings:
         drawn: new networks a generation without parents; with `crossed` and `mutated` 0 it is a random search.
         measured_a_generation: networks sent to the boards after each generation, at most; more than there are is
             the measure-everything baseline.
+        budget: networks sent to the boards, at most: half of them while evolution goes on, the others in the end,
+            where they add most to what was measured. None: all of the front is measured, however many that are.
+        refinements: rounds in which the neighbours of the final front are looked at, at most.
         attempts: draws for one feasible network at the start, before the nearest miss is taken.
     """
 
@@ -135,25 +73,10 @@ class Settings:
     mutation: float = 0.1
     measured_a_generation: int = 8
     uncertain_a_generation: int = 2
+    budget: int | None = None
+    refinements: int = 0
     attempts: int = 50
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """A network with what is known of it."""
-
-    arch: Arch
-    accuracy: float
-    costs: tuple[Costs, ...]
-
-    @property
-    def measured(self) -> bool:
-        return all(c.measured for c in self.costs)
-
-    @property
-    def failed(self) -> bool:
-        return any(c.failure is not None for c in self.costs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,11 +132,14 @@ class Search:
         log: of measurements and accuracies, which cost time; a search with the same settings does not ask again.
         tell: called with generation and measurements so far.
         """
-        self._space, self._limits, self._settings = space, tuple(limits), settings
+        self._space, self._settings = space, settings
+        self._limits = tuple(limits)
+        self._ranking = Ranking(mode=settings.mode, limits=self._limits)
         self._accuracy, self._predict, self._measure = accuracy, predict, measure
         self._tell = tell
         self._rng = random.Random(f"{settings.seed}/{space.name}")
-        self._log = _Log(log, _request(space, self._limits, settings))
+        request = json.dumps([repr(space), [asdict(limit) for limit in limits], asdict(settings)])
+        self._log = SearchLog(log, request)
         self._known: dict[Arch, Member] = {}
         self._measured: dict[Arch, tuple[Costs, ...]] = {}
         self._measurements = 0
@@ -231,17 +157,18 @@ class Search:
         for generation in range(settings.generations):
             self._ask(population)
             population = self._renewed(population)
-            parents = self._survivors(population, settings.parents)
+            parents = self._ranking.survivors(population, settings.parents)
             children = self._children(parents)
-            population = self._survivors(
+            population = self._ranking.survivors(
                 self._unique([*population, *self._members(children)]), settings.population
             )
             self._note(generation + 1, population)
             self._tell(generation + 1, self._measurements)
-        return self._finish(population)
+        self._finish()
+        return self._result()
 
     def _note(self, number: int, population: Sequence[Member]) -> None:
-        fine = [m.accuracy for m in population if self._miss(m) <= 0]
+        fine = [m.accuracy for m in self._ranking.fine(population)]
         self._history.append(
             Generation(
                 number=number,
@@ -252,14 +179,19 @@ class Search:
         )
 
     def _first(self) -> list[Member]:
-        """A population that is predicted to meet the limits; where it cannot be had, the nearest misses."""
+        """A population that is predicted to meet the limits; where it cannot be had, the nearest misses.
+
+        The smallest sub-network is there from the start: where limits are tight it may be the only one.
+        """
         settings = self._settings
         found: list[Member] = []
         nearest: list[Member] = []
+        known = [self._space.extreme(largest=False)]
         for _ in range(settings.attempts):
-            drawn = self._members([self._space.sample(self._rng) for _ in range(settings.population)])
-            found = self._unique([*found, *(m for m in drawn if self._miss(m) <= 0)])
-            nearest = sorted(self._unique([*nearest, *drawn]), key=self._order)[: settings.population]
+            drawn = self._members([*known, *(self._space.sample(self._rng) for _ in range(settings.population))])
+            known = []
+            found = self._unique([*found, *self._ranking.fine(drawn)])
+            nearest = sorted(self._unique([*nearest, *drawn]), key=self._ranking.order)[: settings.population]
             if len(found) >= settings.population:
                 return found[: settings.population]
         return self._unique([*found, *nearest])[: settings.population]
@@ -270,12 +202,21 @@ class Search:
         def one() -> Arch:
             return parents[int(rng.random() * len(parents))].arch
 
-        crossed = [architecture.cross(one(), one(), rng) for _ in range(settings.crossed)]
-        mutated = [
-            architecture.mutate(one(), self._space, rng, probability=settings.mutation)
-            for _ in range(settings.mutated)
-        ]
+        crossed = [self._new(lambda: architecture.cross(one(), one(), rng)) for _ in range(settings.crossed)]
+        mutated = [self._new(lambda: self._mutant(one(), settings.mutation)) for _ in range(settings.mutated)]
         return [*crossed, *mutated, *(self._space.sample(rng) for _ in range(settings.drawn))]
+
+    def _mutant(self, arch: Arch, probability: float) -> Arch:
+        return architecture.mutate(arch, self._space, self._rng, probability=probability)
+
+    def _new(self, make: Callable[[], Arch]) -> Arch:
+        """One that was not looked at before, if it can be had: alike parents have known children."""
+        made = make()
+        for _ in range(_DRAWS):
+            if made not in self._known:
+                break
+            made = make()
+        return made
 
     def _members(self, archs: Sequence[Arch]) -> list[Member]:
         """Members for architectures, known ones as they are known."""
@@ -294,10 +235,23 @@ class Search:
         """The same members with costs as now known."""
         return self._members([m.arch for m in members])
 
+    @staticmethod
+    def _unique(members: Iterable[Member]) -> list[Member]:
+        return list({m.arch: m for m in members}.values())
+
+    def _left(self) -> int:
+        """Networks that boards may still be asked about."""
+        budget = self._settings.budget
+        return sys.maxsize if budget is None else budget - len(self._measured)
+
     def _ask(self, population: Sequence[Member]) -> None:
         """Boards are asked about those that matter; then the predictor learns and predictions are made anew."""
-        if self._settings.measured_a_generation:
-            self._have_measured(self._interesting(population))
+        settings = self._settings
+        most = min(settings.measured_a_generation, self._left() - (settings.budget or 0) // 2)
+        if most > 0:
+            self._have_measured(
+                asking.interesting(population, self._ranking, most=most, uncertain=settings.uncertain_a_generation)
+            )
 
     def _have_measured(self, archs: Sequence[Arch]) -> None:
         asked = [a for a in dict.fromkeys(archs) if a not in self._measured]
@@ -319,201 +273,66 @@ class Search:
                 arch=a, accuracy=self._known[a].accuracy, costs=self._measured.get(a, predicted)
             )
 
-    def _interesting(self, population: Sequence[Member]) -> list[Arch]:
-        """Who straddles a limit, who is on the front, who is least known; the most accurate first."""
-        settings = self._settings
-        unknown = [m for m in population if not m.measured]
-        straddling = [m for m in unknown if self._straddles(m)]
-        leading = [m for m in self._front(population) if not m.measured]
-        uncertain = sorted(unknown, key=lambda m: (-self._uncertainty(m), m.arch.encode()))
-        chosen = uncertain[: settings.uncertain_a_generation]
-        for m in sorted([*leading, *straddling], key=lambda m: (-m.accuracy, m.arch.encode())):
-            if len(chosen) >= settings.measured_a_generation:
-                break
-            if m not in chosen:
-                chosen.append(m)
-        return [m.arch for m in chosen]
+    def _finish(self) -> None:
+        """Measures until nothing is left that matters, or the budget is spent.
 
-    def _straddles(self, member: Member) -> bool:
-        values = [(self._value(member, limit), limit.most) for limit in self._limits]
-        return any(v is not None and v.low <= most < v.high for v, most in values)
-
-    @staticmethod
-    def _uncertainty(member: Member) -> float:
-        spans = [c.latency_ms for c in member.costs]
-        return max((v.high - v.low) / v.value if v.value > 0 else 0.0 for v in spans)
-
-    @staticmethod
-    def _value(member: Member, limit: Limit) -> Value | None:
-        return next((c.of(limit.cost) for c in member.costs if c.board == limit.board), None)
-
-    def _miss(self, member: Member) -> float:
-        """By how much of a limit the worst one is exceeded; 0 or less meets all."""
-        if member.failed:
-            return inf
-        over = [self._over(member, limit) for limit in self._limits]
-        return max(over, default=0.0)
-
-    def _hopeless(self, member: Member) -> bool:
-        """Whether not even the low end of an interval meets its limit: one measurement is proof enough."""
-        values = [(self._value(member, limit), limit.most) for limit in self._limits]
-        return any(v is not None and v.low > most for v, most in values)
-
-    def _over(self, member: Member, limit: Limit) -> float:
-        found = self._value(member, limit)
-        return 0.0 if found is None else (found.value - limit.most) / limit.most
-
-    def _order(self, member: Member) -> tuple[float, float, str]:
-        """Feasible ones first and the most accurate of them, then by how little they miss."""
-        return max(0.0, self._miss(member)), -member.accuracy, member.arch.encode()
-
-    def _point(self, member: Member) -> Point:
-        """Everything to be minimised. Energy is one of it only where a meter is."""
-        costs = [v.value for c in member.costs for kind in Cost for v in (c.of(kind),) if v is not None]
-        return (-member.accuracy, *costs)
-
-    def _front(self, members: Sequence[Member]) -> list[Member]:
-        fine = [m for m in members if self._miss(m) <= 0]
-        if self._settings.mode is Mode.PAPER:
-            return sorted(fine, key=self._order)[:1]
-        points = [self._point(m) for m in fine]
-        return [fine[i] for i in fronts(points)[0]] if fine else []
-
-    def _survivors(self, members: Sequence[Member], count: int) -> list[Member]:
-        if self._settings.mode is Mode.PAPER:
-            return sorted(members, key=self._order)[:count]
-        fine = [m for m in members if self._miss(m) <= 0]
-        kept: list[Member] = []
-        points = [self._point(m) for m in fine]
-        for rank in fronts(points):
-            room = crowding([points[i] for i in rank])
-            order = sorted(range(len(rank)), key=lambda n: (-room[n], fine[rank[n]].arch.encode()))
-            kept += [fine[rank[n]] for n in order]
-            if len(kept) >= count:
-                return kept[:count]
-        rest = sorted((m for m in members if self._miss(m) > 0), key=self._order)
-        return [*kept, *rest][:count]
-
-    @staticmethod
-    def _unique(members: Iterable[Member]) -> list[Member]:
-        return list({m.arch: m for m in members}.values())
-
-    def _finish(self, population: Sequence[Member]) -> Result:
-        """Measures what is on the front until all of it was measured and still is on it."""
-        tries = 0
-        while True:
-            # A measurement can open the way for one that was given up, so all that was measured competes.
-            members = self._members(list(dict.fromkeys([*(m.arch for m in population), *self._measured])))
-            front = self._front(members)
-            unknown = [m.arch for m in front if not m.measured]
-            if front and not unknown:
-                return Result(
-                    front=tuple(sorted(front, key=self._order)),
-                    generations=self._settings.generations,
-                    measurements=self._measurements,
-                    history=tuple(self._history),
-                    measured=tuple(m for m in members if m.measured and not m.failed),
-                )
-            nearest = min((m for m in members if not m.failed), key=self._order, default=members[0])
-            if not front:
+        Everything that was looked at competes: a measurement can open the way for one that was given up. Then
+        neighbours of the front are looked at, and those that promise something are measured too.
+        """
+        tries = rounds = 0
+        while self._left() > 0:
+            known = list(self._known.values())
+            wanted = self._wanted(known)
+            if not wanted and not any(m.measured for m in self._ranking.fine(known)):
                 # Predictions may be wrong by a little: the nearest misses get their chance.
-                if nearest.measured or tries >= (1 if self._hopeless(nearest) else _LAST_TRIES):
-                    break
-                unknown = [nearest.arch]
+                nearest = min((m for m in known if not m.failed), key=self._ranking.order, default=known[0])
+                if nearest.measured or tries >= (1 if nearest.hopeless(self._limits) else _LAST_TRIES):
+                    return
+                wanted = [nearest.arch]
                 tries += 1
-            self._have_measured(unknown)
-        measured = [m for m in members if m.measured and not m.failed] or [nearest]
-        nearest = min(measured, key=self._order)
+            elif not wanted:
+                if rounds >= self._settings.refinements:
+                    return
+                rounds += 1
+                self._look_round(self._ranking.front(known))
+            self._have_measured(wanted[: self._left()])
+
+    def _wanted(self, known: Sequence[Member]) -> list[Arch]:
+        """Whom to measure before the search may end: all of the front, or within a budget what adds most to it."""
+        if self._settings.budget is None:
+            return [m.arch for m in self._ranking.front(known) if not m.measured]
+        return asking.promising(known, self._ranking, most=max(1, self._settings.measured_a_generation))
+
+    def _look_round(self, front: Sequence[Member]) -> None:
+        """Neighbours of the front become known."""
+
+        def neighbour() -> Arch:
+            parent = front[int(self._rng.random() * len(front))].arch
+            return self._mutant(parent, self._settings.mutation / 2)
+
+        self._members([self._new(neighbour) for _ in range(self._settings.parents)])
+
+    def _result(self) -> Result:
+        known = list(self._known.values())
+        measured = [m for m in known if m.measured]
+        front = self._ranking.front(measured)
+        if front:
+            return Result(
+                front=tuple(sorted(front, key=self._ranking.order)),
+                generations=self._settings.generations,
+                measurements=self._measurements,
+                history=tuple(self._history),
+                measured=tuple(m for m in measured if not m.failed),
+            )
+        answered = [m for m in measured if not m.failed] or known
+        nearest = min(answered, key=self._ranking.order)
         if not self._limits:
             raise Infeasible("being measured at all", nearest.arch.encode(), 0.0)
-        worst = max(self._limits, key=lambda limit: self._over(nearest, limit))
-        raise Infeasible(worst.words, nearest.arch.encode(), self._over(nearest, worst))
+        worst = max(self._limits, key=lambda limit: limit.over(nearest.costs))
+        raise Infeasible(worst.words, nearest.arch.encode(), worst.over(nearest.costs))
 
 
 _LAST_TRIES = 20
 """Nearest misses that are measured before a search is given up."""
-
-
-def _request(space: Space, limits: Sequence[Limit], settings: Settings) -> str:
-    return json.dumps([repr(space), [asdict(limit) for limit in limits], asdict(settings)])
-
-
-class _Log:
-    """Lines of JSON: what was asked, then each accuracy and measurement as it came; a torn last one is dropped."""
-
-    def __init__(self, file: Path | None, request: str) -> None:
-        self._file = file
-        self._accuracy: dict[str, float] = {}
-        self._costs: dict[str, tuple[Costs, ...]] = {}
-        if file is None:
-            return
-        if file.exists():
-            self._load(file, request)
-        else:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._write({"request": request})
-
-    def _load(self, file: Path, request: str) -> None:
-        text = file.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if whole != text:
-            with file.open("r+b") as stream:
-                stream.truncate(len(whole))
-        try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-            if lines and lines[0].get("request") != request:
-                raise LogError("is of another search; choose another file, or the same settings", str(file))
-            for line in lines[1:]:
-                if "accuracy" in line:
-                    self._accuracy[line["arch"]] = float(line["accuracy"])
-                else:
-                    self._costs[line["arch"]] = tuple(_costs(c) for c in line["costs"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LogError(f"is no log of a search ({error})", str(file)) from error
-        if not lines:
-            self._write({"request": request})
-
-    def accuracy(self, arch: Arch) -> float | None:
-        return self._accuracy.get(arch.encode())
-
-    def costs(self, arch: Arch) -> tuple[Costs, ...] | None:
-        return self._costs.get(arch.encode())
-
-    def keep_accuracy(self, arch: Arch, value: float) -> None:
-        self._accuracy[arch.encode()] = value
-        self._write({"arch": arch.encode(), "accuracy": value})
-
-    def keep_costs(self, arch: Arch, costs: tuple[Costs, ...]) -> None:
-        self._costs[arch.encode()] = costs
-        self._write({"arch": arch.encode(), "costs": [asdict(c) for c in costs]})
-
-    def _write(self, line: dict[str, object]) -> None:
-        if self._file is None:
-            return
-        with self._file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-
-
-def _costs(document: dict[str, dict[str, float | str | None] | str | None]) -> Costs:
-    def value(name: str) -> Value | None:
-        found = document[name]
-        if not isinstance(found, dict):
-            return None
-        numbers = [float(str(found[key])) for key in ("value", "low", "high")]
-        own = found["id"]
-        return Value(value=numbers[0], low=numbers[1], high=numbers[2], id=None if own is None else str(own))
-
-    latency, sram, flash = value("latency_ms"), value("sram_bytes"), value("flash_bytes")
-    if latency is None or sram is None or flash is None:
-        raise ValueError("a cost is missing")
-    failure = document["failure"]
-    return Costs(
-        board=str(document["board"]),
-        latency_ms=latency,
-        sram_bytes=sram,
-        flash_bytes=flash,
-        energy_joules=value("energy_joules"),
-        failure=None if failure is None else str(failure),
-    )
+_DRAWS = 8
+"""For one child that is new."""

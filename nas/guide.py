@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from nas import network, steps
 from nas.arch import Arch
-from nas.evolve import Costs, Value
+from nas.costs import Costs, Value
 from nas.latency_model import LatencyModel, Observation, fit
 from nas.measure import Candidate, LayerCycles, Measure, Measured, Unmeasured
 from nas.network import Weights

@@ -13,7 +13,7 @@ or two of the errors and scatters widely; then it is the quantile of the exponen
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, exp, hypot, inf, log, sqrt
 
 import numpy as np
@@ -92,9 +92,16 @@ class LatencyModel:
     ratio: float
     spread: float
     networks: int
+    _remembered: dict[Hashable, tuple[float, float]] = field(default_factory=dict, repr=False)
 
     def step_cycles(self, step: StepShape) -> tuple[float, float]:
-        """Mean and standard deviation of one step."""
+        """Mean and standard deviation of one step; networks of a space share theirs, so they are remembered."""
+        found = self._remembered.get(step.identity)
+        if found is None:
+            found = self._remembered[step.identity] = self._step_cycles(step)
+        return found
+
+    def _step_cycles(self, step: StepShape) -> tuple[float, float]:
         known = self.table.get(step.identity)
         if known is not None:
             return known, _SURE * known

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from math import inf
 from typing import TypeAlias
 
+import numpy as np
+
 Point: TypeAlias = tuple[float, ...]
 
 
@@ -57,6 +59,48 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
     """Volume dominated by the points within the box below `reference`; by slicing along the last axis."""
     inside = sorted({p for p in points if all(x < r for x, r in zip(p, reference, strict=True))})
     return _volume([inside[i] for i in fronts(inside)[0]] if inside else [], reference)
+
+
+_SAMPLES = 8192
+
+
+def additions(
+    points: Sequence[Point],
+    weights: Sequence[float],
+    known: Sequence[Point],
+    *,
+    ideal: Point,
+    worst: Point,
+    most: int,
+) -> list[int]:
+    """Indices of those that add most volume to what `known` covers, one after the other; nothing adds nothing.
+
+    Volumes are shares of the box from `ideal` to `worst` that are estimated with the same 8,192 places each time:
+    exact volumes take too long with more than three coordinates.
+
+    Args:
+        weights: the chance that a point is what it seems; what it adds counts by that much.
+        most: indices, at most.
+    """
+    rng = np.random.default_rng(0)
+    places = np.asarray(ideal) + rng.random((_SAMPLES, len(ideal))) * (np.asarray(worst) - np.asarray(ideal))
+
+    def covers(point: Point) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        return np.asarray((np.asarray(point) <= places).all(axis=1))
+
+    covered = np.zeros(_SAMPLES, dtype=bool)
+    for point in known:
+        covered |= covers(point)
+    each = [covers(p) for p in points]
+    chosen: list[int] = []
+    while len(chosen) < most:
+        gains = [w * int((own & ~covered).sum()) for w, own in zip(weights, each, strict=True)]
+        best = max(range(len(gains)), key=gains.__getitem__, default=None)
+        if best is None or gains[best] <= 0:
+            break
+        chosen.append(best)
+        covered |= each[best]
+    return chosen
 
 
 def _volume(front: list[Point], reference: Point) -> float:

@@ -29,10 +29,11 @@ import torch
 
 from nas.accuracy import InheritedAccuracy, top1_of_scores
 from nas.arch import Arch
+from nas.costs import Cost, Costs, Limit, Value
 from nas.data.task import ArraySamples, Samples, Task, everything
 from nas.deploy import answers, int8_graph
 from nas.errors import DataError
-from nas.evolve import Cost, Costs, Limit, Search, Settings, Value
+from nas.evolve import Search, Settings
 from nas.judge import Judge, Need, fits
 from nas.space import Skeleton, Space, layout
 from nas.space_search import Samples as Judged

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.arch import Arch
-from nas.evolve import Costs, MeasureArchs, Predict
+from nas.costs import Costs
+from nas.evolve import MeasureArchs, Predict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

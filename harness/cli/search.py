@@ -19,7 +19,7 @@ from harness.boards import load_boards
 from harness.cli.extras import nas_needed
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.store import Store
-from nas.evolve import Mode
+from nas.ranking import Mode
 
 TASKS = ("digits", "fsdd", "speech-commands", "vww", "imagenet", "cifar", "voc")
 _KIB = 1024

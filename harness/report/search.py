@@ -17,7 +17,7 @@ from harness.report.figures import MapPicture
 from harness.report.page import Fact, facts
 from harness.row import Row
 from harness.search.result import SearchResult
-from nas.evolve import Cost, Member
+from nas.costs import Cost, Member
 from nas.space import BlockShape
 
 _KIB = 1024

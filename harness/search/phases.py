@@ -31,15 +31,17 @@ from harness.store import Store
 from nas import qat
 from nas.accuracy import InheritedAccuracy, top1, top1_of_scores
 from nas.arch import Arch
+from nas.costs import Cost, Limit, Member
 from nas.data.task import Task, everything
 from nas.deploy import answers as reference_answers
 from nas.deploy import int8_graph
 from nas.errors import NasError
-from nas.evolve import Cost, Limit, Member, Mode, Result, Search, Settings
+from nas.evolve import Result, Search, Settings
 from nas.guide import BoardFacts, Guide
 from nas.library import Facts, library
 from nas.measure import Candidate, Measured, Unmeasured
 from nas.processes import pick_device
+from nas.ranking import Mode
 from nas.setups import Setup, find
 from nas.space import layout
 from nas.supernet import Network
@@ -105,6 +107,7 @@ def run(
         mutated=request.population // 2,
         generations=request.generations,
         measured_a_generation=request.measured,
+        refinements=2,
         attempts=8,  # each draws a population and compiles it; an impossible limit should not take an hour
         seed=request.seed,
     )

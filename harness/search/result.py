@@ -9,7 +9,8 @@ from typing import Any
 from harness.row import Row
 from harness.search.front_end_run import FrontEndRun
 from nas.arch import Arch
-from nas.evolve import Costs, Generation, Limit, Member, Settings, Value
+from nas.costs import Costs, Limit, Member, Value
+from nas.evolve import Generation, Settings
 from nas.measure import Measured
 from nas.space import BlockShape, Space
 from nas.trace import Foretold

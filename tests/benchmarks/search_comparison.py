@@ -26,9 +26,11 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from nas.arch import Arch
-from nas.evolve import Cost, Costs, Limit, Mode, Predict, Search, Settings, Value
+from nas.costs import Cost, Costs, Limit, Value
+from nas.evolve import Predict, Search, Settings
 from nas.measure import Candidate
 from nas.pareto import fronts, hypervolume
+from nas.ranking import Mode
 from nas.space import layout
 from tests.benchmarks.bench_rows import CHECKOUT
 from tests.benchmarks.figures import Better, figure

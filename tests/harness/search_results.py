@@ -8,7 +8,8 @@ from dataclasses import replace
 from harness.row import BufferRow, LayerRow, MemoryMap
 from harness.search.front_end_run import FrontEndRun
 from harness.search.result import Final, PhaseTime, SearchResult
-from nas.evolve import Cost, Costs, Generation, Limit, Member, Settings, Value
+from nas.costs import Cost, Costs, Limit, Member, Value
+from nas.evolve import Generation, Settings
 from nas.measure import LayerCycles, Measured
 from nas.space import Space, layout, spectrograms
 from nas.trace import Foretold

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from nas.arch import Arch
+from nas.costs import Cost, Costs, Limit, Member, Value
 from nas.errors import Infeasible, LogError
-from nas.evolve import Cost, Costs, Limit, Member, Mode, Result, Search, Settings, Value
+from nas.evolve import Result, Search, Settings
 from nas.pareto import dominates
+from nas.ranking import Mode, Ranking
 from nas.space import Skeleton, Space, layout
 
 SKELETON = Skeleton(name="tiny", classes=10)
@@ -261,3 +263,59 @@ def test_evolution_finds_more_than_drawing_at_random() -> None:
     drawn = search((latency(25.0),), replace(SMALL, crossed=0, mutated=0, drawn=20, generations=12))
     evolved = search((latency(25.0),), replace(SMALL, generations=12))
     assert evolved.front[0].accuracy >= drawn.front[0].accuracy
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("factor", [0.7, 1.3])
+def test_a_budget_is_spent_on_what_matters_and_never_exceeded(mode: Mode, factor: float) -> None:
+    """A front can always be filled; the single best network may be found, and known to be, with less."""
+    boards = Boards()
+    settings = replace(SMALL, mode=mode, budget=14, refinements=50)
+    found = search((latency(22.0),), settings, boards=boards, guess=Guess(factor))
+    assert len(boards.asked) == len(set(boards.asked)) == found.measurements
+    assert found.measurements == 14 if mode is Mode.PARETO else 7 < found.measurements <= 14
+    assert all(m.measured and m.costs[0].latency_ms.value <= 22.0 for m in found.front)
+
+
+def test_a_budget_too_small_for_any_answer_ends_with_the_nearest_miss() -> None:
+    boards = Boards()
+    with pytest.raises(Infeasible, match="comes nearest"):
+        search((latency(0.001),), replace(SMALL, budget=2), boards=boards)
+    assert len(boards.asked) <= 2
+
+
+def test_looking_at_neighbours_in_the_end_never_finds_less() -> None:
+    few = replace(SMALL, generations=1, measured_a_generation=2)
+    plain = search((latency(22.0),), few)
+    refined = search((latency(22.0),), replace(few, refinements=10))
+    assert refined.front[0].accuracy > plain.front[0].accuracy
+
+
+def test_a_refined_search_within_a_budget_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    settings = replace(SMALL, mode=Mode.PARETO, budget=14, refinements=5)
+    whole = search((latency(22.0),), settings)
+    log = tmp_path / "killed.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        search((latency(22.0),), settings, boards=Boards(most=11), log=log)
+    assert search((latency(22.0),), settings, log=log) == whole
+
+
+def test_energy_is_an_objective_where_a_meter_is_and_none_where_not() -> None:
+    ranking = Ranking(mode=Mode.PARETO, limits=(latency(22.0),))
+    arch = SPACE.extreme(largest=False)
+    plain = costs(arch, board="a", id="m/0")
+    metered = replace(plain, energy_joules=Value(value=0.5, low=0.5, high=0.5, id="m/0"))
+    points = [ranking.point(Member(arch=arch, accuracy=0.9, costs=(c,))) for c in (plain, metered)]
+    assert len(points[0]) == 4 and points[1] == (*points[0], 0.5)
+
+
+def test_of_equally_accurate_networks_the_one_with_more_room_wins() -> None:
+    found = Search(
+        SPACE,
+        (latency(30.0),),
+        replace(SMALL, budget=20, measured_a_generation=4),
+        accuracy=lambda archs: [0.5 for _ in archs],
+        predict=Guess(1.0),
+        measure=Boards(),
+    ).run()
+    assert found.front[0].costs[0].latency_ms.value == min(m.costs[0].latency_ms.value for m in found.measured)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.pareto import Point, crowding, dominates, fronts, hypervolume
+from nas.pareto import Point, additions, crowding, dominates, fronts, hypervolume
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12)
 
@@ -34,3 +34,12 @@ def test_the_volume_is_that_of_the_union_of_boxes(points: list[tuple[int, int, i
     cells = {(x, y, z) for a, b, c in points for x in range(a, 6) for y in range(b, 6) for z in range(c, 6)}
     found: list[Point] = [(float(a), float(b), float(c)) for a, b, c in points]
     assert hypervolume(found, (6.0, 6.0, 6.0)) == pytest.approx(len(cells))
+
+
+def test_what_adds_most_comes_first_and_what_adds_nothing_never() -> None:
+    points = [(5.0, 5.0), (1.0, 6.0), (8.0, 8.0), (5.1, 5.1)]
+    box = {"ideal": (0.0, 0.0), "worst": (10.0, 10.0)}
+    assert additions(points, [1.0] * 4, [], most=4, **box) == [1, 0]
+    assert additions(points, [1.0, 0.1, 1.0, 1.0], [], most=1, **box) == [0]
+    assert additions(points, [1.0] * 4, [(4.0, 4.0)], most=4, **box) == [1]
+    assert additions([], [], [], most=4, **box) == []

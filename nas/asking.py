@@ -1,0 +1,65 @@
+"""Which networks boards are asked about: few answers are to be had, so each should matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isinf
+
+from nas.arch import Arch
+from nas.costs import Member
+from nas.pareto import Point, additions
+from nas.ranking import Ranking
+
+_LEAST_CHANCE = 0.02
+"""Of meeting the limits, below which nobody is asked."""
+_MARGIN = 0.1
+"""By which volume reaches beyond the worst of a front, relative to the front's extent: its ends count too."""
+
+
+def interesting(population: Sequence[Member], ranking: Ranking, *, most: int, uncertain: int) -> list[Arch]:
+    """While evolution goes on: `uncertain` ones that are least known, then those on the front and those whose
+    interval straddles a limit, the most accurate first."""
+    unknown = [m for m in population if not m.measured]
+    straddling = [m for m in unknown if m.straddles(ranking.limits)]
+    leading = [m for m in ranking.front(population) if not m.measured]
+    chosen = sorted(unknown, key=lambda m: (-m.uncertainty, m.arch.encode()))[: min(uncertain, most)]
+    for m in sorted([*leading, *straddling], key=lambda m: (-m.accuracy, m.arch.encode())):
+        if len(chosen) >= most:
+            break
+        if m not in chosen:
+            chosen.append(m)
+    return [m.arch for m in chosen]
+
+
+def promising(known: Sequence[Member], ranking: Ranking, *, most: int) -> list[Arch]:
+    """In the end: those that would add most to what was measured, each by its chance of meeting the limits.
+
+    What a network adds is volume under the front. One that is predicted to miss a limit by little would, if it
+    meets it, just meet it.
+    """
+    measured = [m for m in known if m.measured]
+    chances = {m.arch: m.chance(ranking.limits) for m in known if not m.measured}
+    asked = [m for m in known if chances.get(m.arch, 0.0) >= _LEAST_CHANCE]
+    if not asked:
+        return []
+    fine = [ranking.point(m) for m in ranking.fine(measured)]
+    points = [_met(ranking, m) for m in asked]
+    ideal, worst = _box(ranking, ranking.front([*asked, *measured]) or asked)
+    added = additions(points, [chances[m.arch] for m in asked], fine, ideal=ideal, worst=worst, most=most)
+    return [asked[i].arch for i in added]
+
+
+def _met(ranking: Ranking, member: Member) -> Point:
+    return tuple(map(min, ranking.point(member), ranking.most(member)))
+
+
+def _box(ranking: Ranking, front: Sequence[Member]) -> tuple[Point, Point]:
+    """From the best of each coordinate to its limit, or to beyond the worst where there is none."""
+    columns = list(zip(*(_met(ranking, m) for m in front), strict=True))
+    best = tuple(min(c) for c in columns)
+    limits = ranking.most(front[0])
+    worst = tuple(
+        max(c) + _MARGIN * (max(c) - min(c)) if isinf(most) else most
+        for c, most in zip(columns, limits, strict=True)
+    )
+    return best, worst
