@@ -1,5 +1,5 @@
-/* What the protocol asks of the bench. app/bench.c answers. Enumerations are numbers on the wire: harness/cable/wire.py
- * holds the same ones, and a test compares the two files. */
+/* What the protocol asks of the bench. app/bench.c answers. Enumerations are numbers on the wire:
+ * harness/cable/messages.py holds the same ones, and a test compares the two files. */
 #ifndef TR_BENCH_H
 #define TR_BENCH_H
 

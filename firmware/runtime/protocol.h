@@ -1,4 +1,4 @@
-/* The device's side of the wire: one request, one reply; see harness/cable/wire.py for the other side.
+/* The device's side of the wire: one request, one reply; see harness/cable/codec.py for the other side.
  *
  * Payloads are CBOR arrays. Request: [version, kind, nonce, seq, ...]. From the device: [version, kind, nonce, seq,
  * boot, ...], replies go on with a status: 0 and the fields, or another one and one number of detail. What takes long (RUN,

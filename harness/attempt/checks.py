@@ -10,7 +10,7 @@ from harness import stats
 from harness.attempt.facts import warned
 from harness.boards import Board
 from harness.build import Image
-from harness.cable.wire import ClockStatus, Hello, MemoryReport
+from harness.cable.messages import ClockStatus, Hello, MemoryReport
 from harness.chips import Chip
 from harness.diagnosis import ADVICE
 from harness.errors import FaultClass, Outcome, WrongImage

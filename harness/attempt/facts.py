@@ -9,7 +9,7 @@ from harness.boards import Board
 from harness.build import Image
 from harness.cable.device import Statistics
 from harness.cable.interfaces import FlashReport
-from harness.cable.wire import Hello
+from harness.cable.messages import Hello
 from harness.chips import load_chip
 from harness.diagnosis import ADVICE
 from harness.errors import FaultClass, Outcome

@@ -1,4 +1,4 @@
-"""The host's side of the dialogue with a board: requests, resends, deadlines. What bytes mean is wire.py's.
+"""The host's side of the dialogue with a board: requests, resends, deadlines. What bytes mean is codec.py's.
 
 Every request is sent until its reply arrives or its deadline passes; the board executes it once however often it
 was sent. What the line lost is counted and visible, because a figure read over a bad cable should say so.
@@ -12,17 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from harness.cable import wire
+from harness.cable import codec, frames, messages
 from harness.cable.interfaces import Link
 from harness.diagnosis import ADVICE, damage
 from harness.errors import BoardCrash, BoardTimeout, FaultClass, WrongImage
 
-_M = TypeVar("_M", bound=wire.Message)
+_M = TypeVar("_M", bound=messages.Message)
 _READ_SLICE_S = 0.25
 _HELLO_REPEAT_S = 0.25
 """A board that is still starting does not hear the first HELLO; the next one should not be long in coming."""
 _RUNS_PER_DEADLINE = 8
-_LONG = frozenset({wire.Kind.RUN, wire.Kind.MEMORY})
+_LONG = frozenset({messages.Kind.RUN, messages.Kind.MEMORY})
 _LONG_REPEATS = 4
 """How often a long request is repeated after it was accepted, in case its reply was lost without a trace."""
 _DAMAGED_LIMIT = 16
@@ -97,14 +97,14 @@ class Device:
         self._board = board
         self._clock = clock
         self._timing = timing or Timing()
-        self._decoder = wire.Decoder()
-        self._waiting: deque[wire.Frame] = deque()
+        self._decoder = frames.Decoder()
+        self._waiting: deque[frames.Frame] = deque()
         self._nonce = 0
         self._seq = 0
-        self._hello: wire.Hello | None = None
+        self._hello: messages.Hello | None = None
         self._input: bytes | None = None
         self._started = False
-        self._old_crash: wire.Crash | None = None
+        self._old_crash: messages.Crash | None = None
         self._frames = self._resends = self._garbage = self._stale = self._discarded = self._foreign = 0
         self._banners = self._early_garbage = self._received = 0
         self._damaged: deque[bytes] = deque(maxlen=_DAMAGED_LIMIT)
@@ -136,7 +136,7 @@ class Device:
         """
         return self._known().boot
 
-    def hello(self, nonce: int) -> wire.Hello:
+    def hello(self, nonce: int) -> messages.Hello:
         """Opens a session: everything the board says from now on repeats `nonce`.
 
         Args:
@@ -146,18 +146,18 @@ class Device:
             BoardTimeout, BoardCrash.
         """
         self._nonce, self._seq, self._hello, self._input = nonce, 0, None, None
-        hello = self._ask("hello", wire.Hello, wire.Kind.HELLO, deadline_s=self._timing.start_s)
+        hello = self._ask("hello", messages.Hello, messages.Kind.HELLO, deadline_s=self._timing.start_s)
         self._hello = hello
         return hello
 
-    def hello_again(self) -> wire.Hello:
+    def hello_again(self) -> messages.Hello:
         """What the board says of itself now, in the same session.
 
         Raises:
             BoardTimeout, BoardCrash.
         """
         self._known()
-        return self._ask("hello", wire.Hello, wire.Kind.HELLO)
+        return self._ask("hello", messages.Hello, messages.Kind.HELLO)
 
     def load_input(self, data: bytes) -> None:
         """Loads all inputs, one after the other, and checks by CRC that they arrived.
@@ -170,7 +170,7 @@ class Device:
             raise WrongImage(self._board, "input size", f"{len(data)} B", f"{hello.input_bytes} B")
         self._input = data
         self._transfer(data)
-        crc = self._ask("load", wire.InputCrc, wire.Kind.INPUT_CRC).crc32
+        crc = self._ask("load", messages.InputCrc, messages.Kind.INPUT_CRC).crc32
         if crc != zlib.crc32(data):
             raise WrongImage(self._board, "CRC of the input", f"{zlib.crc32(data):#010x}", f"{crc:#010x}")
 
@@ -191,7 +191,7 @@ class Device:
             # Every run destroys the input, so each is a request of its own; warm-ups are thrown away here.
             for _ in range(warmups + repetitions):
                 self._reload()
-                discarded += self._run(0, 1, wire.Mode.WHOLE, 0, deadline_s).discarded
+                discarded += self._run(0, 1, messages.Mode.WHOLE, 0, deadline_s).discarded
                 sample = self._samples(1)[0]
                 cycles.append(sample.cycles)
                 crcs.append(sample.output_crc32)
@@ -199,7 +199,7 @@ class Device:
         while len(cycles) < repetitions:
             now = min(hello.repetitions_max, repetitions - len(cycles))
             first = not cycles
-            discarded += self._run(warmups if first else 0, now, wire.Mode.WHOLE, 0, deadline_s).discarded
+            discarded += self._run(warmups if first else 0, now, messages.Mode.WHOLE, 0, deadline_s).discarded
             for sample in self._samples(now):
                 cycles.append(sample.cycles)
                 crcs.append(sample.output_crc32)
@@ -217,32 +217,32 @@ class Device:
             if not hello.stash:
                 self._reload()
             begin = len(cycles)
-            records = self._run(0, 1, wire.Mode.LAYERS, begin, deadline_s).records
+            records = self._run(0, 1, messages.Mode.LAYERS, begin, deadline_s).records
             if records < 1:
                 raise WrongImage(self._board, "layers recorded", "at least 1", str(records))
             while len(cycles) < begin + records:
                 count = min(_LAYERS_PER_REQUEST, begin + records - len(cycles))
-                part = self._ask("layers", wire.Layers, wire.Kind.LAYERS, len(cycles), count).cycles
+                part = self._ask("layers", messages.Layers, messages.Kind.LAYERS, len(cycles), count).cycles
                 if len(part) != count:
                     raise WrongImage(self._board, "layers in a reply", str(count), str(len(part)))
                 cycles += part
         return tuple(cycles)
 
-    def memory(self, *, deadline_s: float | None = None) -> wire.MemoryReport:
+    def memory(self, *, deadline_s: float | None = None) -> messages.MemoryReport:
         """Two runs on an arena painted with complementary patterns: how far it was written, and the stack.
 
         Raises:
             BoardTimeout, BoardCrash, WrongImage.
         """
         if self._known().stash:
-            return self._memory(wire.MemoryAction.BOTH, deadline_s)
-        reports: list[wire.MemoryReport] = []
-        for pattern in (wire.MemoryAction.PAINT_A, wire.MemoryAction.PAINT_B):
+            return self._memory(messages.MemoryAction.BOTH, deadline_s)
+        reports: list[messages.MemoryReport] = []
+        for pattern in (messages.MemoryAction.PAINT_A, messages.MemoryAction.PAINT_B):
             self._memory(pattern, deadline_s)
             self._reload()
-            reports.append(self._memory(wire.MemoryAction.MEASURE, deadline_s))
+            reports.append(self._memory(messages.MemoryAction.MEASURE, deadline_s))
         last = reports[-1]
-        return wire.MemoryReport(
+        return messages.MemoryReport(
             envelope=last.envelope,
             arena_bytes=max(r.arena_bytes for r in reports),
             guard_intact=all(r.guard_intact for r in reports),
@@ -261,13 +261,13 @@ class Device:
         out = b""
         while len(out) < hello.output_bytes:
             count = min(hello.chunk_bytes, hello.output_bytes - len(out))
-            part = self._ask("output", wire.OutputChunk, wire.Kind.OUTPUT, len(out), count).data
+            part = self._ask("output", messages.OutputChunk, messages.Kind.OUTPUT, len(out), count).data
             if len(part) != count:
                 raise WrongImage(self._board, "bytes in a reply", str(count), str(len(part)))
             out += part
         return out
 
-    def _known(self) -> wire.Hello:
+    def _known(self) -> messages.Hello:
         if self._hello is None:
             raise RuntimeError("Device.hello comes first")
         return self._hello
@@ -281,17 +281,17 @@ class Device:
         chunk = self._known().chunk_bytes
         for offset in range(0, len(data), chunk):
             part = data[offset : offset + chunk]
-            loaded = self._ask("load", wire.Loaded, wire.Kind.LOAD, offset, part).loaded_bytes
+            loaded = self._ask("load", messages.Loaded, messages.Kind.LOAD, offset, part).loaded_bytes
             if loaded != offset + len(part):
                 raise WrongImage(self._board, "input bytes loaded", str(offset + len(part)), str(loaded))
 
     def _run(
-        self, warmups: int, repetitions: int, mode: wire.Mode, first_layer: int, deadline_s: float | None
-    ) -> wire.RunStatus:
+        self, warmups: int, repetitions: int, mode: messages.Mode, first_layer: int, deadline_s: float | None
+    ) -> messages.RunStatus:
         status = self._ask(
             "run",
-            wire.RunStatus,
-            wire.Kind.RUN,
+            messages.RunStatus,
+            messages.Kind.RUN,
             warmups,
             repetitions,
             int(mode),
@@ -301,15 +301,15 @@ class Device:
         self._discarded += status.discarded
         return status
 
-    def _memory(self, action: wire.MemoryAction, deadline_s: float | None) -> wire.MemoryReport:
+    def _memory(self, action: messages.MemoryAction, deadline_s: float | None) -> messages.MemoryReport:
         deadline_s = deadline_s or self._timing.run_s
-        return self._ask("memory", wire.MemoryReport, wire.Kind.MEMORY, int(action), deadline_s=deadline_s)
+        return self._ask("memory", messages.MemoryReport, messages.Kind.MEMORY, int(action), deadline_s=deadline_s)
 
-    def _samples(self, count: int) -> list[wire.Sample]:
-        out: list[wire.Sample] = []
+    def _samples(self, count: int) -> list[messages.Sample]:
+        out: list[messages.Sample] = []
         while len(out) < count:
             now = min(_SAMPLES_PER_REQUEST, count - len(out))
-            part = self._ask("samples", wire.Samples, wire.Kind.SAMPLES, len(out), now).samples
+            part = self._ask("samples", messages.Samples, messages.Kind.SAMPLES, len(out), now).samples
             if len(part) != now:
                 raise WrongImage(self._board, "samples in a reply", str(now), str(len(part)))
             out += part
@@ -319,7 +319,7 @@ class Device:
         self,
         stage: str,
         expected: type[_M],
-        kind: wire.Kind,
+        kind: messages.Kind,
         *arguments: int | bytes,
         deadline_s: float | None = None,
     ) -> _M:
@@ -333,7 +333,7 @@ class Device:
         """
         timing = self._timing
         self._seq += 1
-        request = wire.encode_request(kind, self._nonce, self._seq, *arguments)
+        request = codec.encode_request(kind, self._nonce, self._seq, *arguments)
         begun = self._clock()
         garbage_before, patience_s = self._garbage, timing.attempts * timing.reply_s
         total_s = deadline_s or patience_s
@@ -342,11 +342,11 @@ class Device:
             if kind in _LONG and not accepted and now >= begun + patience_s and self._garbage == garbage_before:
                 total_s = min(total_s, patience_s)
                 break
-            if sends and kind is not wire.Kind.HELLO:  # a board that is starting lost nothing
+            if sends and kind is not messages.Kind.HELLO:  # a board that is starting lost nothing
                 self._resends += 1
             sends += 1
             self._link.write(request, timeout_s=timing.reply_s)
-            wait_s = _HELLO_REPEAT_S if kind is wire.Kind.HELLO else timing.reply_s
+            wait_s = _HELLO_REPEAT_S if kind is messages.Kind.HELLO else timing.reply_s
             if accepted:
                 wait_s = max(wait_s, total_s / _LONG_REPEATS)
             until = min(begun + total_s, now + wait_s)
@@ -354,7 +354,7 @@ class Device:
             while (reply := self._next_reply(stage, until)) is not None:
                 if isinstance(reply, expected):
                     return reply
-                if isinstance(reply, wire.Accepted):
+                if isinstance(reply, messages.Accepted):
                     accepted = True
                     until = min(begun + total_s, self._clock() + max(wait_s, total_s / _LONG_REPEATS))
                 else:
@@ -380,7 +380,7 @@ class Device:
         seen = f"{sent}; in all {self._received} bytes with {self._frames} sound frames came back"
         return BoardTimeout(self._board, stage, total_s, ADVICE[fault], seen=seen, fault_class=fault)
 
-    def _next_reply(self, stage: str, until: float) -> wire.Message | None:
+    def _next_reply(self, stage: str, until: float) -> messages.Message | None:
         """The next message that answers the current request; None when it is time to say it again."""
         while True:
             while self._waiting:
@@ -395,8 +395,8 @@ class Device:
             received = self._link.read(timeout_s=min(left, _READ_SLICE_S))
             self._received += len(received)
             for piece in self._decoder.feed(received):
-                if isinstance(piece, wire.Frame):
-                    self._compare_damaged(wire.encode_frame(piece.payload)[1:-1])
+                if isinstance(piece, frames.Frame):
+                    self._compare_damaged(frames.encode_frame(piece.payload)[1:-1])
                     if not self._frames:
                         self._early_garbage = sum(map(len, self._damaged))
                     self._frames += 1
@@ -405,7 +405,7 @@ class Device:
                 self._garbage += len(piece.data)
                 self._damaged.append(piece.data)
                 if self._hello is not None:
-                    accepted = wire.encode_accepted(self._nonce, self._seq, self._hello.boot)
+                    accepted = codec.encode_accepted(self._nonce, self._seq, self._hello.boot)
                     self._compare_damaged(accepted[1:-1])
                 if self._frames and self._repeat_at is None:
                     # Probably the reply: nothing else is on its way.
@@ -422,16 +422,16 @@ class Device:
                     del self._damaged[start]
                 return
 
-    def _parsed(self, frame: wire.Frame) -> wire.Message:
+    def _parsed(self, frame: frames.Frame) -> messages.Message:
         try:
-            return wire.parse(frame.payload)
-        except wire.WireError as e:
+            return codec.parse(frame.payload)
+        except codec.WireError as e:
             # Its CRC is right, so this is what the board meant to send: not ours, or of another version.
-            raise WrongImage(self._board, "message", f"protocol version {wire.VERSION}", str(e)) from e
+            raise WrongImage(self._board, "message", f"protocol version {codec.VERSION}", str(e)) from e
 
-    def _is_current(self, stage: str, message: wire.Message) -> bool:
+    def _is_current(self, stage: str, message: messages.Message) -> bool:
         envelope = message.envelope
-        if isinstance(message, wire.Crash):
+        if isinstance(message, messages.Crash):
             if self._hello is None and envelope.nonce not in (0, self._nonce):
                 # Of an earlier session: either bytes from before the reset, or the board was never reset.
                 self._stale += 1
@@ -439,7 +439,7 @@ class Device:
                 self._old_crash = message
                 return False
             raise BoardCrash(self._board, stage, str(message))
-        if isinstance(message, wire.BootBanner):
+        if isinstance(message, messages.BootBanner):
             if self._hello is not None:
                 raise self._rebooted(stage, envelope.boot)
             self._started = True
@@ -454,7 +454,7 @@ class Device:
             if self._hello is not None and envelope.boot != self._hello.boot:
                 raise self._rebooted(stage, envelope.boot)
             # A second answer to our own HELLO is no stranger: it was said again while the board was starting.
-            self._stale += not (isinstance(message, wire.Hello) and envelope.nonce == self._nonce)
+            self._stale += not (isinstance(message, messages.Hello) and envelope.nonce == self._nonce)
             return False
         if self._hello is not None and envelope.boot != self._hello.boot:
             raise self._rebooted(stage, envelope.boot)
@@ -466,10 +466,10 @@ class Device:
             self._board, stage, f"rebooted (boot {before} -> {boot})", fault_class=FaultClass.BOARD_RESET
         )
 
-    def _refuse(self, stage: str, reply: wire.Message) -> None:
-        if isinstance(reply, wire.Refused):
+    def _refuse(self, stage: str, reply: messages.Message) -> None:
+        if isinstance(reply, messages.Refused):
             text = f"{reply.status.name.lower().replace('_', ' ')} ({reply.detail})"
-        elif isinstance(reply, wire.ProtocolError):
+        elif isinstance(reply, messages.ProtocolError):
             text = f"protocol error {reply.code.name} ({reply.detail})"
         else:
             text = type(reply).__name__

@@ -23,7 +23,7 @@ from harness.attempt.deadlines import FLASH_BYTES_PER_S, Deadlines, inference_li
 from harness.boards import Board
 from harness.build import BuildPlan, Image, build
 from harness.cable.device import Device
-from harness.cable.wire import Hello
+from harness.cable.messages import Hello
 from harness.chips import load_chip
 from harness.errors import FaultClass, FlashFailed
 from harness.job import Job, from_blob, to_blob

@@ -11,7 +11,7 @@ import pytest
 
 from harness.boards import ClockSource
 from harness.build import BuildPlan, Image, build
-from harness.cable import wire
+from harness.cable import messages
 from harness.cable.device import Device, Timing
 from harness.chips import Chip, UartPins, chip_names, load_chip
 from harness.errors import BoardCrash, MissingTool
@@ -58,7 +58,7 @@ def talk(link: InProcessLink) -> Device:
     return Device(link, board="in process", clock=time.monotonic, timing=PATIENT)
 
 
-def baud_error(hello: wire.Hello) -> float:
+def baud_error(hello: messages.Hello) -> float:
     """How far the divider that the firmware chose is off.
 
     A receiver stands 3.3 % or more, both ends and the HSI's 1 % together (reference manuals, USART receiver
@@ -83,7 +83,7 @@ def test_every_chip_reaches_its_rated_speed_from_every_source(
     chip = load_chip(name)
     link = InProcessLink(chip, image(chip, cache, clock=source).elf, hse_hz=source.hse_hz if source else None)
     hello = talk(link).hello(1)
-    assert (hello.clock_hz, hello.clock_status) == (chip.clock.rated_hz, wire.ClockStatus.RATED)
+    assert (hello.clock_hz, hello.clock_status) == (chip.clock.rated_hz, messages.ClockStatus.RATED)
     assert hello.clock_hz == link.board.clock_hz
     assert hello.wait_states == chip.clock.wait_states
     assert (hello.cpuid, hello.device_id) == (chip.cpuid, chip.idcode.device_id)
@@ -103,7 +103,7 @@ def test_a_crystal_that_never_starts_leaves_the_reset_clock_and_says_so(name: st
     chip = load_chip(name)
     link = InProcessLink(chip, image(chip, cache, clock=ClockSource(hse_hz=8_000_000)).elf, hse_hz=None)
     hello = talk(link).hello(1)
-    assert (hello.clock_hz, hello.clock_status) == (chip.clock.reset_hz, wire.ClockStatus.NO_OSCILLATOR)
+    assert (hello.clock_hz, hello.clock_status) == (chip.clock.reset_hz, messages.ClockStatus.NO_OSCILLATOR)
     assert hello.dwt
     assert baud_error(hello) < 0.022
 
@@ -114,7 +114,7 @@ def test_an_h743_before_revision_v_runs_at_400_mhz_and_says_so(cache: Path) -> N
     link = InProcessLink(older, image(chip, cache).elf)
     hello = talk(link).hello(1)
     assert (hello.clock_hz, hello.revision_id) == (400_000_000, 0x1003)
-    assert (hello.clock_status, hello.wait_states) == (wire.ClockStatus.REDUCED_REVISION, 2)
+    assert (hello.clock_status, hello.wait_states) == (messages.ClockStatus.REDUCED_REVISION, 2)
     assert not link.board.findings.violations
     assert not link.board.findings.unmodelled
 
@@ -144,7 +144,7 @@ def test_an_h743_whose_axi_sram_may_misread_reads_it_one_access_at_a_time(
 def test_other_uarts_and_pins_than_the_default_ones_work(name: str, uart: UartPins, cache: Path) -> None:
     chip = load_chip(name)
     link = InProcessLink(chip, image(chip, cache, uart=uart).elf, uart=uart)
-    assert talk(link).hello(1).clock_status == wire.ClockStatus.RATED
+    assert talk(link).hello(1).clock_status == messages.ClockStatus.RATED
     assert not link.board.findings.violations
 
 
@@ -233,7 +233,7 @@ def test_a_write_past_the_arena_is_seen_in_the_guard(cache: Path) -> None:
     assert not _marks(link).guard_intact
 
 
-def _marks(link: InProcessLink) -> wire.MemoryReport:
+def _marks(link: InProcessLink) -> messages.MemoryReport:
     device = talk(link)
     device.hello(1)
     device.load_input(INPUT)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.cable import wire
+from harness.cable import codec, frames, messages
 from harness.cable.device import Device, Statistics, Timing
 from harness.cable.interfaces import Link
 from harness.errors import BoardCrash, BoardTimeout, FaultClass, WrongImage
@@ -81,22 +81,22 @@ class Tampered:
 
     def __init__(self, link: PipeLink, **changes: Callable[[bytes], bytes]) -> None:
         self._link, self._changes = link, changes
-        self._decoder = wire.Decoder()
+        self._decoder = frames.Decoder()
 
     def _change(self, direction: str, frame: bytes, payload: bytes) -> bytes:
-        kind = wire.Kind(cbor2.loads(payload)[1]).name.lower()
+        kind = messages.Kind(cbor2.loads(payload)[1]).name.lower()
         return self._changes.pop(f"{direction}_{kind}", bytes)(frame)
 
     def write(self, data: bytes, *, timeout_s: float) -> None:
-        (piece,) = wire.Decoder().feed(data)
-        assert isinstance(piece, wire.Frame)
+        (piece,) = frames.Decoder().feed(data)
+        assert isinstance(piece, frames.Frame)
         self._link.write(self._change("to_board", data, piece.payload), timeout_s=timeout_s)
 
     def read(self, *, timeout_s: float) -> bytes:
         out = b""
         for piece in self._decoder.feed(self._link.read(timeout_s=timeout_s)):
-            assert isinstance(piece, wire.Frame)
-            out += self._change("to_host", wire.encode_frame(piece.payload), piece.payload)
+            assert isinstance(piece, frames.Frame)
+            out += self._change("to_host", frames.encode_frame(piece.payload), piece.payload)
         return out
 
     def discard_input(self) -> None:
@@ -130,16 +130,16 @@ def opened(link: Link) -> Device:
     return board
 
 
-def raw(link: Link, request: bytes, *, wait_s: float = 2.0) -> wire.Message:
+def raw(link: Link, request: bytes, *, wait_s: float = 2.0) -> messages.Message:
     """The next message after `request`, banners and acknowledgements left out."""
-    decoder = wire.Decoder()
+    decoder = frames.Decoder()
     link.write(request, timeout_s=1.0)
     until = time.monotonic() + wait_s
     while time.monotonic() < until:
         for piece in decoder.feed(link.read(timeout_s=0.1)):
-            if isinstance(piece, wire.Frame):
-                message = wire.parse(piece.payload)
-                if not isinstance(message, wire.BootBanner | wire.Accepted):
+            if isinstance(piece, frames.Frame):
+                message = codec.parse(piece.payload)
+                if not isinstance(message, messages.BootBanner | messages.Accepted):
                     return message
     raise AssertionError("no answer")
 
@@ -257,83 +257,84 @@ def test_garbage_before_a_frame_is_cut_off(link: PipeLink) -> None:
 
 def test_a_repeated_request_is_answered_again_and_not_executed_twice(link: PipeLink) -> None:
     opened(link)
-    request = wire.encode_request(wire.Kind.LOAD, 5, 2, 0, INPUT[:100])
+    request = codec.encode_request(messages.Kind.LOAD, 5, 2, 0, INPUT[:100])
     first, again = raw(link, request), raw(link, request)
-    assert isinstance(first, wire.Loaded)
+    assert isinstance(first, messages.Loaded)
     assert first == again
     assert first.loaded_bytes == 100
 
 
 @pytest.mark.parametrize(
     ("nonce", "seq", "code"),
-    [(6, 2, wire.ErrorCode.NONCE), (5, 3, wire.ErrorCode.SEQ), (5, 0, wire.ErrorCode.SEQ)],
+    [(6, 2, messages.ErrorCode.NONCE), (5, 3, messages.ErrorCode.SEQ), (5, 0, messages.ErrorCode.SEQ)],
 )
 def test_a_stale_session_or_sequence_is_refused(
-    link: PipeLink, nonce: int, seq: int, code: wire.ErrorCode
+    link: PipeLink, nonce: int, seq: int, code: messages.ErrorCode
 ) -> None:
     opened(link)
-    reply = raw(link, wire.encode_request(wire.Kind.INPUT_CRC, nonce, seq))
-    assert isinstance(reply, wire.ProtocolError)
+    reply = raw(link, codec.encode_request(messages.Kind.INPUT_CRC, nonce, seq))
+    assert isinstance(reply, messages.ProtocolError)
     assert (reply.code, reply.envelope.nonce, reply.envelope.seq) == (code, nonce, seq)
 
 
 def test_an_error_reply_does_not_displace_the_last_one(link: PipeLink) -> None:
     opened(link)
-    request = wire.encode_request(wire.Kind.LOAD, 5, 2, 0, INPUT[:256])
+    request = codec.encode_request(messages.Kind.LOAD, 5, 2, 0, INPUT[:256])
     first = raw(link, request)
-    assert isinstance(raw(link, wire.encode_request(wire.Kind.LOAD, 5, 9, 0, b"")), wire.ProtocolError)
+    assert isinstance(raw(link, codec.encode_request(messages.Kind.LOAD, 5, 9, 0, b"")), messages.ProtocolError)
     assert raw(link, request) == first
 
 
 def test_every_kind_refuses_wrong_arguments_and_executes_nothing(link: PipeLink) -> None:
     opened(link)
-    for kind in [k for k in wire.Kind if k < wire.Kind.BANNER]:
+    for kind in [k for k in messages.Kind if k < messages.Kind.BANNER]:
         for arguments in ((1, 2, 3, 4, 5), (b"x", b"y"), (1,), (1 << 40, 1), (1 << 32, 1, 1, 1)):
-            if kind is wire.Kind.MEMORY and arguments == (1,):
+            if kind is messages.Kind.MEMORY and arguments == (1,):
                 continue
-            reply = raw(link, wire.encode_request(kind, 5, 2, *arguments))
-            assert isinstance(reply, wire.ProtocolError), (kind, arguments, reply)
-            assert reply.code is wire.ErrorCode.MALFORMED
-    board = raw(link, wire.encode_request(wire.Kind.INPUT_CRC, 5, 2))
-    assert isinstance(board, wire.Refused)
-    assert board.status is wire.Status.NO_INPUT
+            reply = raw(link, codec.encode_request(kind, 5, 2, *arguments))
+            assert isinstance(reply, messages.ProtocolError), (kind, arguments, reply)
+            assert reply.code is messages.ErrorCode.MALFORMED
+    board = raw(link, codec.encode_request(messages.Kind.INPUT_CRC, 5, 2))
+    assert isinstance(board, messages.Refused)
+    assert board.status is messages.Status.NO_INPUT
 
 
 def test_an_oversized_request_is_dropped_and_the_next_one_understood(link: PipeLink) -> None:
     opened(link)
-    link.write(wire.encode_request(wire.Kind.LOAD, 5, 2, 0, bytes(280)), timeout_s=1)
-    link.write(wire.encode_frame(b"\x01" * 5000), timeout_s=1)
-    assert isinstance(raw(link, wire.encode_request(wire.Kind.LOAD, 5, 2, 0, bytes(250))), wire.Loaded)
+    link.write(codec.encode_request(messages.Kind.LOAD, 5, 2, 0, bytes(280)), timeout_s=1)
+    link.write(frames.encode_frame(b"\x01" * 5000), timeout_s=1)
+    assert isinstance(raw(link, codec.encode_request(messages.Kind.LOAD, 5, 2, 0, bytes(250))), messages.Loaded)
 
 
 def test_bad_offsets_and_counts_are_refused_with_what_would_work(link: PipeLink) -> None:
     opened(link)
     seq = iter(range(2, 100))
 
-    def ask(kind: wire.Kind, *arguments: int | bytes) -> wire.Refused:
-        reply = raw(link, wire.encode_request(kind, 5, next(seq), *arguments))
-        assert isinstance(reply, wire.Refused), reply
+    def ask(kind: messages.Kind, *arguments: int | bytes) -> messages.Refused:
+        reply = raw(link, codec.encode_request(kind, 5, next(seq), *arguments))
+        assert isinstance(reply, messages.Refused), reply
         return reply
 
-    assert ask(wire.Kind.LOAD, 4, b"abcd").detail == 0
-    assert ask(wire.Kind.RUN, 0, 1, 0, 0).status is wire.Status.NO_INPUT
+    assert ask(messages.Kind.LOAD, 4, b"abcd").detail == 0
+    assert ask(messages.Kind.RUN, 0, 1, 0, 0).status is messages.Status.NO_INPUT
     for at in range(0, INPUT_BYTES, 200):
         assert isinstance(
-            raw(link, wire.encode_request(wire.Kind.LOAD, 5, next(seq), at, INPUT[at : at + 200])), wire.Loaded
+            raw(link, codec.encode_request(messages.Kind.LOAD, 5, next(seq), at, INPUT[at : at + 200])),
+            messages.Loaded,
         )
-    assert ask(wire.Kind.LOAD, INPUT_BYTES, b"x").detail == INPUT_BYTES
-    assert ask(wire.Kind.RUN, 0, 65, 0, 0).detail == 64
-    assert ask(wire.Kind.RUN, 0, 0, 0, 0).detail == 64
-    assert ask(wire.Kind.RUN, 0, 1, 2, 0).status is wire.Status.BAD_ARGUMENT
-    assert ask(wire.Kind.RUN, 0, 1, 1, 2).detail == 1
-    assert ask(wire.Kind.SAMPLES, 0, 1).detail == 0
-    assert ask(wire.Kind.SAMPLES, 0, 17).detail == 16
-    assert ask(wire.Kind.SAMPLES, 0xFFFFFFFF, 16).status is wire.Status.BAD_ARGUMENT
-    assert ask(wire.Kind.LAYERS, 0, 1).detail == 0
-    assert ask(wire.Kind.OUTPUT, 304, 1).detail == 304
-    assert ask(wire.Kind.OUTPUT, 0, 257).detail == 256
-    assert ask(wire.Kind.OUTPUT, 0xFFFFFFFF, 1).status is wire.Status.BAD_ARGUMENT
-    assert ask(wire.Kind.MEMORY, 4).status is wire.Status.BAD_ARGUMENT
+    assert ask(messages.Kind.LOAD, INPUT_BYTES, b"x").detail == INPUT_BYTES
+    assert ask(messages.Kind.RUN, 0, 65, 0, 0).detail == 64
+    assert ask(messages.Kind.RUN, 0, 0, 0, 0).detail == 64
+    assert ask(messages.Kind.RUN, 0, 1, 2, 0).status is messages.Status.BAD_ARGUMENT
+    assert ask(messages.Kind.RUN, 0, 1, 1, 2).detail == 1
+    assert ask(messages.Kind.SAMPLES, 0, 1).detail == 0
+    assert ask(messages.Kind.SAMPLES, 0, 17).detail == 16
+    assert ask(messages.Kind.SAMPLES, 0xFFFFFFFF, 16).status is messages.Status.BAD_ARGUMENT
+    assert ask(messages.Kind.LAYERS, 0, 1).detail == 0
+    assert ask(messages.Kind.OUTPUT, 304, 1).detail == 304
+    assert ask(messages.Kind.OUTPUT, 0, 257).detail == 256
+    assert ask(messages.Kind.OUTPUT, 0xFFFFFFFF, 1).status is messages.Status.BAD_ARGUMENT
+    assert ask(messages.Kind.MEMORY, 4).status is messages.Status.BAD_ARGUMENT
 
 
 def test_a_reboot_in_the_middle_of_a_job_is_a_crash(link: PipeLink) -> None:
@@ -415,24 +416,24 @@ def test_a_silent_board_is_a_timeout_that_names_the_stage() -> None:
     data=st.lists(
         st.one_of(
             st.binary(max_size=600),
-            st.binary(max_size=300).map(wire.encode_frame),
+            st.binary(max_size=300).map(frames.encode_frame),
             st.lists(st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 40), st.binary(max_size=270)), max_size=8)
-            .map(lambda rest: wire.encode_request(wire.Kind(len(rest) % 8 + 1), 5, 2, *rest)),
+            .map(lambda rest: codec.encode_request(messages.Kind(len(rest) % 8 + 1), 5, 2, *rest)),
         ),
         max_size=6,
     ).map(b"".join)
 )  # fmt: skip
 def test_arbitrary_bytes_never_harm_the_device(fuzzed: PipeLink, data: bytes) -> None:
     # A HELLO opens session 5, the bytes do what they like in it, and a session of its own must still open.
-    hello, proof = (wire.encode_request(wire.Kind.HELLO, nonce, 1) for nonce in (5, 6))
+    hello, proof = (codec.encode_request(messages.Kind.HELLO, nonce, 1) for nonce in (5, 6))
     fuzzed.write(hello + data + b"\0" + proof, timeout_s=1)
-    decoder = wire.Decoder()
+    decoder = frames.Decoder()
     until = time.monotonic() + 5
     while time.monotonic() < until:
         for piece in decoder.feed(fuzzed.read(timeout_s=0.5)):
-            assert isinstance(piece, wire.Frame)
-            message = wire.parse(piece.payload)
-            if isinstance(message, wire.Hello) and message.nonce == 6:
+            assert isinstance(piece, frames.Frame)
+            message = codec.parse(piece.payload)
+            if isinstance(message, messages.Hello) and message.nonce == 6:
                 return
     pytest.fail("no answer")
 

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import paths
-from harness.cable import wire
+from harness.cable import codec, frames, messages
 
 payloads = st.binary(min_size=1, max_size=600)
 
 
-def pieces(data: bytes, cuts: list[int]) -> list[wire.Frame | wire.Garbage]:
+def pieces(data: bytes, cuts: list[int]) -> list[frames.Frame | frames.Garbage]:
     """What a decoder makes of `data` when it arrives in portions."""
-    decoder = wire.Decoder()
-    out: list[wire.Frame | wire.Garbage] = []
+    decoder = frames.Decoder()
+    out: list[frames.Frame | frames.Garbage] = []
     at = 0
     for cut in [*sorted(c % (len(data) + 1) for c in cuts), len(data)]:
         out += decoder.feed(data[at:cut])
@@ -31,59 +31,61 @@ def pieces(data: bytes, cuts: list[int]) -> list[wire.Frame | wire.Garbage]:
 
 @given(sent=st.lists(payloads, max_size=5), cuts=st.lists(st.integers(0, 4000), max_size=8))
 def test_frames_arrive_whole_however_the_stream_is_cut(sent: list[bytes], cuts: list[int]) -> None:
-    stream = b"".join(wire.encode_frame(p) for p in sent)
-    assert pieces(stream, cuts) == [wire.Frame(payload=p) for p in sent]
+    stream = b"".join(frames.encode_frame(p) for p in sent)
+    assert pieces(stream, cuts) == [frames.Frame(payload=p) for p in sent]
 
 
 @given(noise=st.binary(max_size=300), payload=payloads)
 def test_a_frame_after_garbage_is_found(noise: bytes, payload: bytes) -> None:
-    found = pieces(noise + wire.encode_frame(payload), [])
-    assert found[-1] == wire.Frame(payload=payload)
+    found = pieces(noise + frames.encode_frame(payload), [])
+    assert found[-1] == frames.Frame(payload=payload)
 
 
 @given(payload=payloads, at=st.integers(0, 10_000), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_never_taken_for_a_message(payload: bytes, at: int, bit: int) -> None:
-    frame = bytearray(wire.encode_frame(payload))
+    frame = bytearray(frames.encode_frame(payload))
     frame[at % len(frame)] ^= 1 << bit
-    assert not any(isinstance(piece, wire.Frame) for piece in pieces(bytes(frame), []))
+    assert not any(isinstance(piece, frames.Frame) for piece in pieces(bytes(frame), []))
 
 
 def test_endless_noise_takes_no_memory() -> None:
-    decoder = wire.Decoder()
+    decoder = frames.Decoder()
     dropped = 0
     for _ in range(200):
-        dropped += sum(len(g.data) for g in decoder.feed(b"\x55" * 1_000) if isinstance(g, wire.Garbage))
+        dropped += sum(len(g.data) for g in decoder.feed(b"\x55" * 1_000) if isinstance(g, frames.Garbage))
     assert dropped > 190_000
-    assert decoder.feed(b"\0" + wire.encode_frame(b"x"))[-1] == wire.Frame(payload=b"x")
+    assert decoder.feed(b"\0" + frames.encode_frame(b"x"))[-1] == frames.Frame(payload=b"x")
 
 
-@given(kind=st.sampled_from(wire.Kind), nonce=st.integers(0, 2**64 - 1), seq=st.integers(0, 2**32 - 1))
-def test_a_request_is_standard_cobs_crc32_and_cbor(kind: wire.Kind, nonce: int, seq: int) -> None:
-    frame = wire.encode_request(kind, nonce, seq, 5, b"data")
+@given(kind=st.sampled_from(messages.Kind), nonce=st.integers(0, 2**64 - 1), seq=st.integers(0, 2**32 - 1))
+def test_a_request_is_standard_cobs_crc32_and_cbor(kind: messages.Kind, nonce: int, seq: int) -> None:
+    frame = codec.encode_request(kind, nonce, seq, 5, b"data")
     body = cobs.decode(frame.strip(b"\0"))
     assert zlib.crc32(body[:-4]) == int.from_bytes(body[-4:], "little")
-    assert cbor2.loads(body[:-4]) == [wire.VERSION, kind, nonce, seq, 5, b"data"]
+    assert cbor2.loads(body[:-4]) == [codec.VERSION, kind, nonce, seq, 5, b"data"]
 
 
-def message(kind: wire.Kind, *rest: object, version: int = wire.VERSION) -> bytes:
+def message(kind: messages.Kind, *rest: object, version: int = codec.VERSION) -> bytes:
     return cbor2.dumps([version, int(kind), 77, 3, 2, *rest])
 
 
 def test_each_kind_of_message_is_parsed() -> None:
-    envelope = wire.Envelope(kind=wire.Kind.RUN, nonce=77, seq=3, boot=2)
-    assert wire.parse(message(wire.Kind.RUN, 0, 5, 1)) == wire.RunStatus(envelope=envelope, records=5, discarded=1)
-    samples = wire.parse(message(wire.Kind.SAMPLES, 0, 1 << 40, 7, 9, 8))
-    assert isinstance(samples, wire.Samples)
-    assert samples.samples == (
-        wire.Sample(cycles=1 << 40, output_crc32=7),
-        wire.Sample(cycles=9, output_crc32=8),
+    envelope = messages.Envelope(kind=messages.Kind.RUN, nonce=77, seq=3, boot=2)
+    assert codec.parse(message(messages.Kind.RUN, 0, 5, 1)) == messages.RunStatus(
+        envelope=envelope, records=5, discarded=1
     )
-    crash = wire.parse(message(wire.Kind.CRASH, 3, 0x0800_0100, 1, 2, 3, 0x8200, 5, 6, 0xD000_0000))
-    assert isinstance(crash, wire.Crash)
+    samples = codec.parse(message(messages.Kind.SAMPLES, 0, 1 << 40, 7, 9, 8))
+    assert isinstance(samples, messages.Samples)
+    assert samples.samples == (
+        messages.Sample(cycles=1 << 40, output_crc32=7),
+        messages.Sample(cycles=9, output_crc32=8),
+    )
+    crash = codec.parse(message(messages.Kind.CRASH, 3, 0x0800_0100, 1, 2, 3, 0x8200, 5, 6, 0xD000_0000))
+    assert isinstance(crash, messages.Crash)
     assert str(crash).startswith("HardFault at 0xd0000000: pc 0x08000100")
-    refused = wire.parse(message(wire.Kind.RUN, 4, 8))
-    assert isinstance(refused, wire.Refused)
-    assert (refused.status, refused.detail) == (wire.Status.COUNTER_STOPPED, 8)
+    refused = codec.parse(message(messages.Kind.RUN, 4, 8))
+    assert isinstance(refused, messages.Refused)
+    assert (refused.status, refused.detail) == (messages.Status.COUNTER_STOPPED, 8)
 
 
 @pytest.mark.parametrize(
@@ -91,16 +93,16 @@ def test_each_kind_of_message_is_parsed() -> None:
     [
         (b"", "ends inside"),
         (b"\x80", "ends early"),
-        (message(wire.Kind.RUN, 0, 5, 1, version=9), "protocol version 9, this host 1"),
-        (message(wire.Kind.RUN, 0, 5), "ends early"),
-        (message(wire.Kind.RUN, 0, 5, 1, 1), "1 items too many"),
-        (message(wire.Kind.RUN, 0, "5", 1), "no number"),
-        (message(wire.Kind.RUN, 99, 0), "99 is no Status"),
+        (message(messages.Kind.RUN, 0, 5, 1, version=9), "protocol version 9, this host 1"),
+        (message(messages.Kind.RUN, 0, 5), "ends early"),
+        (message(messages.Kind.RUN, 0, 5, 1, 1), "1 items too many"),
+        (message(messages.Kind.RUN, 0, "5", 1), "no number"),
+        (message(messages.Kind.RUN, 99, 0), "99 is no Status"),
         (cbor2.dumps([1, 60, 0, 0, 0]), "60 is no Kind"),
-        (message(wire.Kind.SAMPLES, 0, 1), "half a sample"),
-        (message(wire.Kind.OUTPUT, 0, "text"), "no byte string"),
-        (message(wire.Kind.BANNER, b"data"), "no text"),
-        (message(wire.Kind.BANNER, "x") + b"\0", "follow the message"),
+        (message(messages.Kind.SAMPLES, 0, 1), "half a sample"),
+        (message(messages.Kind.OUTPUT, 0, "text"), "no byte string"),
+        (message(messages.Kind.BANNER, b"data"), "no text"),
+        (message(messages.Kind.BANNER, "x") + b"\0", "follow the message"),
         (b"\x9f\x01\xff", "indefinite"),
         (b"\x5f\x41a\xff", "indefinite"),
         (b"\xa0", "major type 5"),
@@ -118,26 +120,26 @@ def test_each_kind_of_message_is_parsed() -> None:
     ],
 )
 def test_what_is_no_message_is_refused(payload: bytes, words: str) -> None:
-    with pytest.raises(wire.WireError, match=words):
-        wire.parse(payload)
+    with pytest.raises(codec.WireError, match=words):
+        codec.parse(payload)
 
 
 @given(st.binary(max_size=5000))
 def test_arbitrary_payloads_are_parsed_or_refused(payload: bytes) -> None:
     try:
-        wire.parse(payload)
-    except wire.WireError as e:
+        codec.parse(payload)
+    except codec.WireError as e:
         assert str(e)
 
 
 NAMES: list[tuple[str, str, type[IntEnum] | type[IntFlag]]] = [
-    ("protocol.h", "TR_KIND_", wire.Kind),
-    ("protocol.h", "TR_ERROR_", wire.ErrorCode),
-    ("bench.h", "TR_STATUS_", wire.Status),
-    ("bench.h", "TR_MODE_", wire.Mode),
-    ("bench.h", "TR_MEMORY_", wire.MemoryAction),
-    ("bench.h", "TR_FLAG_", wire.Flags),
-    ("../drivers/clock.h", "TR_CLOCK_", wire.ClockStatus),
+    ("protocol.h", "TR_KIND_", messages.Kind),
+    ("protocol.h", "TR_ERROR_", messages.ErrorCode),
+    ("bench.h", "TR_STATUS_", messages.Status),
+    ("bench.h", "TR_MODE_", messages.Mode),
+    ("bench.h", "TR_MEMORY_", messages.MemoryAction),
+    ("bench.h", "TR_FLAG_", messages.Flags),
+    ("../drivers/clock.h", "TR_CLOCK_", messages.ClockStatus),
 ]
 
 
@@ -153,10 +155,12 @@ def test_the_firmware_and_the_host_use_the_same_numbers(
 def test_hello_numbers_are_in_the_order_of_the_dataclass() -> None:
     text = (paths.firmware_dir() / "runtime" / "bench.h").read_text()
     theirs = [name.lower() for name in re.findall(r"^    TR_HELLO_(\w+),$", text, re.MULTILINE)]
-    ours = [name for name in wire.Hello.__dataclass_fields__ if name not in ("envelope", "build_digest", "chip")]
+    ours = [
+        name for name in messages.Hello.__dataclass_fields__ if name not in ("envelope", "build_digest", "chip")
+    ]
     assert theirs[:-1] == [name for name in ours if name != "sources_digest"]
     assert theirs[-1] == "numbers"
     assert (
-        f"#define TR_PROTOCOL_VERSION {wire.VERSION}u"
+        f"#define TR_PROTOCOL_VERSION {codec.VERSION}u"
         in (paths.firmware_dir() / "runtime" / "protocol.h").read_text()
     )

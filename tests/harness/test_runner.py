@@ -19,7 +19,7 @@ from harness import fitting
 from harness import job as jobs
 from harness.boards import Board, load_boards
 from harness.build import BuildPlan, Image, Region
-from harness.cable import wire
+from harness.cable import messages
 from harness.cable.device import Device, Statistics, WholeRun
 from harness.cable.interfaces import FlashReport, Link, Probe
 from harness.errors import (
@@ -129,7 +129,7 @@ class MadeUp:
             "build_digest": "b" * 64, "sources_digest": "s" * 64, "chip": "stm32f746", "cpuid": 0x410FC271,
             "device_id": 0x449, "revision_id": 0x1001, "clock_hz": 216_000_000, "wait_states": 7, "icache": True,
             "dcache": True, "prefetch": True, "art": True, "dwt": True, "fpu": True, "nonce": nonce, "boot": 3,
-            "reset_cause": 4, "clock_status": wire.ClockStatus.RATED,
+            "reset_cause": 4, "clock_status": messages.ClockStatus.RATED,
         }  # fmt: skip
         self._hello = SimpleNamespace(**{**known, **self.hello_changes})
         return self._hello
@@ -155,11 +155,11 @@ class MadeUp:
         assert deadline_s > 10
         return (self.layer_cycles,) * len(self.model.compiled.layers)
 
-    def memory(self, *, deadline_s: float) -> wire.MemoryReport:
+    def memory(self, *, deadline_s: float) -> messages.MemoryReport:
         self._step("memory")
         assert deadline_s > 10
-        envelope = wire.Envelope(kind=wire.Kind.MEMORY, nonce=1, seq=1, boot=3)
-        return wire.MemoryReport(
+        envelope = messages.Envelope(kind=messages.Kind.MEMORY, nonce=1, seq=1, boot=3)
+        return messages.MemoryReport(
             envelope=envelope,
             arena_bytes=self.model.compiled.plan.arena_bytes,
             guard_intact=self.guard_intact,
@@ -315,7 +315,7 @@ def test_nothing_is_measured_on_a_board_in_another_state(
 
 def test_an_older_revision_is_measured_at_its_own_clock_and_said(model: PreparedModel) -> None:
     change = {
-        "clock_hz": 400_000_000, "wait_states": 2, "clock_status": wire.ClockStatus.REDUCED_REVISION,
+        "clock_hz": 400_000_000, "wait_states": 2, "clock_status": messages.ClockStatus.REDUCED_REVISION,
         "chip": "stm32h743", "device_id": 0x450, "art": False, "prefetch": False,
     }  # fmt: skip
     row, _ = MadeUp(model=model, hello_changes=change).run(board=H743)
@@ -329,9 +329,13 @@ def test_an_older_revision_is_measured_at_its_own_clock_and_said(model: Prepared
 @pytest.mark.parametrize(
     ("change", "later", "fault"),
     [
-        ({"clock_hz": 16_000_000, "clock_status": wire.ClockStatus.NO_PLL}, {}, FaultClass.WRONG_CLOCK),
+        ({"clock_hz": 16_000_000, "clock_status": messages.ClockStatus.NO_PLL}, {}, FaultClass.WRONG_CLOCK),
         ({"clock_hz": 190_000_000}, {}, FaultClass.WRONG_CLOCK),
-        ({"clock_hz": 200_000_000, "clock_status": wire.ClockStatus.REDUCED_REVISION}, {}, FaultClass.WRONG_CLOCK),
+        (
+            {"clock_hz": 200_000_000, "clock_status": messages.ClockStatus.REDUCED_REVISION},
+            {},
+            FaultClass.WRONG_CLOCK,
+        ),
         ({"icache": False}, {}, FaultClass.CACHES_OFF),
         ({"art": False}, {}, FaultClass.CACHES_OFF),
         ({"build_digest": "x"}, {}, FaultClass.WRONG_IMAGE),
