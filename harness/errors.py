@@ -103,12 +103,16 @@ class ArenaOverflow(HarnessError):
 
 
 class FlashOverflow(HarnessError):
-    """The image does not fit the chip's flash. Raised before anything is flashed."""
+    """The image does not fit the chip's flash, or the model not what was asked for. Nothing was flashed.
+
+    Args:
+        allowed: who sets the limit, as the message says it.
+    """
 
     outcome = Outcome.FLASH_OVERFLOW
 
-    def __init__(self, needed_bytes: int, limit_bytes: int, what: str) -> None:
-        super().__init__(f"{what} needs {needed_bytes:,} B of flash, the chip has {limit_bytes:,} B")
+    def __init__(self, needed_bytes: int, limit_bytes: int, what: str, allowed: str = "the chip has") -> None:
+        super().__init__(f"{what} needs {needed_bytes:,} B of flash, {allowed} {limit_bytes:,} B")
         self.needed_bytes, self.limit_bytes = needed_bytes, limit_bytes
 
 

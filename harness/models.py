@@ -15,6 +15,7 @@ from typing import Literal
 
 from harness.errors import ConfigError
 from tinyengine import zoo
+from tinyengine.errors import TinyEngineError
 from tinyengine.importers import tflite
 from tinyengine.ir import Graph
 
@@ -44,11 +45,15 @@ class ModelSource:
         """The imported graph.
 
         Raises:
-            ModelFormatError, UnsupportedOp: the file's fault.
+            ModelFormatError, UnsupportedOp: the file's fault; the file is named in a note.
         """
         if self.data is None:
             return zoo.load(self.name.removeprefix(ZOO_PREFIX))
-        return tflite.load(self.data, name=self.name, float_io=float_io)
+        try:
+            return tflite.load(self.data, name=self.name, float_io=float_io)
+        except TinyEngineError as error:
+            error.add_note(self.argument)
+            raise
 
 
 def resolve(argument: str) -> ModelSource:

@@ -175,11 +175,15 @@ class Runner:
         return self._deadlines.run_s + inferences * deadlines.inference_limit_s(job)
 
     def _built(self, job: Job, attempt: _Attempt, stage: Callable[[str], None]) -> tuple[Job, Image]:
-        """The image, and the job it is of: where flash overflows, the model is compiled under a limit."""
+        """The image, and the job it is of: where flash overflows, the model is compiled under a lower limit."""
         for retry in range(fitting.RETRIES + 1):
             try:
                 with self._timed("build", attempt, stage):
-                    return job, self._make(self._plan(job))
+                    image = self._make(self._plan(job))
+                limit = job.options.flash_limit_bytes
+                if limit is not None and image.model_flash_bytes > limit:
+                    raise FlashOverflow(image.model_flash_bytes, limit, "the model", "the limit is")
+                return job, image
             except FlashOverflow as overflow:
                 found = None
                 if retry < fitting.RETRIES:
@@ -188,7 +192,7 @@ class Runner:
                 if found is None:
                     raise
                 job = found.job
-                words = f"compiled with a flash limit of {found.limit_bytes:,} B, because without one {overflow}"
+                words = f"compiled with a flash limit of {found.limit_bytes:,} B, because otherwise {overflow}"
                 others = tuple(w for w in attempt.row.warnings if not w.startswith("compiled with a flash limit"))
                 attempt.row = replace(facts.model_facts(attempt.row, job.model), warnings=(*others, words))
         raise AssertionError("the last overflow is raised")

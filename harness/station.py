@@ -237,6 +237,12 @@ class _Stoppable:
             raise Interrupted("stopped while talking to the board")
 
 
+def counts_cycles(board: Board) -> bool:
+    """Whether the board's figures are cycles; those of Renode and of cores nobody models are instructions."""
+    machine = load_chip(board.chip).qemu
+    return board.probe.kind != "renode" and (machine is None or machine.counts == "cycles")
+
+
 def _modelled(emulated: QemuBoard | RenodeBoard, chip: Chip, cycles: int) -> Modelled:
     """QEMU's counter is the timing model's or counts instructions; Renode's is virtual time: instructions, too."""
     from harness.sim import boards as simulated

@@ -12,7 +12,7 @@ import typer
 from harness.cli import compiling
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, PatchesOption, SramLimitOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
-from harness.errors import ConfigError
+from harness.errors import ConfigError, FlashOverflow
 from harness.models import ModelSource, resolve
 from harness.row import LayerRow
 from harness.tuning import record
@@ -20,7 +20,7 @@ from harness.tuning.record import Tuning
 from tinyengine.compile import CompileOptions, PatchStage, compile_graph
 from tinyengine.fixedpoint import Requant
 from tinyengine.kernels.catalogue import Target
-from tinyengine.schedule import Optimize
+from tinyengine.schedule import Optimize, flash_bytes
 
 
 class Core(StrEnum):
@@ -83,6 +83,9 @@ def command(
             measured=None if tuned is None else tuned.measured,
         ),
     )
+    taken = flash_bytes(compiled.graph, compiled.schedule.steps)
+    if flash_limit is not None and taken > flash_limit:
+        raise FlashOverflow(taken, flash_limit, "the model", "the limit is")
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file in compiled.sources.files:

@@ -23,7 +23,7 @@ OptimizeOption = Annotated[
 ]
 FlashLimitOption = Annotated[
     int | None,
-    typer.Option("--flash-limit", min=1, metavar="BYTES", help="What the model may take of flash, roughly."),
+    typer.Option("--flash-limit", min=1, metavar="BYTES", help="What the model may take of flash."),
 ]
 SramLimitOption = Annotated[
     int | None,

@@ -14,7 +14,7 @@ from rich.table import Table
 from harness import host, paths, rack
 from harness.boards import load_boards
 from harness.cli.extras import nas_needed
-from harness.cli.output import console
+from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.cli.tune import View, handled_signals
 from harness.errors import ConfigError
 from harness.job import JobOptions, Memory
@@ -38,8 +38,11 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Instead of the compiler's own file.")
     ] = None,
+    json: JsonOption = None,
 ) -> None:
     """Measure the compiler's cost table anew, with memory that never waits."""
+    if json is not None:
+        check_json_target(json)
     chosen = load_boards(None).select([b.strip() for b in boards.split(",") if b.strip()])
     if not chosen or not all(b.simulated for b in chosen):
         raise ConfigError("simulated boards are needed", file="--boards")
@@ -74,12 +77,16 @@ def command(
                 )
     file = out or table.committed_file()
     words = f"tinyrack costs {' '.join(Path(m.argument).name for m in sources)} --boards {boards}"
+    document = table.document(found, words)
     try:
-        table.write(file, table.document(found, words))
+        table.write(file, document)
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", file=str(file), field="--out") from error
-    console().print(shown(found))
-    console().print(f"written to {file}", soft_wrap=True)
+    if json is not None:
+        write_json(document, json)
+    answer = console(stderr=json == "-")
+    answer.print(shown(found))
+    answer.print(f"written to {file}", soft_wrap=True)
 
 
 def shown(found: list[Measured]) -> Table:

@@ -107,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=with_json_values(given), prog_name="tinyrack")
     except (HarnessError, TinyEngineError) as error:
-        print(f"tinyrack: {error}", file=sys.stderr)
+        # Whoever read the file knows its name, the compiler does not.
+        where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+        print(f"tinyrack: {where}{error}", file=sys.stderr)
         raise SystemExit(error.exit_code if isinstance(error, HarnessError) else 1) from None
     except sqlalchemy.exc.DBAPIError as error:
         print(f"tinyrack: the results cannot be written or read: {error.orig}", file=sys.stderr)

@@ -28,7 +28,7 @@ from harness.job import JobOptions, Memory
 from harness.models import resolve
 from harness.runner import Runner
 from harness.session import LEASE_WAIT_S
-from harness.station import Station
+from harness.station import Station, counts_cycles
 from harness.toolchain import find_toolchain
 from harness.tuning import record
 from harness.tuning.bench import Step
@@ -38,8 +38,8 @@ from harness.tuning.tuner import DEFAULT_SLACK, Tuner
 from tinyengine.fixedpoint import Requant
 from tinyengine.schedule import Optimize
 
-TIMED_CORES = ("cortex-m4", "cortex-m7")
-"""Whose kernels have alternatives, and cycles."""
+TUNED_CORES = ("cortex-m4", "cortex-m7")
+"""Whose kernels have alternatives."""
 
 
 def command(
@@ -77,7 +77,7 @@ def command(
     if len(chosen) != 1:
         raise ConfigError("names no board", file="--board")
     host.require(chosen)
-    if load_chip(chosen[0].chip).core not in TIMED_CORES or chosen[0].probe.kind == "renode":
+    if load_chip(chosen[0].chip).core not in TUNED_CORES or not counts_cycles(chosen[0]):
         raise ConfigError("counts instructions, no cycles: nothing can be chosen by that", file=board)
     source = resolve(model)
     options = JobOptions(

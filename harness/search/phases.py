@@ -26,7 +26,7 @@ from harness.search import front_end_run
 from harness.search.answers import answers
 from harness.search.front_end_run import FrontEndRun
 from harness.search.result import Final, PhaseTime, SearchResult, rows_of
-from harness.station import Station
+from harness.station import Station, counts_cycles
 from harness.store import Store
 from nas import qat
 from nas.accuracy import InheritedAccuracy, top1, top1_of_scores
@@ -111,6 +111,9 @@ def run(
         attempts=8,  # each draws a population and compiles it; an impossible limit should not take an hour
         seed=request.seed,
     )
+    for board in request.boards:
+        if not counts_cycles(board):
+            raise ConfigError("counts instructions, no cycles: no latency follows from them", file=board.name)
     limits = _limits(request.boards, request.latency_ms, request.sram_kb, request.flash_kb)
     try:
         chosen = recipes(setup or find(request.task), seed=request.seed, quick=request.quick)
@@ -133,17 +136,17 @@ def _limits(
     boards: Sequence[Board], latency_ms: float | None, sram_kb: float | None, flash_kb: float | None
 ) -> tuple[Limit, ...]:
     given = (
-        (Cost.LATENCY_MS, latency_ms, 1.0),
-        (Cost.SRAM_BYTES, sram_kb, _KIB),
-        (Cost.FLASH_BYTES, flash_kb, _KIB),
+        ("--latency-ms", Cost.LATENCY_MS, latency_ms, 1.0),
+        ("--sram-kb", Cost.SRAM_BYTES, sram_kb, _KIB),
+        ("--flash-kb", Cost.FLASH_BYTES, flash_kb, _KIB),
     )
-    for cost, value, _ in given:
+    for option, _, value, _ in given:
         if value is not None and not 0 < value < 1e9:
-            raise ConfigError(f"{value:g} is no limit", file=f"--{cost.value.split('_')[0]}")
+            raise ConfigError(f"{value:g} is no limit", file=option)
     return tuple(
         Limit(board=b.name, cost=cost, most=value * unit)
         for b in boards
-        for cost, value, unit in given
+        for _, cost, value, unit in given
         if value is not None
     )
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from harness.chips import EmulatedCore
+from harness.errors import ConfigError
 from harness.sim.memory_model import IDEAL, MemoryModel
 from harness.sim.timing_core import timing_core
 
@@ -108,7 +110,20 @@ class BareMachine:
 
 
 def _read(elf: Path) -> tuple[list[tuple[int, int, bytes]], dict[str, int], dict[str, int]]:
-    """Base, size and content of what lies in memory, where it runs from; symbols without the Thumb bit."""
+    """Base, size and content of what lies in memory, where it runs from; symbols without the Thumb bit.
+
+    Raises:
+        ConfigError: it cannot be read, or is no ELF file with symbols.
+    """
+    try:
+        return _read_image(elf)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", file=str(elf)) from error
+    except ELFError as error:
+        raise ConfigError(f"is no ELF file: {error}", file=str(elf)) from error
+
+
+def _read_image(elf: Path) -> tuple[list[tuple[int, int, bytes]], dict[str, int], dict[str, int]]:
     with elf.open("rb") as stream:
         image = ELFFile(stream)
         sections = [s for s in image.iter_sections() if s["sh_flags"] & 2 and s["sh_size"]]
@@ -118,7 +133,7 @@ def _read(elf: Path) -> tuple[list[tuple[int, int, bytes]], dict[str, int], dict
         ]
         table = image.get_section_by_name(".symtab")
         if not isinstance(table, SymbolTableSection):
-            raise ValueError(f"{elf}: there are no symbols in it")
+            raise ConfigError("has no symbols", file=str(elf))
         symbols = [s for s in table.iter_symbols() if s.name]
         return (
             segments,

@@ -152,6 +152,13 @@ def once(options: JobOptions) -> JobOptions:
     Caches are as the layers before leave them, in both; nothing lies in the fastest memory.
     """
     is_uniform = options.memory is Memory.IDEAL
+    # The flash limit is the model's, which samples need not keep.
     return replace(
-        options, repetitions=1, warmups=0 if is_uniform else 1, layers=True, marks=False, placement=Rule.FLASH
+        options,
+        repetitions=1,
+        warmups=0 if is_uniform else 1,
+        layers=True,
+        marks=False,
+        placement=Rule.FLASH,
+        flash_limit_bytes=None,
     )

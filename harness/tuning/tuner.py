@@ -181,7 +181,9 @@ class Tuner:
         if self._stop.is_set():
             raise Interrupted("stopped; the same command goes on")
         model = prepare_compiled(source, graph, compiled, options)
-        row, _ = self._runner.run(Job(board=self._board, model=model, options=options), stage=lambda _: None)
+        # The record is about this very compilation: the runner is not to compile a smaller one.
+        as_compiled = replace(options, flash_limit_bytes=None)
+        row, _ = self._runner.run(Job(board=self._board, model=model, options=as_compiled), stage=lambda _: None)
         if row.outcome is Outcome.INTERRUPTED:
             raise Interrupted("stopped; the same command goes on")
         return row

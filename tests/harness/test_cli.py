@@ -134,6 +134,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["report"], "holds no results yet"),
         (["compile", "none.tflite", "-o", "x"], "cannot be read"),
         (["sim", "start", "f7"], "no board 'f7'"),
+        (["sim", "confirm", "none.elf", "--board", "f412-sim"], "none.elf: cannot be read"),
+        (["sim", "confirm", __file__, "--board", "f412-sim"], "is no ELF file"),
+        (["costs", "none.tflite"], "none.tflite: cannot be read"),
+        (["search", "--task", "digits", "--board", "qemu-m55", "--out", "x"], "qemu-m55: counts instructions"),
+        (
+            ["search", "--task", "digits", "--board", "f412-sim", "--out", "x", "--latency-ms", "-3"],
+            "--latency-ms: -3 is no limit",
+        ),
     ],
 )
 def test_a_usage_error_is_one_line_and_2(
@@ -145,6 +153,25 @@ def test_a_usage_error_is_one_line_and_2(
     assert said.err.startswith("tinyrack: ")
     assert said.err.count("\n") == 1
     assert words in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compile", "-o", "x"],
+        ["frontier"],
+        ["memory"],
+        ["tune", "--board", "f412-sim"],
+        ["compare-engines", "--elf", "x.elf", "--symbol", "f", "--board", "f412-sim", "--model"],
+    ],
+)
+def test_a_broken_model_is_named_in_one_line_and_1(
+    arguments: list[str], quiet_place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = quiet_place / "broken.tflite"
+    broken.write_bytes(b"nothing")
+    assert call(*arguments, str(broken)) == 1
+    assert capsys.readouterr().err == f"tinyrack: {broken}: model: 7 bytes are too few for a header\n"
 
 
 @pytest.mark.parametrize(
@@ -235,6 +262,15 @@ def stored(folder: Path) -> None:
         store.append(second.id, replace(OK, retries=1))
         store.append(second.id, FAILED)
         store.finish_session(second.id)
+
+
+def test_an_impossible_limit_is_one_line_and_1(quiet_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for limit, words in (("--sram-limit", "the smallest arena found takes"), ("--flash-limit", "needs")):
+        assert call("compile", "zoo:ad-autoencoder", "-o", str(quiet_place / "c"), limit, "10") == 1
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.endswith("the limit is 10\n") or said.endswith("the limit is 10 B\n")
+    assert not (quiet_place / "c").exists()
 
 
 def test_report_shows_the_newest_row_of_each_pair(quiet_place: Path, capsys: pytest.CaptureFixture[str]) -> None:

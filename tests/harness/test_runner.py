@@ -44,6 +44,7 @@ from harness.station import Modelled
 from tinyengine.kernels.catalogue import Target
 from tinyengine.schedule import Optimize, flash_bytes
 
+MODEL_FLASH_BYTES = 270_000
 BOARD = load_boards(default_boards_file()).all[1]
 H743 = load_boards(default_boards_file()).select(["h743-sim"])[0]
 
@@ -178,7 +179,7 @@ class MadeUp:
         self._step("build")
         return Image(
             elf=Path("image.elf"), elf_sha256="e" * 64, build_digest="b" * 64, flash_bytes=300_000,
-            model_flash_bytes=270_000, text_bytes=20_000, rodata_bytes=250_000, static_ram_bytes=1_000,
+            model_flash_bytes=MODEL_FLASH_BYTES, text_bytes=20_000, rodata_bytes=250_000, static_ram_bytes=1_000,
             arena_bytes=self.model.compiled.plan.arena_bytes, copied_bytes=0,
             regions=(Region(section="arena", memory="dtcm", bytes=9),), copied_sram_bytes=0,
             stack_reserve_bytes=2048, toolchain=plan.toolchain.description,
@@ -409,6 +410,15 @@ def test_an_image_too_large_for_flash_is_compiled_smaller() -> None:
     assert row.outcome is Outcome.OK
     assert row.sources_digest == compiled.sources.digest()
     assert row.warnings[0].startswith(f"compiled with a flash limit of {found.limit_bytes:,} B, because")
+
+
+def test_a_flash_limit_holds_for_what_the_linker_says(model: PreparedModel) -> None:
+    limit = MODEL_FLASH_BYTES - 1
+    row, _ = MadeUp(model=model).run(JobOptions(flash_limit_bytes=limit))
+    assert row.outcome is Outcome.FLASH_OVERFLOW
+    assert row.error == f"the model needs {MODEL_FLASH_BYTES:,} B of flash, the limit is {limit:,} B"
+    row, _ = MadeUp(model=model).run(JobOptions(flash_limit_bytes=MODEL_FLASH_BYTES))
+    assert row.outcome is Outcome.OK
 
 
 def test_what_cannot_be_compiled_smaller_overflows(model: PreparedModel) -> None:
