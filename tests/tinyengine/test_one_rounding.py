@@ -14,7 +14,7 @@ from tinyengine.fixedpoint import Multiplier, Requant
 from tinyengine.importers import tflite
 from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, Padding, QuantParams
 from tinyengine.kernels.assembly.requantize import Rounding
-from tinyengine.kernels.dsp import common
+from tinyengine.kernels.dsp import common, kinks
 from tinyengine.kernels.dsp.rounding import MOST_BIAS, OneRounding, one_rounding, two_roundings_as_one
 
 WEIGHTED = (Conv2D, DepthwiseConv2D)
@@ -103,8 +103,41 @@ def test_a_gain_a_channel_gives_one_shift_and_equals_two_roundings() -> None:
 def test_a_gain_a_channel_equals_float32_or_the_channel_stays_in_float32() -> None:
     """Negative sums count: no clamp is at the zero point."""
     forms, floats = forms_with_gains(Requant.SINGLE)
-    assert forms >= {Rounding.PRODUCT, Rounding.MIXED_PRODUCT}
-    assert 1 <= floats <= 30
+    assert forms >= {Rounding.PRODUCT, Rounding.KINKED}
+    assert floats <= 30
+
+
+def test_a_kink_equals_float32_on_every_accumulator() -> None:
+    """Scales whose near ties have parity in turns, so that no line passes them."""
+    rng = np.random.default_rng(24)
+    awkward = found = 0
+    clamp = Clamp()
+    for _ in range(400):
+        numerator, denominator = 2 * int(rng.integers(1, 40)) + 1, int(rng.integers(1 << 10, 1 << 14))
+        scale = float(np.float32(numerator / denominator * (1 + rng.uniform(-1, 1) * 2.0**-22)))
+        if not 2.0**-12 < scale < 2.0**-6:
+            continue
+        reach = int(min(200 / scale, 1 << 18))
+        low, high, zero_point, shift = -reach, int(rng.integers(1, reach)), int(rng.integers(-128, 128)), 13
+        steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
+        if one_rounding(scale, low, high, steps) is not None:
+            continue
+        awkward += 1
+        first = lowering.first_reaching(scale, low, high, steps)
+        stairs = kinks.staircase(first, low, high, steps, right_shift=shift, zero_point=zero_point)
+        kink = kinks.SHIFTS[awkward % len(kinks.SHIFTS)]
+        form = kinks.fit(stairs, scale, right_shift=shift, zero_point=zero_point, kink=kink, most_gain=258)
+        if form is None:
+            continue
+        found += 1
+        acc = np.arange(low, high + 1, dtype=np.int64)
+        a = form.gain * acc + form.offset
+        assert max(int(np.abs(a).max()), form.multiplier) < 1 << 31
+        outputs = np.clip((a - (a >> kink)) * form.multiplier >> 32 + shift, clamp.low, clamp.high)
+        wanted = np.clip(fixedpoint.requantize_float(acc, scale) + zero_point, clamp.low, clamp.high)
+        np.testing.assert_array_equal(outputs, wanted, err_msg=str(scale))
+    assert awkward >= 20
+    assert found >= 0.7 * awkward
 
 
 def forms_with_gains(requant: Requant) -> tuple[set[Rounding], int]:
@@ -170,7 +203,10 @@ def forms_with_gains(requant: Requant) -> tuple[set[Rounding], int]:
                 moved = int(constants.bias[c] - plain[c])
                 sums = int(constants.gains[c]) * (acc + moved) + int(constants.offsets[c])
                 one = constants.channels[c]
-                high_word = (sums * one.multiplier + (one.addend << 32)) >> 32
+                if one.addend and constants.epilogue.is_kinked:
+                    sums -= sums >> constants.epilogue.kink
+                addend = one.addend if constants.epilogue.has_addend else 0
+                high_word = (sums * one.multiplier + (addend << 32)) >> 32
                 assert max(np.abs(sums).max(), np.abs(high_word).max()) < 1 << 31
                 np.testing.assert_array_equal(np.clip(high_word >> shift, -128, 127), wanted, err_msg=f"{n} {c}")
                 assert np.abs(constants.gains[c] * found.weights[c]).max() < 1 << 15

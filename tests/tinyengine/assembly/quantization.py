@@ -135,6 +135,69 @@ def layer(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Kinked:
+    """A layer of products some of whose channels have a kink.
+
+    Args:
+        weights, bias: before the gains.
+        gains, offsets, multipliers: (channels,), and `has_kink`.
+    """
+
+    weights: Integers
+    bias: Integers
+    gains: Integers
+    offsets: Integers
+    multipliers: Integers
+    has_kink: NDArray[np.bool_]
+    right_shift: int
+    kink: int
+    clamp: Clamp
+
+    @property
+    def constants(self) -> tuple[ChannelConstants, ...]:
+        pairs = zip(self.multipliers.tolist(), self.has_kink.tolist(), strict=True)
+        return tuple(ChannelConstants(multiplier=m, addend=int(k), right_shift=self.right_shift) for m, k in pairs)
+
+    @property
+    def epilogue(self) -> Epilogue:
+        return Epilogue(
+            right_shift=self.right_shift,
+            sign_correction=False,
+            clamp=self.clamp,
+            rounding=Rounding.KINKED,
+            kink=self.kink,
+            kinked_pairs=requantize.kinked_pairs(self.constants),
+        )
+
+    def outputs(self, products: Integers) -> NDArray[np.int8]:
+        """int8 outputs of sums of products, channels last."""
+        a: Integers = self.gains * (products + self.bias) + self.offsets
+        a = np.where(self.has_kink, a - (a >> self.kink), a)
+        y: Integers = a * self.multipliers >> 32 + self.right_shift
+        return np.clip(y, self.clamp.low, self.clamp.high).astype(np.int8)
+
+
+def kinked(has_kink: tuple[bool, ...], depth: int, rng: np.random.Generator, clamp: Clamp) -> Kinked:
+    """Random weights whose sums reach both ends of int8; a kink of some outputs, that it may show."""
+    channels, shift = len(has_kink), int(rng.integers(6, 15))
+    weights = rng.integers(-127, 128, (channels, depth))
+    gains = rng.integers(100, 259, channels)
+    reach = 70.0 * 127 * depth**0.5
+    multipliers = (rng.uniform(0.7, 1.4, channels) * 2.0 ** (32 + shift) * 128 / (reach * gains)).astype(np.int64)
+    return Kinked(
+        weights=weights,
+        bias=rng.integers(-int(reach), int(reach), channels),
+        gains=gains,
+        offsets=rng.integers(-(1 << 15), 1 << 15, channels),
+        multipliers=np.minimum(multipliers, (1 << 31) - 1),
+        has_kink=np.array(has_kink),
+        right_shift=shift,
+        kink=int(rng.integers(4, 7)),
+        clamp=clamp,
+    )
+
+
 def activations(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int8]:
     """Uniform int8, now and then only its two ends."""
     if rng.integers(0, 4) == 0:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.tinyengine.assembly import quantization
-from tests.tinyengine.assembly.quantization import QUANTIZATIONS, ROUNDINGS, Channels, Quantization
+from tests.tinyengine.assembly.quantization import QUANTIZATIONS, ROUNDINGS, Channels, Kinked, Quantization
 from tests.tinyengine.assembly.rig import Rig
 from tinyengine.kernels.assembly import depthwise
 from tinyengine.kernels.assembly.depthwise import Plane
@@ -19,7 +20,12 @@ _CHANNELS = 3
 
 
 def plane(
-    kernel: tuple[int, int], stride: int, columns: int, made: Channels, halves: int, most_unrolled: int = 32
+    kernel: tuple[int, int],
+    stride: int,
+    columns: int,
+    made: Channels | Kinked,
+    halves: int,
+    most_unrolled: int = 32,
 ) -> Plane:
     return Plane(
         kernel=kernel,
@@ -67,6 +73,17 @@ def test_every_quantization_is_exact(core: Core, rounding: Rounding, tmp_path: P
     check(core, [(*shape, q) for shape in shapes for q in QUANTIZATIONS], tmp_path, rounding)
 
 
+@pytest.mark.parametrize("core", Core)
+def test_channels_with_a_kink_have_rows_of_their_own(core: Core, tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    cases, made = [], []
+    for n, shape in enumerate(SHAPES):
+        clamp = QUANTIZATIONS[3 if n % 5 == 2 else 0].clamp
+        cases.append((*shape, QUANTIZATIONS[0]))
+        made.append(quantization.kinked((n % 2 == 0, True, n % 3 == 0), shape[0][0] * shape[0][1], rng, clamp))
+    compare(core, cases, made, tmp_path)
+
+
 def check(
     core: Core,
     cases: list[tuple[tuple[int, int], int, int, int, Quantization]],
@@ -79,6 +96,18 @@ def check(
         quantization.layer(q, _CHANNELS, kernel[0] * kernel[1], rng, rounding=rounding)
         for kernel, _, _, _, q in cases
     ]
+    compare(core, cases, made, folder, most_unrolled)
+
+
+def compare(
+    core: Core,
+    cases: list[tuple[tuple[int, int], int, int, int, Quantization]],
+    made: Sequence[Channels | Kinked],
+    folder: Path,
+    most_unrolled: int = 32,
+) -> None:
+    """Runs each case's kernel on random planes."""
+    rng = np.random.default_rng(8)
     kernels = []
     for (kernel, stride, columns, _, _), each in zip(cases, made, strict=True):
         halves = (columns - 1) * stride + kernel[1]
@@ -90,7 +119,8 @@ def check(
         kh, kw = kernel
         x = quantization.activations((_CHANNELS, (rows - 1) * stride + kh, found.row_bytes // 2), rng)
         weights = each.weights.T.reshape(kh, kw, _CHANNELS)
-        table = rig.place(depthwise.pack(found, weights, each.bias, each.constants))
+        gains, offsets = (each.gains, each.offsets) if isinstance(each, Kinked) else (None, None)
+        table = rig.place(depthwise.pack(found, weights, each.bias, each.constants, gains, offsets))
         out = np.zeros((rows, columns, _CHANNELS), np.int8)
         at = rig.room(out)
         products = np.zeros(out.shape, np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.tinyengine.assembly import quantization
-from tests.tinyengine.assembly.quantization import QUANTIZATIONS, ROUNDINGS, Channels, Quantization
+from tests.tinyengine.assembly.quantization import QUANTIZATIONS, ROUNDINGS, Channels, Kinked, Quantization
 from tests.tinyengine.assembly.rig import Rig
 from tinyengine.kernels.assembly import resident, tile
 from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
@@ -107,8 +108,33 @@ def test_weights_in_fp_registers_and_on_the_stack(rounding: Rounding, tmp_path: 
     check(Core.M4, cases, tmp_path, rng)
 
 
+_PAIRS = ((False, False), (True, False), (False, True), (True, True))
+_KINDS = [
+    (_PAIRS[1],),
+    (_PAIRS[0], _PAIRS[2], _PAIRS[0]),
+    (_PAIRS[3], _PAIRS[0]),
+    (_PAIRS[0], *_PAIRS[1:], _PAIRS[1], _PAIRS[0]),
+]
+
+
+@pytest.mark.parametrize("core", Core)
+@pytest.mark.parametrize(("depth", "passes"), [(2, 1), (16, 1), (64, 1), (32, 2)])
+def test_pairs_with_a_kink_have_a_loop_of_their_own(core: Core, depth: int, passes: int, tmp_path: Path) -> None:
+    """Every kind of pair first, last and in between, in tiles of one to four pixels."""
+    rng = np.random.default_rng(6)
+    cases = []
+    for pixels in (1, 2, 3, 4):
+        for n, kinds in enumerate(_KINDS):
+            clamp = QUANTIZATIONS[3].clamp if n == 2 else QUANTIZATIONS[0].clamp
+            made = quantization.kinked(tuple(k for pair in kinds for k in pair), depth, rng, clamp)
+            kernel = pointwise(depth, len(made.bias), pixels, passes, made.epilogue)
+            assert set(made.epilogue.kinked_pairs) == set(kinds) - {_PAIRS[0]}
+            cases.append((kernel, made, 1 + n, depth))
+    check(core, cases, tmp_path, rng)
+
+
 def check(
-    core: Core, cases: list[tuple[Tile, Channels, int, int]], folder: Path, rng: np.random.Generator
+    core: Core, cases: Sequence[tuple[Tile, Channels | Kinked, int, int]], folder: Path, rng: np.random.Generator
 ) -> None:
     rig = Rig(
         core=core, text="".join(tile.render(f"k{n}", c[0], core, "") for n, c in enumerate(cases)), folder=folder
@@ -119,7 +145,8 @@ def check(
         x = quantization.activations((pixels, depth), rng)
         out = np.zeros((pixels, channels), np.int8)
         at = rig.room(out)
-        table = tile.pack(kernel, made.weights, made.bias, made.constants)
+        gains, offsets = (made.gains, made.offsets) if isinstance(made, Kinked) else (None, None)
+        table = tile.pack(kernel, made.weights, made.bias, made.constants, gains, offsets)
         rig.call(f"k{n}", rig.place(x.astype(np.int16)), rig.place(table), at, tiles | channels // 2 << 16)
         wanted = made.outputs(x.astype(np.int64) @ made.weights.T)
         np.testing.assert_array_equal(rig.read(at, out), wanted, err_msg=f"{core} case {n}")

@@ -195,17 +195,22 @@ def _body(e: Emitter, name: str, plane: Plane) -> None:
     if plane.epilogue.right_shift is None:
         e.ldr("r12", "r1", 12, "right shift")
         e.to_fp(_SHIFT, "r12")
+    other: Epilogue | None = None
     if plane.epilogue.is_mixed:
+        other = plane.epilogue.in_float
         e.from_fp("r12", _MULTIPLIER)
         e.fixed("cmp r12, #0")
-        e.fixed(f"blt .L{name}_float", "rounded in float32")
+        e.fixed(f"blt .L{name}_other", "rounded in float32")
+    elif plane.epilogue.is_kinked:
+        other, _ = plane.epilogue.of_pair((True, False))
+        e.fixed("cmp r12, #0")
+        e.fixed(f"bne .L{name}_other", "has a kink")
+    if other is not None:
         with e.out_of_line():
-            e.label(f".L{name}_float")
-            in_float = replace(plane, epilogue=plane.epilogue.in_float, most_unrolled=SHORT_COLUMNS)
-            _rows_of(e, f"{name}_float", in_float)
+            e.label(f".L{name}_other")
+            _rows_of(e, f"{name}_other", replace(plane, epilogue=other, most_unrolled=SHORT_COLUMNS))
             e.leave()
-        plane = replace(plane, epilogue=plane.epilogue.in_integers)
-    _rows_of(e, name, plane)
+    _rows_of(e, name, replace(plane, epilogue=plane.epilogue.in_integers))
 
 
 def _rows_of(e: Emitter, name: str, plane: Plane) -> None:
@@ -347,7 +352,7 @@ def _finish(
     m, c = multiplier or spare[0], spare[1]
     if multiplier is None and form.rounding is not Rounding.FLOAT:
         e.from_fp(m, _MULTIPLIER)
-    if form.rounding is not Rounding.PRODUCT:
+    if form.has_addend:
         e.from_fp(c, _ADDEND)
     rescale(e, form, accumulators, m, c, spare[2] if form.sign_correction else "", scale=_MULTIPLIER)
     if form.right_shift is None:

@@ -6,16 +6,19 @@ and the zero point, and SSAT #8, t, ASR #e finishes. gemmlowp rounds halves away
 negative accumulator needs one less: ADD t, acc, ASR #31. Where the clamp starts at the zero point a negative
 accumulator is clamped anyway and the correction is left out.
 
-One rounding is SMMLA, which truncates, without correction: nested floors are one. Where no integers round as
-float32 does, VCVT, VMUL and VCVTR do what the float form says, five instructions more. A layer may mix both: a
-channel rounded in float32 has its scale's sign set, which no integer multiplier has, and kernels branch on it.
+One rounding is SMMLA, which truncates, without correction: nested floors are one. Where no line rounds as float32
+does, a saw on it may (`KINKED`): a channel's addend, of no use there, says whether it takes one; kernels have
+loops for each kind of pair. Else VCVT, VMUL and VCVTR do what the float form says, five instructions more. A
+layer may mix these with integers: a channel rounded in float32 has its scale's sign set, as no integer multiplier
+has, and kernels branch on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TypeAlias
 
 import numpy as np
 
@@ -39,13 +42,15 @@ class Rounding(Enum):
     """Once, in float32, ties to even."""
     MIXED = "mixed"
     """Some channels as FLOAT, the others as ONCE; the sign of a channel's multiplier says which."""
-    MIXED_PRODUCT = "mixed product"
-    """Some channels as FLOAT, the others as PRODUCT."""
+    KINK = "kink"
+    """As PRODUCT, of a sum less itself shifted down."""
+    KINKED = "kinked"
+    """Some channels as KINK, the others as PRODUCT; a channel's addend says which."""
     NONE = "none"
     """The sum is on the output's scale already, shifted up."""
 
 
-_INTEGERS_OF_MIXED = {Rounding.MIXED: Rounding.ONCE, Rounding.MIXED_PRODUCT: Rounding.PRODUCT}
+_WITHOUT_ADDEND = (Rounding.PRODUCT, Rounding.KINK, Rounding.KINKED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +60,17 @@ class ChannelConstants:
     Args:
         multiplier: m in [2^20, 2^31); in float the bits of half the scale, for the accumulator is doubled, and
             negated: bit 31 tells a float channel from the others.
-        addend: c = 2^(e-1) + (zero_point << e); in float the zero point.
+        addend: c = 2^(e-1) + (zero_point << e); in float the zero point; of products 1 with a kink, else 0.
         right_shift: e, 1 to MOST_RIGHT_SHIFT; 0 in float.
     """
 
     multiplier: int
     addend: int
     right_shift: int
+
+
+Pair: TypeAlias = tuple[bool, bool]
+PLAIN_PAIR: Pair = (False, False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +81,36 @@ class Epilogue:
         right_shift: the shift all channels share, or None when it is loaded for each channel.
         sign_correction: negative accumulators need their second rounding corrected.
         clamp: bounds inside [-128, 127]; SSAT provides the full range for nothing.
+        kink: by how much a sum is shifted down where it has a kink.
+        kinked_pairs: which of a pair's two channels have one, for every kind of pair with a kink that there is.
     """
 
     right_shift: int | None
     sign_correction: bool
     clamp: Clamp
     rounding: Rounding = Rounding.TWICE
+    kink: int = 0
+    kinked_pairs: tuple[Pair, ...] = ()
+
+    @property
+    def has_addend(self) -> bool:
+        """Whether the form adds something to the product."""
+        return self.rounding not in _WITHOUT_ADDEND
 
     @property
     def is_mixed(self) -> bool:
-        """Whether kernels must look which form a channel takes."""
-        return self.rounding in _INTEGERS_OF_MIXED
+        """Whether kernels must look which channels are rounded in float32."""
+        return self.rounding is Rounding.MIXED
+
+    @property
+    def is_kinked(self) -> bool:
+        """Whether kernels must look which channels have a kink."""
+        return self.rounding is Rounding.KINKED
+
+    def of_pair(self, pair: Pair) -> tuple[Epilogue, Epilogue]:
+        """The form of each channel of a pair, those with a kink as `pair` says."""
+        plain, kinked = self.in_integers, replace(self, rounding=Rounding.KINK)
+        return (kinked if pair[0] else plain, kinked if pair[1] else plain)
 
     @property
     def in_float(self) -> Epilogue:
@@ -91,8 +119,10 @@ class Epilogue:
 
     @property
     def in_integers(self) -> Epilogue:
-        """A mixed form's other channels; any other form itself."""
-        return replace(self, rounding=_INTEGERS_OF_MIXED[self.rounding]) if self.is_mixed else self
+        """A mixed form's other channels, or those without a kink; any other form itself."""
+        if self.is_kinked:
+            return replace(self, rounding=Rounding.PRODUCT)
+        return replace(self, rounding=Rounding.ONCE) if self.is_mixed else self
 
 
 def refusal(multipliers: Sequence[Multiplier]) -> str | None:
@@ -174,11 +204,14 @@ def rescale(
             for a, _ in pairs:
                 e.dsp(f"qadd {a}, {a}, {addend}", a, a, addend, comment="zero point")
         return
+    if form.rounding is Rounding.KINK:
+        for a in accumulators:
+            e.alu(f"sub {a}, {a}, {a}, asr #{form.kink}", a, a, comment="kink")
     for a in accumulators:
         if form.sign_correction:
             e.multiply("smmlar", spare, a, multiplier, addend)
             e.alu(f"add {a}, {spare}, {a}, asr #31", a, spare, a, comment="halves away from zero")
-        elif form.rounding is Rounding.PRODUCT:
+        elif not form.has_addend:
             e.multiply("smmul", a, a, multiplier)
         else:
             e.multiply(form.rounding.value, a, a, multiplier, addend)
@@ -201,3 +234,31 @@ def clamp(e: Emitter, form: Epilogue, a: Register) -> None:
         e.add_immediate(a, a, 127 - high)
         e.dsp(f"ssat {a}, #8, {a}", a, a)
         e.add_immediate(a, a, high - 127)
+
+
+def kinked_pairs(channels: Sequence[ChannelConstants]) -> tuple[Pair, ...]:
+    """The kinds of pairs with a kink; an odd last channel is its neighbour's second once more."""
+    pairs = [(n, n + 1) for n in range(0, len(channels) - 1, 2)]
+    if len(channels) % 2 and len(channels) > 1:
+        pairs.append((len(channels) - 2, len(channels) - 1))
+    found = {(bool(channels[a].addend), bool(channels[b].addend)) for a, b in pairs}
+    return tuple(sorted(found - {PLAIN_PAIR}))
+
+
+def kinked_name(name: str, pair: Pair) -> str:
+    """What labels of a kinked pair's loop start with."""
+    return f"{name}_kink{pair[0] | pair[1] << 1}"
+
+
+def choose_kink(e: Emitter, name: str, form: Epilogue, load: Callable[[Register], None]) -> None:
+    """At a pair's start: to the loop of its kind, if that is not the next one.
+
+    Args:
+        load: puts 1 for a first and 2 for a second channel with a kink, together, into a register.
+    """
+    if not form.kinked_pairs:
+        return
+    load("r10")
+    for pair in form.kinked_pairs:
+        e.fixed(f"cmp r10, #{pair[0] | pair[1] << 1}")
+        e.fixed(f"beq .L{kinked_name(name, pair)}")

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING
 
 from tinyengine.kernels.assembly.emitter import Emitter
 from tinyengine.kernels.assembly.instruction import Register
-from tinyengine.kernels.assembly.requantize import Rounding, clamp, rescale, saturate
+from tinyengine.kernels.assembly.requantize import (
+    PLAIN_PAIR,
+    Pair,
+    Rounding,
+    choose_kink,
+    clamp,
+    kinked_name,
+    rescale,
+    saturate,
+)
 from tinyengine.kernels.assembly.scheduler import Core
 
 if TYPE_CHECKING:
@@ -93,17 +102,10 @@ class _Body:
         e.store("str", "r5", "sp", _PAIRS)
         e.label(f".L{self.name}_pair", align=False)
         self._load_pair()
-        e.label(f".L{self.name}_tile")
-        self._steps()
-        self._epilogue()
-        if tile.epilogue.is_mixed:
-            with e.out_of_line():
-                e.label(f".L{self.name}_float")
-                self._float_epilogue()
-        e.fixed(f"{'teq' if tile.epilogue.is_mixed else 'cmp'} r0, r10")
-        e.fixed(f"bne .L{self.name}_tile")
-        if tile.epilogue.is_mixed:
-            e.label(f".L{self.name}_next", align=False)
+        kinds = f"s{self.tail + 1}"
+        choose_kink(e, self.name, tile.epilogue, lambda rd: e.from_fp(rd, kinds, "which channels have a kink"))
+        self._tiles(self.name, PLAIN_PAIR)
+        e.label(f".L{self.name}_next", align=False)
         e.ldr("r3", "sp", _PAIRS)
         e.fixed("subs r3, r3, #1")
         e.store("str", "r3", "sp", _PAIRS)
@@ -111,6 +113,26 @@ class _Body:
         e.fixed(f"add.w sp, sp, #{_SPILLED + spill_bytes}")
         if self.saved:
             e.fixed(f"vpop {{s16-s{_SCRATCH_FP_REGISTERS + self.saved - 1}}}")
+
+        for pair in tile.epilogue.kinked_pairs:
+            with e.out_of_line():
+                name = kinked_name(self.name, pair)
+                e.label(f".L{name}")
+                self._tiles(name, pair)
+                e.fixed(f"b .L{self.name}_next")
+
+    def _tiles(self, name: str, pair: Pair) -> None:
+        """A pair's loop over a row's tiles."""
+        e = self.e
+        e.label(f".L{name}_tile")
+        self._steps()
+        self._epilogue(pair)
+        if self.tile.epilogue.is_mixed:
+            with e.out_of_line():
+                e.label(f".L{name}_float")
+                self._float_epilogue()
+        e.fixed(f"{'teq' if self.tile.epilogue.is_mixed else 'cmp'} r0, r10")
+        e.fixed(f"bne .L{name}_tile")
 
     def _load_pair(self) -> None:
         """The pair's table to FP registers and stack; pointers to the row's start."""
@@ -161,16 +183,16 @@ class _Body:
                 for a, x in zip(accumulators, _X, strict=False):
                     e.multiply("smlad", a, _W, x, accumulators[-1] if step == 0 else a)
 
-    def _epilogue(self) -> None:
+    def _epilogue(self, pair: Pair) -> None:
         """Requantize, clamp, store, advance; leaves the end of the row in r10 for the loop's compare."""
         e, tile = self.e, self.tile
-        form = tile.epilogue.in_integers
         m, c, spare = "r10", "r11", "r12"
         if tile.epilogue.is_mixed:
             e.branch_out("cs", f".L{self.name}_float", *self.first, *self.second, "r0", comment="float32")
         for channel, accumulators in enumerate((self.first, self.second)):
             e.from_fp(m, f"s{self.tail + 2 * channel}", "multiplier")
-            if form.rounding is not Rounding.PRODUCT:
+            form = tile.epilogue.of_pair(pair)[channel]
+            if form.has_addend:
                 e.from_fp(c, f"s{self.tail + 2 * channel + 1}", "rounding and zero point")
             rescale(e, form, accumulators, m, c, spare)
             for a in accumulators:
@@ -197,8 +219,7 @@ class _Body:
                     scale, one = f"s{self.tail + 2 * channel}", forms[channel]
                     if one.rounding is not Rounding.FLOAT:
                         e.from_fp(m, scale, "multiplier")
-                    if one.rounding is not Rounding.PRODUCT:
-                        e.from_fp(c, f"s{self.tail + 2 * channel + 1}", "rounding and zero point")
+                    e.from_fp(c, f"s{self.tail + 2 * channel + 1}", "rounding and zero point")
                     temporaries = [bias for _, bias in _KEPT_BIASES]
                     rescale(e, one, accumulators, m, c, spare, scale=scale, temporaries=temporaries)
                     for a in accumulators:

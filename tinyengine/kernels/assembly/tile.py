@@ -28,10 +28,13 @@ from tinyengine.kernels.assembly import resident
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
 from tinyengine.kernels.assembly.requantize import (
+    PLAIN_PAIR,
     ChannelConstants,
     Epilogue,
-    Rounding,
+    Pair,
+    choose_kink,
     clamp,
+    kinked_name,
     rescale,
     saturate,
 )
@@ -176,6 +179,8 @@ def pack(
     for c in range(0, count, 2):
         a, b = channels[c], channels[c + 1]
         tail = [a.multiplier, a.addend, b.multiplier, b.addend]
+        if tile.epilogue.is_kinked:
+            tail[1] = a.addend | b.addend << 1
         if tile.epilogue.right_shift is None:
             tail += [a.right_shift, b.right_shift]
         if tile.byte_weights:
@@ -224,29 +229,39 @@ def _body(e: Emitter, name: str, tile: Tile) -> None:
         e.ldr("r12", "r10", 8, "second channel's")
         e.alu("orr r11, r11, r12", "r11", "r11", "r12")
         e.fixed("lsls r11, r11, #1", "carry: a channel is rounded in float32")
+    choose_kink(e, name, tile.epilogue, lambda rd: e.ldr(rd, "r1", tail_bytes + 4, "which channels have a kink"))
+    _tiles(e, name, tile, PLAIN_PAIR)
+    e.label(f".L{name}_next", align=False)
+    _next_pair(e, name, tile)
+    for pair in tile.epilogue.kinked_pairs:
+        with e.out_of_line():
+            e.label(f".L{kinked_name(name, pair)}")
+            _tiles(e, kinked_name(name, pair), tile, pair)
+            e.fixed(f"b .L{name}_next")
+
+
+def _tiles(e: Emitter, name: str, tile: Tile, pair: Pair) -> None:
+    """A pair's loop over a row's tiles."""
     e.label(f".L{name}_tile")
     first, second = _FIRST[: len(tile.pixel_offsets_bytes)], _SECOND[: len(tile.pixel_offsets_bytes)]
-    restore_bytes = 0
+    tail_bytes, restore_bytes = 4 * BIAS_WORDS + tile.weight_bytes, 0
     if tile.window.passes > 1:
         _looped_window(e, name, tile, first, second)
         tail_bytes, restore_bytes = 0, tail_bytes
         with e.scheduled():
-            _epilogue(e, name, tile, first, second, tail_bytes=tail_bytes, restore_bytes=restore_bytes)
+            _epilogue(e, name, tile, first, second, pair, tail_bytes=tail_bytes, restore_bytes=restore_bytes)
     else:
         regions = _regions(tile)
         for start, last in regions:
             with e.scheduled():
                 _steps(e, tile, first, second, start, last, fresh=start == 0)
                 if (start, last) == regions[-1]:
-                    _epilogue(e, name, tile, first, second, tail_bytes=tail_bytes, restore_bytes=0)
+                    _epilogue(e, name, tile, first, second, pair, tail_bytes=tail_bytes, restore_bytes=0)
     if tile.epilogue.is_mixed:
         with e.out_of_line():
             e.label(f".L{name}_float")
             _mixed_epilogue(e, name, tile, first, second, tail_bytes=tail_bytes, restore_bytes=restore_bytes)
     _next_tile(e, name, tile)
-    if tile.epilogue.is_mixed:
-        e.label(f".L{name}_next", align=False)
-    _next_pair(e, name, tile)
 
 
 def _looped_window(
@@ -337,6 +352,7 @@ def _epilogue(
     tile: Tile,
     first: Sequence[Register],
     second: Sequence[Register],
+    pair: Pair,
     *,
     tail_bytes: int,
     restore_bytes: int,
@@ -348,7 +364,7 @@ def _epilogue(
         e.branch_out("cs", f".L{name}_float", *first, *second, "r0", "r1", _OUT, comment="float32")
     for channel, accumulators in enumerate((first, second)):
         if tile.packed_point is None:
-            _requantize(e, tile.epilogue.in_integers, accumulators, tail_bytes, channel)
+            _requantize(e, tile.epilogue.of_pair(pair)[channel], accumulators, tail_bytes, channel)
         else:
             _requantize_packed(e, tile.epilogue, tile.packed_point, accumulators, tail_bytes, channel)
     _store(e, tile, first, second, restore_bytes=restore_bytes)
@@ -418,7 +434,7 @@ def _requantize(
     """Doubled accumulators of one channel to int8, not clamped."""
     m, c, spare = _W0, _W1, _X0
     e.ldr(m, "r1", tail_bytes + 8 * channel, "multiplier")
-    if form.rounding is not Rounding.PRODUCT:
+    if form.has_addend:
         e.ldr(c, "r1", tail_bytes + 8 * channel + 4, "rounding and zero point")
     rescale(e, form, accumulators, m, c, spare)
     if form.right_shift is None:

@@ -272,14 +272,14 @@ def _gained_once(
         zero_point=found.zero_point_out,
         clamp=found.epilogue.clamp,
         scales=[float(s) for s in scales],
-        most_floats=len(scales) // _LEAST_INTEGERS,
+        most_awkward=len(scales) // _LEAST_INTEGERS,
     )
     plain, product = found.plain, gains.products(channels)
     # Sums are searched for where the forms at hand leave something to win: the search is most of compiling.
-    total = None if product is not None and product.floats <= plain.floats else gains.sums(channels)
+    total = None if product is not None else gains.sums(channels)
     best = min((o for o in (plain, product, total) if o is not None), key=_output_cycles)
     is_plain_best = (
-        plain.epilogue.right_shift is not None and product is not None and plain.floats <= product.floats
+        plain.epilogue.right_shift is not None and product is not None and plain.floats <= product.kinks
     )
     paired = None if is_plain_best else gains.sums(channels, _MOST_PAIRED)
     return replace(
@@ -294,8 +294,8 @@ def _output_cycles(constants: Constants) -> float:
     form = constants.epilogue
     if form.rounding is Rounding.FLOAT:
         return _FLOAT_CYCLES
-    beyond = 1.0 if form.right_shift is None else 0.0 if form.in_integers.rounding is Rounding.PRODUCT else 0.2
-    return beyond + _FLOAT_CYCLES * constants.floats / len(constants.channels)
+    beyond = 1.0 if form.right_shift is None else 0.2 if form.has_addend else 0.0
+    return beyond + (_FLOAT_CYCLES * constants.floats + constants.kinks) / len(constants.channels)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -437,8 +437,9 @@ def weight_forms(layer: Weighted) -> tuple[Weights, ...]:
 
 
 def code_bytes(kernel: Tile) -> int:
-    """Estimate of a matrix kernel's code."""
-    return 4 * (3 * len(kernel.pixel_offsets_bytes) + 2) * len(kernel.window.offsets_bytes) + 250
+    """Estimate of a matrix kernel's code, a loop for every kind of pair."""
+    loop = 4 * (3 * len(kernel.pixel_offsets_bytes) + 2) * len(kernel.window.offsets_bytes) + 250
+    return loop * (1 + len(kernel.epilogue.kinked_pairs))
 
 
 def constants_for(layer: Weighted, form: Weights) -> Constants:

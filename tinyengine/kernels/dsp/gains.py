@@ -4,13 +4,13 @@ Where no negative sum counts, two roundings are nested floors, and those are one
 One rounding in float32 is a staircase everywhere. `products` moves rounding and zero point into the bias, whose
 steps the gain makes fine enough in most layers: SMMUL and a shift are left. `sums` keeps an addend, which for two
 roundings is exact without a search wherever the gain is above 2. A channel no integers round as float32 does is
-rounded in float32, with a gain of 2.
+rounded in float32, with a gain of 2; where there is no addend it takes a kink (`kinks.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,7 +21,7 @@ from tinyengine.fixedpoint import Multiplier
 from tinyengine.ir import Clamp, Integers
 from tinyengine.kernels.assembly import requantize
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
-from tinyengine.kernels.dsp import rounding
+from tinyengine.kernels.dsp import kinks, rounding
 from tinyengine.kernels.dsp.rounding import OneRounding
 
 _MOST_HALF = (1 << 15) - 1
@@ -57,6 +57,11 @@ class Constants:
         """Channels rounded in float32."""
         return sum(c.multiplier < 0 for c in self.channels)
 
+    @property
+    def kinks(self) -> int:
+        """Channels with a kink."""
+        return sum(c.addend for c in self.channels) if self.epilogue.is_kinked else 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Channels:
@@ -68,7 +73,7 @@ class Channels:
         bias, low, high, largest: (channels,) bias, least and largest accumulator, largest weight in magnitude. A
             channel that is a constant has an accumulator of 2^(e + 1) (output - zero point) and a shift of e.
         zero_point, clamp: of the output.
-        most_floats: channels that may be rounded in float32.
+        most_awkward: channels that may be rounded in float32, or have a kink.
     """
 
     multipliers: Sequence[Multiplier]
@@ -79,7 +84,7 @@ class Channels:
     zero_point: int
     clamp: Clamp
     scales: Sequence[float] | None = None
-    most_floats: int = 0
+    most_awkward: int = 0
 
     @property
     def is_constant(self) -> NDArray[np.bool_]:
@@ -127,7 +132,7 @@ class Channels:
 
     def in_float(self, channel: int) -> ChannelConstants | None:
         """A channel without an integer form."""
-        if self.scales is None or not self.most_floats:
+        if self.scales is None or not self.most_awkward:
             return None
         return requantize.constants_float(float(self.scales[channel]), self.zero_point)
 
@@ -146,11 +151,14 @@ def _fitted_once(scale: float, low: int, high: int, clamp: Clamp, zero_point: in
     return rounding.widest(first, low, high, steps, fixedpoint.quantize_multiplier(scale))
 
 
-def _mixed(form: Rounding, channels: Sequence[ChannelConstants]) -> Rounding:
-    """`form` with the channels in float32 that there are."""
-    if all(c.multiplier >= 0 for c in channels):
-        return form
-    return Rounding.MIXED_PRODUCT if form is Rounding.PRODUCT else Rounding.MIXED
+@lru_cache(maxsize=1 << 14)
+def _kink_once(
+    scale: float, low: int, high: int, clamp: Clamp, zero_point: int, shift: int, kink: int, most_gain: int
+) -> kinks.Kinked | None:
+    steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
+    first = _first_once(scale, low, high, clamp, zero_point)
+    stairs = kinks.staircase(first, low, high, steps, right_shift=shift, zero_point=zero_point)
+    return kinks.fit(stairs, scale, right_shift=shift, zero_point=zero_point, kink=kink, most_gain=most_gain)
 
 
 def sums(layer: Channels, most_sum: int = _MOST_INT32) -> Constants | None:
@@ -200,7 +208,7 @@ def _sums(layer: Channels, shift: int, most_sum: int) -> Constants | None:
         if form is None:
             one = layer.in_float(c)
             floats += 1
-            if one is None or floats > layer.most_floats:
+            if one is None or floats > layer.most_awkward:
                 return None
             gains[c] = 2
             constants.append(one)
@@ -216,7 +224,7 @@ def _sums(layer: Channels, shift: int, most_sum: int) -> Constants | None:
         bias=bias,
         offsets=np.zeros(count, dtype=np.int64),
         channels=tuple(constants),
-        epilogue=layer.epilogue(shift, _mixed(Rounding.ONCE, constants)),
+        epilogue=layer.epilogue(shift, Rounding.MIXED if floats else Rounding.ONCE),
         most_sum=int((gains * (layer.reach + np.abs(bias - layer.bias))).max()),
     )
 
@@ -228,60 +236,113 @@ def products(layer: Channels) -> Constants | None:
         return None
     bits = np.minimum(np.floor(np.log2(room)).astype(int), _MOST_GAIN_BITS)
     shifts = np.array([-m.shift for m in layer.multipliers])
-    live = ~layer.is_constant
-    if layer.scales is not None:
-        live &= np.array([layer.is_constant[c] or layer.fitted(c) is not None for c in range(len(shifts))])
+    fitted = np.array([layer.is_constant[c] or layer.fitted(c) is not None for c in range(len(shifts))])
+    live = fitted & ~layer.is_constant
     if not live.any():
         return None
     highest = min(int((bits + shifts - 1)[live].min()), requantize.MOST_RIGHT_SHIFT)
     best: Constants | None = None
     for shift in range(highest, max(highest - _PRODUCT_ATTEMPTS, 1), -1):
-        found = _products(layer, shift, bits)
-        if found is not None and (best is None or found.floats < best.floats):
+        found = _products(layer, shift, bits, room)
+        if found is not None and (best is None or found.kinks < best.kinks):
             best = found
-        if best is not None and best.floats <= int((~live & ~layer.is_constant).sum()):
+        if best is not None and best.kinks <= int((~fitted).sum()):
             break
     return best
 
 
-def _products(layer: Channels, shift: int, bits: Integers) -> Constants | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Product:
+    """One channel: its sum is gain (acc + bias) + offset; without `has_kink` it is what SMMUL takes."""
+
+    gain: int
+    offset: int
+    multiplier: int
+    has_kink: bool = False
+
+
+def _products(layer: Channels, shift: int, bits: Integers, room: Integers) -> Constants | None:
     count = len(layer.multipliers)
-    gains, offsets, constants, floats = np.full(count, 2), np.zeros(count, dtype=np.int64), [], 0
-    bias = layer.bias.copy()
-    for c in range(count):
-        fit: tuple[int, int] | None = None
-        fitted = None if layer.is_constant[c] else layer.fitted(c)
-        if layer.is_constant[c]:
-            bias[c] = 0
-            fit = 1 << 30, (layer.value(c) + layer.zero_point) << (shift + 2)
-        elif fitted is not None:
-            gains[c] = 1 << int(bits[c])
-            first, m = fitted
-            fit = rounding.fit_product(
-                first,
-                int(layer.low[c]),
-                int(layer.high[c]),
-                layer.steps,
-                m,
-                gain=int(gains[c]),
-                right_shift=shift,
-                zero_point=layer.zero_point,
-            )
-        if fit is None or gains[c] * int(layer.reach[c]) + abs(fit[1]) > _MOST_INT32:
-            one = layer.in_float(c)
-            floats += 1
-            if one is None or floats > layer.most_floats:
-                return None
-            gains[c] = 2
-            constants.append(one)
-        else:
-            multiplier, offsets[c] = fit
-            constants.append(ChannelConstants(multiplier=multiplier, addend=0, right_shift=shift))
+    found = [_product(layer, c, shift, 1 << int(bits[c])) for c in range(count)]
+    without = [c for c, product in enumerate(found) if product is None]
+    kink = 0
+    if without:
+        fits = _kinked(layer, without, shift, room)
+        if fits is None:
+            return None
+        kink, some = fits
+        for c, product in zip(without, some, strict=True):
+            found[c] = product
+    all_found = [product for product in found if product is not None]
+    gains, offsets = (np.array([getattr(p, n) for p in all_found], dtype=np.int64) for n in ("gain", "offset"))
+    channels = tuple(
+        ChannelConstants(multiplier=p.multiplier, addend=int(p.has_kink), right_shift=shift) for p in all_found
+    )
+    form = layer.epilogue(shift, Rounding.KINKED if without else Rounding.PRODUCT)
     return Constants(
         gains=gains,
-        bias=bias,
+        bias=np.where(layer.is_constant, 0, layer.bias),
         offsets=offsets,
-        channels=tuple(constants),
-        epilogue=layer.epilogue(shift, _mixed(Rounding.PRODUCT, constants)),
+        channels=channels,
+        epilogue=replace(form, kink=kink, kinked_pairs=requantize.kinked_pairs(channels)),
         most_sum=int((gains * layer.reach + np.abs(offsets)).max()),
     )
+
+
+def _product(layer: Channels, c: int, shift: int, gain: int) -> _Product | None:
+    """A channel without a kink."""
+    if layer.is_constant[c]:
+        return _Product(gain=2, offset=(layer.value(c) + layer.zero_point) << (shift + 2), multiplier=1 << 30)
+    fitted = layer.fitted(c)
+    if fitted is None:
+        return None
+    first, m = fitted
+    fit = rounding.fit_product(
+        first,
+        int(layer.low[c]),
+        int(layer.high[c]),
+        layer.steps,
+        m,
+        gain=gain,
+        right_shift=shift,
+        zero_point=layer.zero_point,
+    )
+    if fit is None or gain * int(layer.reach[c]) + abs(fit[1]) > _MOST_INT32:
+        return None
+    return _Product(gain=gain, offset=fit[1], multiplier=fit[0])
+
+
+def _kinked(
+    layer: Channels, channels: Sequence[int], shift: int, room: Integers
+) -> tuple[int, tuple[_Product, ...]] | None:
+    """These channels with the first kink that serves them all."""
+    if layer.scales is None or len(channels) > layer.most_awkward:
+        return None
+    for kink in kinks.SHIFTS:
+        found = []
+        for c in channels:
+            one = _kink(layer, c, shift, kink, int(room[c]))
+            if one is None:
+                break
+            found.append(one)
+        else:
+            return kink, tuple(found)
+    return None
+
+
+def _kink(layer: Channels, c: int, shift: int, kink: int, most_gain: int) -> _Product | None:
+    if layer.scales is None:
+        raise ValueError("kinks are for one rounding")
+    found = _kink_once(
+        float(layer.scales[c]),
+        int(layer.low[c]),
+        int(layer.high[c]),
+        layer.clamp,
+        layer.zero_point,
+        shift,
+        kink,
+        most_gain,
+    )
+    if found is None or found.gain * int(layer.reach[c]) + abs(found.offset) > _MOST_INT32:
+        return None
+    return _Product(gain=found.gain, offset=found.offset, multiplier=found.multiplier, has_kink=True)
