@@ -235,7 +235,7 @@ class _Run:
         self, space: Space, inherited: InheritedAccuracy, *, random_only: bool
     ) -> tuple[tuple[float | None, ...], Arch]:
         """The best accuracy after each generation, and the best network."""
-        study, judge = self._study, _Counted(self._engine, space.skeleton)
+        study, judge = self._study, Counted(self._engine, space.skeleton)
         population = study.budget.population
         settings = Settings(
             population=population,
@@ -290,7 +290,7 @@ class _Run:
         return self._engine.need(layout(skeleton, arch))
 
 
-class _Counted:
+class Counted:
     """A judge as predictor and as what is measured: its counts are certain."""
 
     def __init__(self, judge: Judge, skeleton: Skeleton) -> None:

@@ -15,11 +15,12 @@ _LIMIT = "#c0392b"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Points joined in their order; a strong line is thicker."""
+    """Points joined in their order; a strong line is thicker. `band` is drawn behind it: x, low and high."""
 
     label: str
     points: tuple[tuple[float, float], ...]
     strong: bool = False
+    band: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +54,18 @@ class Dots:
 def lines(found: Sequence[Line], *, title: str, x: str, y: str, from_zero: bool = True) -> str:
     """A chart of curves with a legend; `from_zero`: the y axis begins at 0 or below."""
     xs = [p[0] for line in found for p in line.points] or [0.0, 1.0]
-    ys = [p[1] for line in found for p in line.points] or [0.0, 1.0]
+    ys = [y for line in found for p in (*line.points, *line.band) for y in p[1:]] or [0.0, 1.0]
     frame = _Frame.around(min(xs), max(xs), min(0.0, *ys) if from_zero else min(ys), max(ys))
     parts = [frame.axes(title, x, y)]
     for number, line in enumerate(found):
         colour = _COLOURS[number % len(_COLOURS)]
-        path = " ".join(f"{frame.x(a):.1f},{frame.y(b):.1f}" for a, b in line.points)
+        edge = [(x, low) for x, low, _ in line.band] + [(x, high) for x, _, high in reversed(line.band)]
+        if edge:
+            parts.append(f'<polygon fill="{colour}" fill-opacity=".15" points="{frame.path(edge)}"/>')
         width = 2.6 if line.strong else 1.3
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="{width}" points="{path}"/>')
+        parts.append(
+            f'<polyline fill="none" stroke="{colour}" stroke-width="{width}" points="{frame.path(line.points)}"/>'
+        )
         parts.append(_legend(number, colour, line.label))
     return _svg(parts)
 
@@ -202,6 +207,10 @@ class _Frame:
     def y(self, value: float) -> float:
         share = (value - self.low_y) / (self.high_y - self.low_y)
         return HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM)
+
+    def path(self, points: Sequence[tuple[float, float]]) -> str:
+        """What a polyline or polygon goes through."""
+        return " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
 
     def axes(self, title: str, x: str, y: str) -> str:
         right, floor_ = WIDTH - _RIGHT, HEIGHT - _BOTTOM

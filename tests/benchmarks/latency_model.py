@@ -41,7 +41,7 @@ RESOLUTIONS, WIDTHS_PERCENT = (48, 64), (20, 30, 40)
 _BATCH = 10
 FOLDER = CHECKOUT / "results" / "latency-model"
 CURVE = (2, 3, 5, 10, 20, 30, 40, 50)
-_OPTIONS = JobOptions(repetitions=1, warmups=0)
+_OPTIONS = JobOptions(repetitions=1, warmups=0, marks=False)
 
 
 def candidate(index: int) -> Candidate:
