@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +21,7 @@ from harness.boards import Board
 from harness.chips import load_chip
 from harness.errors import ConfigError
 from harness.models import ModelSource
-from harness.placement import Placement, Rule, placed
+from harness.placement import Placement, Rule, default_rule, placed
 from tinyengine import reference
 from tinyengine.arrange import Rung
 from tinyengine.compile import Compiled, CompileOptions, compile_graph, ladder
@@ -70,7 +71,8 @@ class JobOptions:
     Args:
         float_io: keep float32 boundaries on the device instead of converting on the host.
         layers: make the separate run with per-layer cycles.
-        marks: make the two runs on painted memory that show how far arena and stack reach.
+        marks: make the two runs on painted memory that show how far arena and stack reach, and plan what less
+            sharing would need.
         kernels: fast ones for the board's core, or portable ones.
         memory: of simulated boards; those of QEMU are always ideal, silicon is what it is.
         optimize, flash_limit_bytes, sram_limit_bytes, sharing, patches, fold_constants: as in CompileOptions.
@@ -101,8 +103,8 @@ class JobOptions:
 class PreparedModel:
     """A compiled model with one input and the reference's output for it.
 
-    `ladder`: plans with less sharing, for pictures. `input_blob` and `expected_blob` are what goes over the wire:
-    all inputs (outputs) in a row, C order, little-endian.
+    `ladder()`: plans with less sharing, for pictures, planned when somebody first asks. `input_blob` and
+    `expected_blob` are what goes over the wire: all inputs (outputs) in a row, C order, little-endian.
     """
 
     source: ModelSource
@@ -110,7 +112,7 @@ class PreparedModel:
     compiled: Compiled
     inputs: tuple[Values, ...]
     expected: tuple[Values, ...]
-    ladder: tuple[Rung, ...] = ()
+    ladder: Callable[[], tuple[Rung, ...]] = tuple
 
     @property
     def input_blob(self) -> bytes:
@@ -147,11 +149,14 @@ class Job:
     def _wanted_placement(self) -> Placement | Rule:
         if self.options.placement is not None:
             return self.options.placement
-        tuning = self.options.tuning
-        if tuning is None or tuning.placement is None or tuning.placement.chosen is None:
-            return Rule.DEFAULT
-        is_same = tuning.placement.sources_digest == self.model.compiled.sources.digest()
-        return tuning.placement.chosen if is_same else Rule.DEFAULT
+        found = None if self.options.tuning is None else self.options.tuning.placement
+        if (
+            found is not None
+            and found.chosen is not None
+            and found.sources_digest == self.model.compiled.sources.digest()
+        ):
+            return found.chosen
+        return default_rule(self.options.optimize)
 
 
 def prepare(
@@ -176,7 +181,7 @@ def prepare(
         compiled=compile_graph(graph, chosen),
         inputs=inputs,
         expected=tuple(expected),
-        ladder=ladder(graph, chosen),
+        ladder=cache(partial(ladder, graph, chosen)),
     )
 
 
@@ -190,19 +195,19 @@ def prepare_compiled(source: ModelSource, graph: Graph, compiled: Compiled, opti
 def compile_options(options: JobOptions, target: Target) -> CompileOptions:
     """The part of the options that the compiler reads."""
     tuning = options.tuning
-    is_tuned = tuning is not None and tuning.measured is not None
+    # A record whose default was best changes nothing.
+    used = None if tuning is None or tuning.measured is None else tuning
+    limit, grid = options.sram_limit_bytes, options.patches
     return CompileOptions(
         requant=options.requant,
         target=target,
         optimize=options.optimize,
         flash_limit_bytes=options.flash_limit_bytes,
-        sram_limit_bytes=tuning.sram_limit_bytes
-        if tuning is not None and is_tuned and options.sram_limit_bytes is None
-        else options.sram_limit_bytes,
+        sram_limit_bytes=used.sram_limit_bytes if used is not None and limit is None else limit,
         sharing=options.sharing,
-        patches=options.patches,
+        patches=used.patches if used is not None and grid is None else grid,
         fold_constants=options.fold_constants,
-        measured=None if tuning is None else tuning.measured,
+        measured=None if used is None else used.measured,
     )
 
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from harness.chips import Chip, Names
 from tinyengine.compile import Compiled
+from tinyengine.schedule import Optimize
 from tinyengine.sources import Sources
 
 ALIGNMENT = 16
@@ -57,15 +58,15 @@ class Rule(StrEnum):
     """Placements that follow from a rule; nothing is measured for them."""
 
     AUTO = "auto"
-    """What measuring finds best; where nothing is measured, the default."""
+    """What measuring finds best."""
     DEFAULT = "default"
-    """Into an ITCM the weights that would miss the data cache most."""
+    """Into an ITCM, where there is one, the weights that would miss the data cache most."""
     FLASH = "flash"
     """Nothing is copied."""
     TCM = "tcm"
-    """The same, for all tightly coupled memory that the arena leaves."""
+    """As well into all other tightly coupled memory that the arena leaves."""
     RAM = "ram"
-    """The same, for all RAM."""
+    """As well into all other RAM."""
 
 
 _LAYER = re.compile(r"^static void te_layer_(\d+)\(uint8_t \*arena\)\n\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
@@ -112,6 +113,11 @@ def layer_uses(compiled: Compiled) -> tuple[LayerUse, ...]:
             )
         )
     return tuple(found)
+
+
+def default_rule(optimize: Optimize) -> Rule:
+    """What is taken where nothing was asked for and nothing measured: only `latency` gives SRAM for cycles."""
+    return Rule.RAM if optimize is Optimize.LATENCY else Rule.DEFAULT
 
 
 def placed(rule: Rule, chip: Chip, compiled: Compiled, *, sram_limit_bytes: int | None = None) -> Placement:

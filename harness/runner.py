@@ -22,7 +22,7 @@ from harness.cable.device import Device
 from harness.cable.interfaces import Link, Probe
 from harness.chips import load_chip
 from harness.diagnosis import ADVICE, line_trouble
-from harness.errors import ConfigError, FaultClass, FlashFailed, FlashOverflow, HarnessError, Interrupted
+from harness.errors import ConfigError, FaultClass, FlashFailed, FlashOverflow, HarnessError, Interrupted, Outcome
 from harness.evidence import Evidence
 from harness.job import Job
 from harness.row import Row, StageTime
@@ -88,6 +88,8 @@ class Runner:
             if error.outcome is None:
                 raise
             attempt.row = verdict.failed_row(attempt.row, error)
+        if job.options.marks and attempt.row.outcome is Outcome.OK:
+            attempt.row = facts.ladder_facts(attempt.row, job.model)
         attempt.row = replace(attempt.row, seconds=round(self._clock() - begun, 3))
         return attempt.row, attempt.evidence
 

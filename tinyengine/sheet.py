@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tinyengine.compile import Compiled, CompileOptions, compile_ways
-from tinyengine.ir import DType, Graph, Node, Tensor, TensorId
+from tinyengine.ir import DType, Graph, Node, Paste, Tensor, TensorId
 from tinyengine.measured import way_name
 from tinyengine.schedule import Options, Way
 
@@ -115,6 +115,8 @@ def sheet(samples: Sequence[Sample], *, name: str) -> Sheet:
 
 
 def can_be_sampled(sample: Sample) -> bool:
-    """Whether the way can run alone: it reads something, and all of it is int8."""
+    """Whether the way can run alone: it reads something, and all of it is int8; a paste leaves most unwritten."""
+    if any(isinstance(node.op, Paste) for node in sample.way.step.nodes):
+        return False
     tensors = [sample.graph.tensors[t] for t in sample.reads]
     return bool(tensors) and all(t.dtype is DType.INT8 for t in (*tensors, sample.output))

@@ -76,13 +76,20 @@ def model_facts(row: Row, model: PreparedModel) -> Row:
             for layer in compiled.layers
         ),
         memory=memory_map(compiled.plan),
-        ladder=tuple(
-            RungRow(sharing=rung.sharing.value, arena_bytes=rung.plan.arena_bytes, memory=memory_map(rung.plan))
-            for rung in model.ladder
-        ),
         patches=None
         if compiled.patches is None
         else PatchesRow(**asdict(compiled.patches), recomputed_share=compiled.patches.recomputed_share),
+    )
+
+
+def ladder_facts(row: Row, model: PreparedModel) -> Row:
+    """`row` with what less sharing would need."""
+    return replace(
+        row,
+        ladder=tuple(
+            RungRow(sharing=rung.sharing.value, arena_bytes=rung.plan.arena_bytes, memory=memory_map(rung.plan))
+            for rung in model.ladder()
+        ),
     )
 
 

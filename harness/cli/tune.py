@@ -21,7 +21,8 @@ from rich.text import Text
 from harness import host, paths, rack
 from harness.boards import load_boards
 from harness.chips import load_chip
-from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, SramLimitOption
+from harness.cli import compiling
+from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, PatchesOption, SramLimitOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError
 from harness.job import JobOptions, Memory
@@ -55,6 +56,7 @@ def command(
     optimize: OptimizeOption = Optimize.BALANCED,
     flash_limit: FlashLimitOption = None,
     sram_limit: SramLimitOption = None,
+    patches: PatchesOption = "auto",
     fold_constants: FoldOption = True,
     memory: Annotated[
         Memory, typer.Option(help="Memory of a simulated board: the chip's, or one that never waits.")
@@ -80,12 +82,15 @@ def command(
     if load_chip(chosen[0].chip).core not in TUNED_CORES or not counts_cycles(chosen[0]):
         raise ConfigError("counts instructions, no cycles: nothing can be chosen by that", file=board)
     source = resolve(model)
+    sharing, grid = compiling.patches(patches)
     options = JobOptions(
         requant=requant,
         memory=memory,
         optimize=optimize,
         flash_limit_bytes=flash_limit,
         sram_limit_bytes=sram_limit,
+        sharing=sharing,
+        patches=grid,
         fold_constants=fold_constants,
     )
     stop = threading.Event()

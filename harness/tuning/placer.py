@@ -13,7 +13,7 @@ from harness.chips import Chip, Names, load_chip
 from harness.errors import Interrupted, Outcome
 from harness.job import Job, Memory
 from harness.layout import Sizes, room_bytes, spare_bytes
-from harness.placement import Placement, Rule, layer_uses, placed, symbol_bytes
+from harness.placement import Placement, Rule, default_rule, layer_uses, placed, symbol_bytes
 from harness.row import Row
 from harness.runner import Runner
 from harness.toolchain import find_toolchain
@@ -24,7 +24,6 @@ from tinyengine.schedule import Optimize
 
 _STATIC_BYTES = 3 << 10
 """Of the firmware, rounded up."""
-_RULES = {DEFAULT: Rule.DEFAULT, "tcm": Rule.TCM, "ram": Rule.RAM}
 
 
 def placed_best(job: Job, *, runner: Runner, stage: Callable[[str], None]) -> Job:
@@ -40,7 +39,8 @@ def placed_best(job: Job, *, runner: Runner, stage: Callable[[str], None]) -> Jo
         observe=lambda done, total: stage(f"placement {done}/{total}"),
     ).place(job)
     chosen = None if found is None else found.chosen
-    return replace(job, options=replace(job.options, placement=chosen or Rule.DEFAULT))
+    wanted = chosen or default_rule(job.options.optimize)
+    return replace(job, options=replace(job.options, placement=wanted))
 
 
 class Placer:
@@ -63,13 +63,18 @@ class Placer:
         chip, options = load_chip(job.board.chip), job.options
         if not chip.placement.copies or (job.board.simulated and options.memory is Memory.IDEAL):
             return None
-        compiled, limit = job.model.compiled, options.sram_limit_bytes
+        compiled, limit = job.model.compiled, _sram_limit(job)
         arenas: tuple[Names | None, ...] = (None, *chip.placement.arena[1:])
         found = place(
             layer_uses(compiled),
             symbol_bytes(compiled.sources),
             {arena: _rooms(chip, job, arena) for arena in arenas},
-            {name: placed(rule, chip, compiled, sram_limit_bytes=limit) for name, rule in _RULES.items()},
+            {
+                DEFAULT: placed(default_rule(options.optimize), chip, compiled),
+                "itcm": placed(Rule.DEFAULT, chip, compiled),
+                "tcm": placed(Rule.TCM, chip, compiled),
+                "ram": placed(Rule.RAM, chip, compiled),
+            },
             lambda name, placement: self._run(job, name, replace(placement, sram_limit_bytes=limit)),
             self._observe,
         )
@@ -129,17 +134,22 @@ def _key(job: Job, placement: Placement) -> str:
     return "network/" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def _sram_limit(job: Job) -> int | None:
+    """What arena and copies may take together; the smallest SRAM has no copies."""
+    if job.options.optimize is Optimize.SRAM:
+        return job.model.compiled.plan.arena_bytes
+    return job.options.sram_limit_bytes
+
+
 def _rooms(chip: Chip, job: Job, arena: Names | None) -> tuple[Room, ...]:
     """What the chip's memories have left, the fastest first."""
-    compiled, limit = job.model.compiled, job.options.sram_limit_bytes
+    compiled, limit = job.model.compiled, _sram_limit(job)
     inputs = sum(t.size_bytes for t in (compiled.graph.tensors[i] for i in compiled.graph.inputs))
     arena_bytes = compiled.plan.arena_bytes
     sizes = Sizes(
         static=_STATIC_BYTES, arena=arena_bytes, spare=spare_bytes(inputs, len(compiled.layers)), symbols={}
     )
     left = max(0, limit - arena_bytes) if limit is not None else chip.sram_bytes
-    if job.options.optimize is Optimize.SRAM:
-        left = 0
     found = []
     for memory in chip.placement.copies:
         is_sram = chip.is_sram(memory)

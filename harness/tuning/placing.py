@@ -180,7 +180,8 @@ def place(
     wanted = items(uses, sizes)
     choices = dict(rules)
     for arena, free in rooms.items():
-        bare = run(_name(BARE, arena), Placement(arena=arena))
+        plain = Placement(arena=arena)
+        bare = run(DEFAULT if rules.get(DEFAULT) == plain else _name(BARE, arena), plain)
         if bare is None:
             continue
         found.append(bare)

@@ -25,6 +25,7 @@ from harness.errors import ConfigError
 from harness.placement import Placement
 from tinyengine.fixedpoint import Requant
 from tinyengine.measured import Measured
+from tinyengine.memory.patches import Grid
 from tinyengine.schedule import Optimize
 
 SCHEMA = "tinyrack.tuning/2"
@@ -102,6 +103,7 @@ class Tuning:
         memory: of a simulated board: chip or ideal.
         kernels: digest of the sources that generate kernels.
         sram_limit_bytes: with which the choice is found again; may be tighter than what was asked for.
+        patches: the grid that was asked for.
         ways: cycles of what was measured, by name; `wrong` are never to be taken.
     """
 
@@ -133,6 +135,7 @@ class Tuning:
     ways: dict[str, int]
     wrong: tuple[str, ...] = ()
     placement: TunedPlacement | None = None
+    patches: Grid | None = None
 
     @property
     def measured(self) -> Measured | None:

@@ -23,7 +23,7 @@ from tinyengine.sheet import Sample, Sheet, can_be_sampled, sheet
 
 MOST_SAMPLES = 64
 """Samples an image: the more, the less is lost when one of them breaks it."""
-_KEPT_FREE_BYTES = 12 << 10
+KEPT_FREE_BYTES = 12 << 10
 """For stack, static data, guard and records."""
 
 
@@ -67,8 +67,8 @@ def sheets(found: Sequence[Sample], chip: Chip, memory: Memory) -> Iterator[tupl
     """
     cached = chip.caches.dcache_bytes > 0 and memory is Memory.CHIP
     arena = chip.placement.arena
-    room_all = max(chip.span(names).bytes for names in arena) - _KEPT_FREE_BYTES
-    room = chip.memory(arena[0][0]).bytes - _KEPT_FREE_BYTES if cached else room_all
+    room_all = max(chip.span(names).bytes for names in arena) - KEPT_FREE_BYTES
+    room = chip.memory(arena[0][0]).bytes - KEPT_FREE_BYTES if cached else room_all
     room_flash = chip.flash_bytes // 2
     group: list[Sample] = []
     for sample in found:

@@ -27,11 +27,16 @@ from harness.tuning.record import Chosen, TunedPlacement, TunedStep, Tuning, Who
 from tinyengine.compile import Compiled, CompileOptions, compile_graph, lowered_graphs
 from tinyengine.errors import PlanError
 from tinyengine.ir import Graph
+from tinyengine.kernels.patches import PatchParameters
 from tinyengine.measured import tile_name, way_name
-from tinyengine.schedule import BYTE_PRICE, Optimize, Options
+from tinyengine.schedule import BYTE_PRICE, Optimize, Options, ScheduledStep
 from tinyengine.sheet import Sample, can_be_sampled
 
 DEFAULT_SLACK = 0.25
+LARGER_ARENAS = (1.5, 2.5, 1e9)
+"""Times the default's arena, within which `balanced` looks for networks that the chip's memory makes faster."""
+MOST_SLOWER = 1.05
+"""Cycles that `balanced` gives for memory, relative to the fastest network."""
 _ROUNDS = 6
 """Searches until one picks nothing unmeasured."""
 
@@ -86,8 +91,13 @@ class Tuner:
         begun, started = self._clock(), utc(self._now())
         graph = source.graph(float_io=self._options.float_io)
         options = compile_options(self._options, self._target)
-        graphs, _ = lowered_graphs(graph, options)
         plain = compile_graph(graph, options)
+        room = max(self._chip.span(names).bytes for names in self._chip.placement.arena) - sampling.KEPT_FREE_BYTES
+        if options.sram_limit_bytes is None and plain.plan.arena_bytes > room:
+            options = replace(options, sram_limit_bytes=room)
+            plain = compile_graph(graph, options)
+        lowered, _ = lowered_graphs(graph, options)
+        graphs = (*lowered, *_patch_graphs(plain))
         bench = Bench(
             self._board,
             runner=self._runner,
@@ -112,11 +122,7 @@ class Tuner:
         if default is None:
             raise NothingMeasured(f"{source.name} with the default's choice did not run on {self._board.name}")
         runs = [default]
-        limits = [options.sram_limit_bytes]
-        if options.optimize is not Optimize.LATENCY:
-            # The fastest within the default's arena, whatever share of the speed the mode would give away.
-            limits.append(plain.plan.arena_bytes)
-        for limit in dict.fromkeys(limits):
+        for limit in self._limits(options, plain.plan.arena_bytes, room):
             limited = replace(options, sram_limit_bytes=limit)
             try:
                 found = self._search(graph, limited, ways, bench)
@@ -126,13 +132,30 @@ class Tuner:
                 continue
             if (run := self._run(source, graph, found, limited)) is not None:
                 runs.append(run)
-        best = min(runs, key=lambda r: self._score(r, default))
+        fastest = min(r.row.cycles or 0 for r in runs)
+        best = min(runs, key=lambda r: self._score(r, default, fastest))
         placed = self._place(source, graph, best)
         return replace(
             self._record(source, best=best, default=default, ways=ways, started=started),
             placement=placed,
             seconds=round(self._clock() - begun, 1),
         )
+
+    def _limits(self, options: CompileOptions, arena_bytes: int, room: int) -> tuple[int | None, ...]:
+        """Arenas within which networks are searched for and run: the mode's own, and others' fastest.
+
+        Args:
+            arena_bytes: the default's.
+            room: what the chip has.
+        """
+        if options.optimize is Optimize.LATENCY:
+            return (options.sram_limit_bytes,)
+        # The fastest within the default's arena, whatever share of the speed the mode would give away.
+        found = [options.sram_limit_bytes, arena_bytes]
+        if options.optimize is Optimize.BALANCED and options.sram_limit_bytes is None:
+            # What a smaller arena costs is the chip's memory to say, not the estimates, which know no memory.
+            found += [min(room, round(times * arena_bytes)) for times in LARGER_ARENAS]
+        return tuple(dict.fromkeys(found))
 
     def _place(self, source: ModelSource, graph: Graph, best: _Run) -> TunedPlacement | None:
         """What lies where, by measuring; None where nothing waits for memory."""
@@ -156,12 +179,18 @@ class Tuner:
         return found
 
     def _picked(self, compiled: Compiled, options: CompileOptions) -> list[str]:
-        return [way_name(compiled.graph, s, options.requant, self._target) for s in compiled.schedule.steps]
+        """Names of all steps' ways, those of patches among them."""
+        found = [(compiled.graph, s) for s in compiled.schedule.steps]
+        for step in compiled.schedule.steps:
+            for graph, inner in zip(_kinds(step), step.patches, strict=True):
+                found += [(graph, s) for s in inner]
+        return [way_name(graph, s, options.requant, self._target) for graph, s in found]
 
     def _search(self, graph: Graph, options: CompileOptions, ways: dict[str, Sample], bench: Bench) -> Compiled:
         """The network that measurements lead to; all its ways are measured unless the rounds run out."""
         for _ in range(_ROUNDS):
             found = compile_graph(graph, replace(options, measured=self._readings.measured(ways)))
+            ways |= {n: s for n, s in self._ways(_patch_graphs(found), options).items() if n not in ways}
             missing = [ways[n] for n in self._picked(found, options) if n in ways and not self._readings.get(n)]
             if not missing:
                 break
@@ -188,8 +217,12 @@ class Tuner:
             raise Interrupted("stopped; the same command goes on")
         return row
 
-    def _score(self, run: _Run, default: _Run) -> tuple[float, ...]:
-        """Less is better; the default wins ties."""
+    def _score(self, run: _Run, default: _Run, fastest: int) -> tuple[float, ...]:
+        """Less is better; the default wins ties.
+
+        Args:
+            fastest: cycles of the fastest network that was run.
+        """
         optimize = self._options.optimize
         cycles, flash = run.row.cycles or 0, run.row.model_flash_bytes or 0
         arena = run.compiled.plan.arena_bytes
@@ -198,9 +231,10 @@ class Tuner:
         if optimize is Optimize.SRAM:
             return (arena, cost, is_other)
         if optimize is Optimize.BALANCED:
-            # No more arena than the default's, and no more cycles for the sake of flash either.
-            worse = arena > default.compiled.plan.arena_bytes or cycles > (default.row.cycles or 0)
-            return (worse, cost, is_other)
+            # The smallest arena that the mode's share of the speed buys, by measurement; no more cycles than the
+            # default's for the sake of flash either. Below the default's arena, cycles and flash decide.
+            too_slow = cycles > min(default.row.cycles or 0, MOST_SLOWER * fastest)
+            return (too_slow, max(arena, default.compiled.plan.arena_bytes), cost, is_other)
         return (cost, is_other)
 
     def _record(
@@ -235,6 +269,7 @@ class Tuner:
             fold_constants=options.fold_constants,
             flash_limit_bytes=options.flash_limit_bytes,
             sram_limit_bytes=best.sram_limit_bytes,
+            patches=options.patches,
             chosen=Chosen.DEFAULT if best is default else Chosen.TUNED,
             default=_whole(default),
             tuned=_whole(best),
@@ -265,6 +300,17 @@ class Tuner:
                 )
             )
         return tuple(found)
+
+
+def _kinds(step: ScheduledStep) -> tuple[Graph, ...]:
+    """The graphs of a step's kinds of patches; none where it has no patches."""
+    parameters = step.binding.parameters
+    return tuple(kind.graph for kind in parameters.kinds) if isinstance(parameters, PatchParameters) else ()
+
+
+def _patch_graphs(compiled: Compiled) -> tuple[Graph, ...]:
+    """Those of all kinds of patches."""
+    return tuple(graph for step in compiled.schedule.steps for graph in _kinds(step))
 
 
 def _sum(cycles: list[int | None]) -> int | None:

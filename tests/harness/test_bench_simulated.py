@@ -105,6 +105,21 @@ def place(tmp_path: Path) -> Iterator[Place]:
         process.kill()
 
 
+def test_a_measured_placement_is_faster_and_keeps_within_the_limit_of_sram(place: Place) -> None:
+    """F412: weights wait for flash; the tables of 82 kB stay there, for all SRAM may be 60 kB."""
+    (plain,) = place.bench(MODEL, "--boards", "f412-sim", "--repetitions", "1")
+    arguments = (MODEL, "--boards", "f412-sim", "--repetitions", "1", "--placement", "auto")
+    (chosen,) = place.bench(*arguments, "--sram-limit", "60000")
+    copied = chosen["placement"]["hot_sram_bytes"]
+    assert chosen["cycles"] < plain["cycles"] and 0 < copied <= 60_000 - chosen["arena_planned_bytes"]
+    assert chosen["placement"]["measured"] and not plain["placement"]["measured"]
+    assert plain["placement"]["hot_sram_bytes"] == 0
+    grown = chosen["sram_bytes"] - plain["sram_bytes"]
+    assert grown == copied
+    regions = {(r["section"], r["memory"]): r["bytes"] for r in chosen["placement"]["regions"]}
+    assert regions["copies", "sram1"] == copied and regions["arena", "sram1"] > chosen["arena_planned_bytes"]
+
+
 def test_bench_measures_and_keeps_what_others_need_to_check_it(place: Place) -> None:
     (row,) = place.bench(MODEL, "--boards", "f746-sim", "--save", "kept")
     jsonschema.validate(row, json_schema())

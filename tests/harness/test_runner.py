@@ -42,7 +42,7 @@ from harness.row import CONTRACT_KEYS, Row, to_json
 from harness.runner import Runner
 from harness.station import Modelled
 from tinyengine.kernels.catalogue import Target
-from tinyengine.schedule import Optimize, flash_bytes
+from tinyengine.schedule import Optimize, Sharing, flash_bytes
 
 MODEL_FLASH_BYTES = 270_000
 BOARD = load_boards(default_boards_file()).all[1]
@@ -236,6 +236,30 @@ def test_a_good_run_fills_every_key_of_the_contract(model: PreparedModel) -> Non
     assert row.readback.boot == 3
     stages = [stage.name for stage in row.stages]
     assert stages == ["build", "flash", "start", "hello", "load", "run", "read", "memory", "layers", "check"]
+
+
+def test_less_sharing_is_planned_once_and_for_good_rows_only() -> None:
+    model, asked = jobs.prepare(resolve("zoo:ad-autoencoder"), JobOptions()), []
+    counted = replace(model, ladder=lambda: asked.append(1) or model.ladder())  # type: ignore[func-returns-value]
+    assert not run(counted, stack_bytes=500, trouble={"flash": FlashFailed("b", "flash", "no", "")}).ladder
+    assert not MadeUp(model=counted).run(JobOptions(marks=False))[0].ladder
+    assert not asked
+    sharing = [rung.sharing for rung in run(counted).ladder]
+    assert sharing == [s.value for s in list(Sharing)[:-1]]
+    assert len(asked) == 1 and model.ladder() is model.ladder()
+
+
+def test_copies_into_sram_count_as_sram(model: PreparedModel) -> None:
+    class Copying(MadeUp):
+        def make(self, plan: BuildPlan) -> Image:
+            regions = (Region(section="copies", memory="dtcm", bytes=700),)
+            return replace(super().make(plan), regions=regions, copied_bytes=900, copied_sram_bytes=700)
+
+    row = Copying(model=model).run()[0]
+    assert row.sram_bytes == 1_000 + model.compiled.plan.arena_bytes + 500 + 700
+    assert row.placement is not None
+    assert (row.placement.hot_weights, row.placement.hot_bytes, row.placement.hot_sram_bytes) == ("dtcm", 900, 700)
+    assert [(r.section, r.memory, r.bytes) for r in row.placement.regions] == [("copies", "dtcm", 700)]
 
 
 def test_stale_bytes_are_dropped_before_the_image_starts(model: PreparedModel) -> None:
