@@ -7,13 +7,14 @@ limits: samples judged once serve every combination.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from nas import network
 from nas.network import Weights
-from nas.remembered import Known, Memory, Remembering
+from nas.remembered import Key, Known, Memory, Remembering
 from nas.space import BlockShape, Layout
 from tinyengine.arrange import Arrangement, best
 from tinyengine.ir import Conv2D, DepthwiseConv2D, DType, Graph, Node
@@ -130,12 +131,12 @@ class RealPlan:
         return f"plan-{self._memory.target.value}"
 
     def need(self, layout: Layout) -> Need:
-        graph = network.graph(layout, Weights.SHAPES)
+        graph, keys = _keyed(layout)
         if self._most is not None:
-            least_flash = sum(self._memory.least_flash_bytes(graph, n) for n in graph.nodes)
+            least_flash = self._memory.least_flash_bytes(graph, keys)
             if least_flash > self._most.flash_bytes:
                 return Need(sram_bytes=graph.tensors[graph.inputs[0]].size_bytes, flash_bytes=least_flash)
-        found = self._arranged(graph)
+        found = self._arranged(graph, keys)
         functions: dict[str, int] = {}
         tables = 0
         for way in found.ways:
@@ -150,11 +151,16 @@ class RealPlan:
 
     def plan(self, layout: Layout) -> MemoryPlan:
         """The arena of `layout`."""
-        return self._arranged(network.graph(layout, Weights.SHAPES)).plan
+        return self._arranged(*_keyed(layout)).plan
 
-    def _arranged(self, graph: Graph) -> Arrangement:
-        options = Remembering(graph, self._memory)
+    def _arranged(self, graph: Graph, keys: Sequence[Key]) -> Arrangement:
+        options = Remembering(graph, self._memory, keys)
         return best(options, Preferences(optimize=Optimize.SRAM), FLASH_BYTE_CYCLES, quick=True)
+
+
+def _keyed(layout: Layout) -> tuple[Graph, tuple[Key, ...]]:
+    graph = network.graph(layout, Weights.SHAPES)
+    return graph, tuple(Key.of(graph, n) for n in graph.nodes)
 
 
 FLASH_BYTE_CYCLES = 1e6

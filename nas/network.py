@@ -12,7 +12,8 @@ import zlib
 from dataclasses import replace
 from enum import Enum
 from functools import lru_cache
-from math import sqrt
+from math import prod, sqrt
+from typing import TypeAlias
 
 import numpy as np
 
@@ -53,15 +54,11 @@ def graph(layout: Layout, weights: Weights, *, seed: int = 0) -> ir.Graph:
 
 def alone(whole: ir.Graph, node: ir.Node) -> ir.Graph:
     """`node` as a network of its own, its constants filled with noise: what asking for its kernels needs."""
-    tensors = []
+    tensors: list[ir.Tensor] = []
     for position, number in enumerate((*node.inputs, *node.outputs)):
         tensor = whole.tensors[number]
         if tensor.data is not None and position == 1:
-            weights, bias = _noise(f"0/{tensor.shape}", tensor.shape, *_fan(tensor))
-            tensors += [
-                replace(tensor, data=weights),
-                replace(whole.tensors[node.inputs[2]], data=bias),
-            ]
+            tensors += _filled(tensor, whole.tensors[node.inputs[2]])
         elif tensor.data is None:
             tensors.append(tensor)
     inputs, outputs = tuple(range(len(node.inputs))), tuple(range(len(node.inputs), len(tensors)))
@@ -72,6 +69,19 @@ def alone(whole: ir.Graph, node: ir.Node) -> ir.Graph:
         inputs=tuple(i for i in inputs if tensors[i].data is None),
         outputs=outputs,
     )
+
+
+_WithBias: TypeAlias = tuple[ir.Tensor, ir.Tensor]
+_FILLED: dict[tuple[ir.Shape, ir.QuantParams | None, ir.QuantParams | None], _WithBias] = {}
+"""Maps of other sizes have the same weights: the compiler knows a layer's constants again by identity."""
+
+
+def _filled(weights: ir.Tensor, bias: ir.Tensor) -> _WithBias:
+    asked = weights.shape, weights.quant, bias.quant
+    if asked not in _FILLED:
+        values, biases = _noise(f"0/{weights.shape}", weights.shape, *_fan(weights))
+        _FILLED[asked] = replace(weights, data=values), replace(bias, data=biases)
+    return _FILLED[asked]
 
 
 def _fan(weights: ir.Tensor) -> tuple[int, int]:
@@ -148,38 +158,37 @@ class _Builder:
 
     def _constants(self, name: str, shape: ir.Shape, *, axis: int | None) -> tuple[ir.TensorId, ir.TensorId]:
         """Weights and bias; a channel an entry of `axis`, or one scale for all."""
-        channels = shape[0 if axis is None else axis]
-        fan_in = int(np.prod(shape)) // channels
-        of_weights, of_bias = _quantization(channels if axis is not None else 1, fan_in, axis)
         if self._weights is Weights.SHAPES:
-            values: ir.Array = np.broadcast_to(np.int8(1), shape)
-            bias: ir.Array = np.broadcast_to(np.int32(1), (channels,))
+            weights, bias = _seen_shapes(name, shape, axis)
         else:
-            values, bias = _noise(f"{self._seed}/{shape}/{name}", shape, channels, fan_in)
-        return (
-            self._keep(
-                ir.Tensor(
-                    name=f"{name}/weights",
-                    shape=shape,
-                    dtype=ir.DType.INT8,
-                    quant=of_weights,
-                    data=values,
-                )
-            ),
-            self._keep(
-                ir.Tensor(
-                    name=f"{name}/bias",
-                    shape=(channels,),
-                    dtype=ir.DType.INT32,
-                    quant=of_bias,
-                    data=bias,
-                )
-            ),
-        )
+            weights, bias = _constants(name, shape, axis, f"{self._seed}/{shape}/{name}")
+        return self._keep(weights), self._keep(bias)
 
     def _keep(self, tensor: ir.Tensor) -> ir.TensorId:
         self._tensors.append(tensor)
         return len(self._tensors) - 1
+
+
+def _constants(name: str, shape: ir.Shape, axis: int | None, noise: str | None) -> _WithBias:
+    """Weights and bias of a layer: `noise` names what they hold, without it they hold ones."""
+    channels = shape[0 if axis is None else axis]
+    fan_in = prod(shape) // channels
+    of_weights, of_bias = _quantization(channels if axis is not None else 1, fan_in, axis)
+    if noise is None:
+        values: ir.Array = np.broadcast_to(np.int8(1), shape)
+        bias: ir.Array = np.broadcast_to(np.int32(1), (channels,))
+    else:
+        values, bias = _noise(noise, shape, channels, fan_in)
+    return (
+        ir.Tensor(name=f"{name}/weights", shape=shape, dtype=ir.DType.INT8, quant=of_weights, data=values),
+        ir.Tensor(name=f"{name}/bias", shape=(channels,), dtype=ir.DType.INT32, quant=of_bias, data=bias),
+    )
+
+
+@lru_cache(maxsize=1 << 14)
+def _seen_shapes(name: str, shape: ir.Shape, axis: int | None) -> _WithBias:
+    """Networks of a space have the same layers again and again."""
+    return _constants(name, shape, axis, None)
 
 
 @lru_cache(maxsize=4096)
@@ -202,7 +211,7 @@ def _scales(fan_in: int) -> tuple[float]:
 def _noise(key: str, shape: ir.Shape, channels: int, fan_in: int) -> tuple[ir.Array, ir.Array]:
     """Weights in [-127, 127] and biases up to one spread of the sums; raw generator words, the same everywhere."""
     bits = np.random.PCG64(zlib.crc32(key.encode()))
-    elements = int(np.prod(shape))
+    elements = prod(shape)
     words = bits.random_raw(elements // 8 + 1).view(np.int8)[:elements]
     values = np.maximum(words, -127).reshape(shape)
     most = max(1, round(_SPREAD * _WEIGHT_SPREAD * sqrt(fan_in)))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from nas import network
 from tinyengine import schedule
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import Add, Clamp, Conv2D, DepthwiseConv2D, Graph, Node, Shape
+from tinyengine.ir import Add, Clamp, Conv2D, DepthwiseConv2D, Graph, Node, Shape, TensorId
 from tinyengine.kernels import catalogue
 from tinyengine.kernels.catalogue import Target
 from tinyengine.kernels.dsp import chain
@@ -119,10 +119,27 @@ class Known(Way):
 
 
 class _Single(NamedTuple):
-    """A layer's ways, and the layer as a graph of its own."""
+    """A layer's ways, what their tables take at least, and the layer as a graph of its own."""
 
     graph: Graph
     ways: tuple[Known, ...]
+    least_flash_bytes: int
+
+
+class _Place(NamedTuple):
+    """A layer and what lives around it: all that decides what a way needs that computes it.
+
+    Args:
+        reads: steps since each operand was written.
+        alive: of all buffers, bytes, steps since it was written and until it is last read; None where that is the
+            next layers' business.
+        last: whether the network ends here.
+    """
+
+    key: Key
+    reads: tuple[int, ...]
+    alive: tuple[tuple[int, int, int | None], ...]
+    last: bool
 
 
 class Memory:
@@ -135,17 +152,31 @@ class Memory:
         self._layers: dict[tuple[Key, bool], Any] = {}
         self._runs: dict[tuple[tuple[Key, bool], ...], tuple[Known, ...] | None] = {}
         self._code: dict[tuple[object, ...], Code] = {}
+        self._code_of: dict[Known, Code] = {}
+        self._places: dict[_Place, int] = {}
+        self.runs_of: dict[tuple[int, ...], tuple[Known, ...] | None] = {}
+        self.alone: dict[tuple[int, int | None], tuple[Way, ...]] = {}
+        self.needs: dict[tuple[tuple[int, ...], Known], int] = {}
 
-    def singles(self, graph: Graph, node: Node) -> tuple[Known, ...]:
+    def place(self, place: _Place) -> int:
+        """A small number for it."""
+        return self._places.setdefault(place, len(self._places))
+
+    def begin(self) -> None:
+        """Forgets what is known of runs, where that has become too much; asked before a network is judged."""
+        if len(self.runs_of) + len(self.alone) > _MOST_RUNS:
+            for known in (self._runs, self.runs_of, self.alone, self.needs, self._code_of):
+                known.clear()
+
+    def singles(self, graph: Graph, node: Node, key: Key) -> tuple[Known, ...]:
         """The layer's ways, no portable kernel among them where there is a fast one."""
-        return self._single(graph, node).ways
+        return self._single(graph, node, key).ways
 
-    def least_flash_bytes(self, graph: Graph, node: Node) -> int:
-        """What the layer's tables take at least."""
-        return min(w.price.flash_bytes for w in self.singles(graph, node))
+    def least_flash_bytes(self, graph: Graph, keys: Sequence[Key]) -> int:
+        """What the layers' tables take at least; a key for each node."""
+        return sum(self._single(graph, n, k).least_flash_bytes for n, k in zip(graph.nodes, keys, strict=True))
 
-    def _single(self, graph: Graph, node: Node) -> _Single:
-        key = Key.of(graph, node)
+    def _single(self, graph: Graph, node: Node, key: Key) -> _Single:
         if key not in self._singles:
             alone = network.alone(graph, node)
             step = lifetimes.dataflow(alone).steps[0]
@@ -163,7 +194,8 @@ class Memory:
                 for w in schedule.ways(alone, step, Requant.EXACT, self.target)
                 if not w.last_resort
             ]
-            self._singles[key] = _Single(alone, tuple(self._best(found)))
+            kept = tuple(self._best(found))
+            self._singles[key] = _Single(alone, kept, min(w.price.flash_bytes for w in kept))
         return self._singles[key]
 
     def _best(self, found: Iterable[Known]) -> list[Known]:
@@ -186,8 +218,6 @@ class Memory:
             value = node.outputs[0]
         known = tuple(key)
         if known not in self._runs:
-            if len(self._runs) >= _MOST_RUNS:
-                self._runs.clear()
             self._runs[known] = self._price(graph, nodes, known)
         return self._runs[known]
 
@@ -200,7 +230,7 @@ class Memory:
             if makers is None:
                 return None
             if (key, first_operand) not in self._layers:
-                alone = self._single(graph, node).graph
+                alone = self._single(graph, node, key).graph
                 only = alone.nodes[0]
                 self._layers[key, first_operand] = makers.link(
                     alone, only, only.inputs[0 if first_operand else 1], Requant.EXACT
@@ -240,8 +270,13 @@ class Memory:
 
         Their size hangs on few of a shape's numbers, so few shapes are rendered.
         """
-        if not isinstance(way, Known) or way.step.node is None:
+        if not isinstance(way, Known):
             return Code({}, 0)
+        if way not in self._code_of:
+            self._code_of[way] = self._code_of_known(way)
+        return self._code_of[way]
+
+    def _code_of_known(self, way: Known) -> Code:
         if not way.links:
             return self._rendered(way.form.key, (way.spec.template, way.tile), way)
         links = [self._rendered(link.key, ("link", link.tile), link) for link in way.links]
@@ -273,11 +308,17 @@ class Memory:
 
 
 class Remembering(Options):
-    """All ways to compute a network that matter for its least arena."""
+    """All ways to compute a network that matter for its least arena.
 
-    def __init__(self, graph: Graph, memory: Memory) -> None:
-        self._memory = memory
+    Ways are shared between networks, so their steps are not of this one: `step` has those.
+    """
+
+    def __init__(self, graph: Graph, memory: Memory, keys: Sequence[Key]) -> None:
+        memory.begin()
+        self._memory, self._keys = memory, keys
         self._floor: int | None = None
+        self._at: list[int] = []
+        self._steps: dict[tuple[int, int], Step] = {}
         super().__init__(graph, requant=Requant.EXACT, target=memory.target)
         # Where a layer alone needs more than the network needs anyway, chains that hold it may help.
         wanted = {
@@ -288,8 +329,7 @@ class Remembering(Options):
         }
         for start in sorted(wanted):
             for way in self._chains(start):
-                self.ways[start].append(way)
-                self.needs[start].append(self.need(start, way))
+                self.offer(start, way)
 
     def starting_at(self, index: int) -> list[Way]:
         """The layer alone: tiles from the cheapest on, until one needs no more than the network needs anyway.
@@ -299,31 +339,84 @@ class Remembering(Options):
         step = self.flow.steps[index]
         if step.node is None:
             return super().starting_at(index)
+        if not self._at:
+            self._at = [self._memory.place(self._place(i)) for i in range(len(self.flow.steps))]
+        asked = self._at[index], self._floor
+        known = self._memory.alone.get(asked)
+        if known is None:
+            known = self._memory.alone[asked] = self._alone(index, step.node)
+        if index:
+            return list(known)
+        found = [*known, *self._chains(0)]
+        self._floor = min(self.need(0, way) for way in found)
+        return found
+
+    def _alone(self, index: int, node: Node) -> tuple[Way, ...]:
         found: list[Way] = []
-        for known in reversed(self._memory.singles(self.graph, step.node)):
-            way = replace(known, step=step)
+        for way in reversed(self._memory.singles(self.graph, node, self._keys[index])):
             found.append(way)
             if self._floor is not None and self.need(index, way) <= self._floor:
                 break
-        if index == 0:
-            found += self._chains(0)
-            self._floor = min(self.need(0, way) for way in found)
-        return found
+        return tuple(found)
+
+    def need(self, index: int, way: Way) -> int:
+        """As of any network with the same layers and the same values alive around them."""
+        if not isinstance(way, Known):
+            return super().need(index, way)
+        asked = tuple(self._at[index : index + way.length]), way
+        known = self._memory.needs.get(asked)
+        if known is None:
+            known = self._memory.needs[asked] = super().need(index, way)
+        return known
+
+    def step(self, index: int, way: Way) -> Step:
+        """The layers from `index` on, as many as the way computes."""
+        if way.length == 1:
+            return self.flow.steps[index]
+        asked = index, way.length
+        if asked not in self._steps:
+            nodes = tuple(n for s in self.flow.steps[index : index + way.length] if (n := s.node) is not None)
+            self._steps[asked] = schedule.joined(self.graph, self.flow, nodes, _operands(nodes))
+        return self._steps[asked]
 
     def _chains(self, index: int) -> Iterator[Way]:
-        for nodes in schedule.runs(self.graph, self.flow, index):
-            found = self._memory.run(self.graph, nodes)
+        runs: list[tuple[Node, ...]] | None = None
+        for length in range(2, chain.LONGEST + 1):
+            asked = tuple(self._at[index : index + length])
+            if asked not in self._memory.runs_of:
+                runs = list(schedule.runs(self.graph, self.flow, index)) if runs is None else runs
+                nodes = runs[length - 2] if length - 2 < len(runs) else None
+                self._memory.runs_of[asked] = None if nodes is None else self._memory.run(self.graph, nodes)
+            found = self._memory.runs_of[asked]
             if found is None:
                 return
-            operands = [nodes[0].inputs[0]]
-            value = nodes[0].outputs[0]
-            for node in nodes[1:]:
-                if isinstance(node.op, Add):
-                    operands.append(node.inputs[1] if node.inputs[0] == value else node.inputs[0])
-                value = node.outputs[0]
-            step = schedule.joined(self.graph, self.flow, nodes, tuple(operands))
-            for one in found:
-                yield replace(one, step=step)
+            yield from found
+
+    def _place(self, index: int) -> _Place:
+        step = self.flow.steps[index]
+        assert step.node is not None, "a network of layers"
+        target = f"t{step.writes[0]}"
+        alive = self._alive[index]
+        written = {b.key: index - b.first for b in alive}
+        return _Place(
+            key=self._keys[index],
+            reads=tuple(written[f"t{t}"] for t in step.reads),
+            alive=tuple(
+                (b.size_bytes, index - b.first, None if b.key == target else b.last - index) for b in alive
+            ),
+            last=index == len(self.flow.steps) - 1,
+        )
+
+
+def _operands(nodes: tuple[Node, ...]) -> tuple[TensorId, ...]:
+    """What a run reads from the arena, in the kernel's order."""
+    found = [nodes[0].inputs[0]]
+    value = nodes[0].outputs[0]
+    for node in nodes[1:]:
+        if isinstance(node.op, Add):
+            found.append(node.inputs[1] if node.inputs[0] == value else node.inputs[0])
+        value = node.outputs[0]
+    return tuple(found)
 
 
 def _freer(a: Sequence[Rolling], b: Sequence[Rolling]) -> bool:

@@ -138,8 +138,8 @@ def judge_all(
         if found is not None:
             done[index] = found
     tell(len(done), len(files))
-    # The largest first: they take longest, and two processes should end together.
-    todo = sorted((i for i in range(len(files)) if i not in done), key=lambda i: -request.spaces[i].resolution)
+    # Layers of one width have the same weights, which are analysed once a process; of wide networks few fit.
+    todo = sorted((i for i in range(len(files)) if i not in done), key=lambda i: request.spaces[i].width_percent)
     for index, judged in _judge_some(request, todo, processes):
         _write(files[index], judged)
         done[index] = judged

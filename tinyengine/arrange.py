@@ -304,11 +304,12 @@ def _smallest(options: Options, index: int, way: Way) -> Way:
 def _buffers(
     options: Options, cut: Sequence[Way]
 ) -> tuple[tuple[Buffer, ...], tuple[Overlap, ...], tuple[str, ...]]:
-    flow = Dataflow(steps=tuple(way.step for way in cut), storage=options.flow.storage)
+    steps = tuple(options.step(index, way) for index, way in _indexed(cut))
+    flow = Dataflow(steps=steps, storage=options.flow.storage)
     scratch = [way.scratch_bytes for way in cut]
     buffers = lifetimes.buffers(options.graph, flow, scratch, outside=options.outside)
     leave = lifetimes.overlaps(options.graph, flow, buffers, [options.rolling(way) for way in cut])
-    return buffers, leave, tuple(way.step.name for way in cut)
+    return buffers, leave, tuple(step.name for step in steps)
 
 
 def _planned(options: Options, cut: tuple[Way, ...], *, quick: bool) -> Arrangement:
@@ -329,12 +330,13 @@ def _filled(options: Options, small: Arrangement, room: int, price: float) -> Ar
         gaps = _gaps(taken, room)
         fitting = [way]
         for other in _variants(options, index, way):
-            rolling = lifetimes.permitted(other.step, options.flow, options.rolling(other))
-            target = f"t{other.step.writes[0]}" if len(other.step.writes) == 1 else ""
+            step = options.step(index, other)
+            rolling = lifetimes.permitted(step, options.flow, options.rolling(other))
+            target = f"t{step.writes[0]}" if len(step.writes) == 1 else ""
             harmless = all(
                 _disjoint(offsets, sizes, f"t{source}", target)
                 or _permits(rolling.get(f"t{source}"), offsets[f"t{source}"] - offsets[target])
-                for source in other.step.reads
+                for source in step.reads
                 if target in offsets and f"t{source}" in offsets
             )
             if harmless and any(end - start >= other.scratch_bytes for start, end in gaps):

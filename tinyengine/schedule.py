@@ -210,8 +210,12 @@ class Options:
         rollings = self.rolling(way)
         asked = (index, last, rollings)
         if asked not in self._spans:
-            self._spans[asked] = self._span(index, last, way.step, rollings)
+            self._spans[asked] = self._span(index, last, self.step(index, way), rollings)
         return self._spans[asked] + way.scratch_bytes
+
+    def step(self, index: int, way: Way) -> Step:  # noqa: ARG002
+        """What a way that starts with a step computes."""
+        return way.step
 
     def _span(self, index: int, last: int, step: Step, rollings: tuple[Rolling, ...]) -> int:
         """What a way of the steps from `index` to `last` needs besides its working memory."""

@@ -9,6 +9,7 @@ import pytest
 from nas import network
 from nas.judge import CmsisNN, Need, PaperCost, RealPlan, fits, profile
 from nas.network import Weights
+from nas.remembered import Key, Memory, Remembering
 from nas.space import IMAGENET, Baseline, Skeleton, Space, baseline, layout
 from tinyengine.arrange import best
 from tinyengine.fixedpoint import Requant
@@ -61,6 +62,20 @@ def test_a_network_is_judged_alike_whatever_was_judged_before() -> None:
     after, fresh = judge.need(first), RealPlan(Target.M7).need(first)
     assert after.sram_bytes == fresh.sram_bytes
     assert after.flash_bytes == pytest.approx(fresh.flash_bytes, rel=0.005)
+
+
+def test_what_is_remembered_of_other_networks_is_what_this_network_needs() -> None:
+    """Every way at every layer, chains included, against the sum over this graph's own values."""
+    space = Space(skeleton=SMALL, resolution=48, width_percent=20)
+    rng, memory = random.Random(8), Memory(Target.M7, MOST_BYTE_PRICE)
+    compared = chained = 0
+    for _ in range(6):
+        graph = network.graph(layout(SMALL, space.sample(rng)), Weights.SHAPES)
+        options = Remembering(graph, memory, [Key.of(graph, n) for n in graph.nodes])
+        for index, (ways, needs) in enumerate(zip(options.ways, options.needs, strict=True)):
+            assert needs == [Options.need(options, index, way) for way in ways]
+            compared, chained = compared + len(ways), chained + sum(w.length > 1 for w in ways)
+    assert compared > 300 and chained > 30
 
 
 def test_a_network_far_over_the_limit_is_not_planned_but_still_refused() -> None:

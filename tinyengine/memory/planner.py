@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from tinyengine.errors import PlanError
 from tinyengine.memory.plan import Buffer, BufferKind, MemoryPlan, Overlap, Placement, Rolling
@@ -21,6 +21,8 @@ from tinyengine.memory.plan import Buffer, BufferKind, MemoryPlan, Overlap, Plac
 ROUNDS_LIMIT = 600
 WORK_LIMIT = 2_000_000
 """Pairs of buffers the improvement may look at: about a second of Python."""
+_REPAIRS = 8
+"""Rounds of a quick search before its improvement."""
 _PEAKS = 4
 """Steps around which buffers are laid out in turn, highest first."""
 
@@ -45,16 +47,22 @@ def union_bytes(source_bytes: int, target_bytes: int, rolling: Rolling) -> int:
 
 def lower_bound_bytes(buffers: Sequence[Buffer], overlaps: Sequence[Overlap] = ()) -> int:
     """The largest number of bytes that must exist at one step, whatever the offsets."""
-    change: dict[int, int] = {}
+    return max(_needed_bytes(_live(buffers), _saved_bytes(buffers, overlaps)).values(), default=0)
+
+
+def _live(buffers: Sequence[Buffer]) -> dict[int, list[int]]:
+    """Sizes of what is alive, for each step where something begins: elsewhere no more is."""
+    live: dict[int, list[int]] = {b.first: [] for b in buffers}
     for b in buffers:
-        change[b.first] = change.get(b.first, 0) + b.size_bytes
-        change[b.last + 1] = change.get(b.last + 1, 0) - b.size_bytes
-    saved = _saved_bytes(buffers, overlaps)
-    live = peak = 0
-    for step in sorted(change):
-        live += change[step]
-        peak = max(peak, live - saved.get(step, 0))
-    return peak
+        for step in range(b.first, b.last + 1):
+            if step in live:
+                live[step].append(b.size_bytes)
+    return live
+
+
+def _needed_bytes(live: dict[int, list[int]], saved: dict[int, int]) -> dict[int, int]:
+    """What must exist at each of the steps."""
+    return {step: sum(sizes) - saved.get(step, 0) for step, sizes in live.items()}
 
 
 def _saved_bytes(buffers: Sequence[Buffer], overlaps: Sequence[Overlap]) -> dict[int, int]:
@@ -73,15 +81,13 @@ def _saved_bytes(buffers: Sequence[Buffer], overlaps: Sequence[Overlap]) -> dict
     return saved
 
 
-def _aligned_bound_bytes(buffers: Sequence[Buffer], overlaps: Sequence[Overlap]) -> int:
+def _aligned_bound_bytes(buffers: Sequence[Buffer], live: dict[int, list[int]], saved: dict[int, int]) -> int:
     """A bound that knows alignment: of the buffers alive at a step, all but the topmost fill whole units."""
     unit = min((b.alignment for b in buffers), default=1)
-    saved = _saved_bytes(buffers, overlaps)
     bound = 0
-    for step in {b.first for b in buffers}:
-        live = [b.size_bytes for b in buffers if b.first <= step <= b.last]
-        slack = sum(-s % unit for s in live) - max(-s % unit for s in live)
-        bound = max(bound, sum(live) - saved[step] if step in saved else sum(live) + slack)
+    for step, sizes in live.items():
+        slack = [-size % unit for size in sizes]
+        bound = max(bound, sum(sizes) - saved[step] if step in saved else sum(sizes) + sum(slack) - max(slack))
     return bound
 
 
@@ -97,29 +103,42 @@ def plan(
 
     Args:
         rounds: of improvement, at most.
-        quick: first try the order that is right most often in networks of fused layers.
+        quick: first repair the order that is right most often in networks of fused layers.
 
     Raises:
         PlanError: a buffer is malformed (empty, ends before it starts, alignment not a power of two, key twice),
             or an overlap joins buffers that share more than one step.
     """
     _refuse_malformed(buffers, overlaps)
-    bound = lower_bound_bytes(buffers, overlaps)
-    enough = max(bound, _aligned_bound_bytes(buffers, overlaps))
-    offsets, _ = _search(buffers, overlaps, enough, rounds, quick=quick)
-    return with_offsets(buffers, offsets, steps, overlaps)
+    live, saved = _live(buffers), _saved_bytes(buffers, overlaps)
+    needed = _needed_bytes(live, saved)
+    bound = max(needed.values(), default=0)
+    enough = max(bound, _aligned_bound_bytes(buffers, live, saved))
+    start = _outwards(buffers, needed) if quick and buffers else None
+    offsets, _ = _search(buffers, overlaps, enough, rounds, start)
+    return _laid_out(buffers, offsets, steps, overlaps, bound)
 
 
 def with_offsets(
     buffers: Sequence[Buffer], offsets: Sequence[int], steps: tuple[str, ...], overlaps: Sequence[Overlap]
 ) -> MemoryPlan:
     """The plan that puts each buffer at its offset."""
+    return _laid_out(buffers, offsets, steps, overlaps, lower_bound_bytes(buffers, overlaps))
+
+
+def _laid_out(
+    buffers: Sequence[Buffer],
+    offsets: Sequence[int],
+    steps: tuple[str, ...],
+    overlaps: Sequence[Overlap],
+    bound: int,
+) -> MemoryPlan:
     placements = [Placement(buffer=b, offset=o) for b, o in zip(buffers, offsets, strict=True)]
     return MemoryPlan(
         placements=tuple(sorted(placements, key=lambda p: (p.buffer.first, p.offset, p.buffer.key))),
         steps=steps,
         arena_bytes=max((p.end for p in placements), default=0),
-        lower_bound_bytes=lower_bound_bytes(buffers, overlaps),
+        lower_bound_bytes=bound,
         overlaps=tuple(overlaps),
     )
 
@@ -140,31 +159,68 @@ def _refuse_malformed(buffers: Sequence[Buffer], overlaps: Sequence[Overlap]) ->
 
 
 def _search(
-    buffers: Sequence[Buffer], overlaps: Sequence[Overlap], bound: int, rounds: int, *, quick: bool
+    buffers: Sequence[Buffer], overlaps: Sequence[Overlap], bound: int, rounds: int, start: list[int] | None
 ) -> tuple[list[int], int]:
-    """Offsets in the order of `buffers`, and the arena."""
+    """Offsets in the order of `buffers`, and the arena.
+
+    Args:
+        start: an order to repair before any other is tried.
+    """
     if not buffers:
         return [], 0
     conflicts = _conflicts(buffers, overlaps)
-    best_offsets: list[int] = []
-    best_arena = -1
-    best_order: list[int] = []
-    for order in _orders(buffers, quick=quick):
+    found = None if start is None else _repaired(buffers, conflicts, start, bound)
+    if found is None or found.arena != bound:
+        found = _first(buffers, conflicts, found, bound)
+    return _improve(buffers, conflicts=conflicts, bound=bound, start=found, rounds=rounds)
+
+
+class _Found(NamedTuple):
+    """An order of the buffers and where it leads."""
+
+    arena: int
+    offsets: list[int]
+    order: list[int]
+
+
+def _first(buffers: Sequence[Buffer], conflicts: _Conflicts, found: _Found | None, bound: int) -> _Found:
+    """The best of the good orders, and of what was found before; the first that reaches the bound."""
+    for order in _orders(buffers):
         for tightest in (False, True):
             offsets, arena = _place(buffers, conflicts, order, tightest)
-            if best_arena < 0 or arena < best_arena:
-                best_offsets, best_arena, best_order = offsets, arena, order
-            if best_arena == bound:
-                return best_offsets, best_arena
-    return _improve(
-        buffers,
-        conflicts=conflicts,
-        bound=bound,
-        order=best_order,
-        offsets=best_offsets,
-        arena=best_arena,
-        rounds=rounds,
-    )
+            if found is None or arena < found.arena:
+                found = _Found(arena, offsets, order)
+            if arena == bound:
+                return found
+    assert found is not None, "there are orders"
+    return found
+
+
+def _outwards(buffers: Sequence[Buffer], needed: dict[int, int]) -> list[int]:
+    """What lives where most bytes must exist; then the longest lives, and the largest of them."""
+    peak = min(needed, key=lambda step: (-needed[step], step))
+    ranks = [(not b.first <= peak <= b.last, b.first - b.last, -b.size_bytes, i) for i, b in enumerate(buffers)]
+    return [rank[-1] for rank in sorted(ranks)]
+
+
+def _repaired(buffers: Sequence[Buffer], conflicts: _Conflicts, order: list[int], bound: int) -> _Found:
+    """The best of a few rounds: what ends above the bound is placed just before the first of its neighbours."""
+    best: _Found | None = None
+    for _ in range(_REPAIRS):
+        offsets, arena = _place(buffers, conflicts, order, tightest=False)
+        if best is None or arena < best.arena:
+            best = _Found(arena, offsets, order)
+        if arena == bound:
+            break
+        order = list(order)
+        for i in [i for i in order if offsets[i] + buffers[i].size_bytes > bound]:
+            position = {placed: k for k, placed in enumerate(order)}
+            first = min((position[j] for j, _ in conflicts[i]), default=position[i])
+            if first < position[i]:
+                order.remove(i)
+                order.insert(first, i)
+    assert best is not None, "at least one round"
+    return best
 
 
 _KEYS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
@@ -180,11 +236,9 @@ _KEYS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
 )
 
 
-def _orders(buffers: Sequence[Buffer], *, quick: bool) -> Iterable[list[int]]:
+def _orders(buffers: Sequence[Buffer]) -> Iterable[list[int]]:
     """Outwards from the highest steps, because neighbours overlap; then by size, length and time."""
     indices = range(len(buffers))
-    if quick:
-        yield sorted(indices, key=lambda i: (buffers[i].first - buffers[i].last, -buffers[i].size_bytes, i))
     live: dict[int, int] = {}
     for step in {b.first for b in buffers}:
         live[step] = sum(b.size_bytes for b in buffers if b.first <= step <= b.last)
@@ -274,14 +328,13 @@ def _improve(
     *,
     conflicts: _Conflicts,
     bound: int,
-    order: list[int],
-    offsets: list[int],
-    arena: int,
+    start: _Found,
     rounds: int,
 ) -> tuple[list[int], int]:
     """Moves buffers at the peak forward in the order, keeps what is not worse; seeded, hence repeatable."""
     rng = random.Random(0)
     pairs = sum(len(c) for c in conflicts) + len(buffers)
+    arena, offsets, order = start
     best_offsets, best_arena = offsets, arena
     for _ in range(min(rounds, WORK_LIMIT // pairs)):
         if best_arena == bound:
