@@ -15,7 +15,7 @@ has, and kernels branch on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeAlias
@@ -108,9 +108,10 @@ class Epilogue:
         return self.rounding is Rounding.KINKED
 
     def of_pair(self, pair: Pair) -> tuple[Epilogue, Epilogue]:
-        """The form of each channel of a pair, those with a kink as `pair` says."""
-        plain, kinked = self.in_integers, replace(self, rounding=Rounding.KINK)
-        return (kinked if pair[0] else plain, kinked if pair[1] else plain)
+        """The form of each channel of a pair; `pair` says which have a kink, or are in float32."""
+        plain = self.in_integers
+        other = self.in_float if self.is_mixed else replace(self, rounding=Rounding.KINK)
+        return (other if pair[0] else plain, other if pair[1] else plain)
 
     @property
     def in_float(self) -> Epilogue:
@@ -250,15 +251,21 @@ def kinked_name(name: str, pair: Pair) -> str:
     return f"{name}_kink{pair[0] | pair[1] << 1}"
 
 
-def choose_kink(e: Emitter, name: str, form: Epilogue, load: Callable[[Register], None]) -> None:
+def choose_kink(e: Emitter, name: str, form: Epilogue, kinks: Register) -> None:
     """At a pair's start: to the loop of its kind, if that is not the next one.
 
     Args:
-        load: puts 1 for a first and 2 for a second channel with a kink, together, into a register.
+        kinks: holds 1 for a first and 2 for a second channel with a kink, together.
     """
-    if not form.kinked_pairs:
+    e.fixed(f"cmp {kinks}, #0")
+    *others, last = form.kinked_pairs
+    if not others:
+        e.fixed(f"bne .L{kinked_name(name, last)}")
         return
-    load("r10")
-    for pair in form.kinked_pairs:
-        e.fixed(f"cmp r10, #{pair[0] | pair[1] << 1}")
-        e.fixed(f"beq .L{kinked_name(name, pair)}")
+    e.fixed(f"bne .L{name}_kinked")
+    with e.out_of_line():
+        e.label(f".L{name}_kinked", align=False)
+        for pair in others:
+            e.fixed(f"cmp {kinks}, #{pair[0] | pair[1] << 1}")
+            e.fixed(f"beq .L{kinked_name(name, pair)}")
+        e.fixed(f"b .L{kinked_name(name, last)}")

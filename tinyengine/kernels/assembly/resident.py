@@ -102,8 +102,9 @@ class _Body:
         e.store("str", "r5", "sp", _PAIRS)
         e.label(f".L{self.name}_pair", align=False)
         self._load_pair()
-        kinds = f"s{self.tail + 1}"
-        choose_kink(e, self.name, tile.epilogue, lambda rd: e.from_fp(rd, kinds, "which channels have a kink"))
+        if tile.epilogue.is_kinked:
+            e.from_fp("r10", f"s{self.tail + 1}", "which channels have a kink")
+            choose_kink(e, self.name, tile.epilogue, "r10")
         self._tiles(self.name, PLAIN_PAIR)
         e.label(f".L{self.name}_next", align=False)
         e.ldr("r3", "sp", _PAIRS)

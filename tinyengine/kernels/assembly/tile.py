@@ -45,7 +45,7 @@ _SECOND: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
 _W0, _W1, _X0, _X1 = "r10", "r11", "r12", "lr"
 # Loop state in FP registers.
 _OUT, _X_BASE, _X_END, _BLOCKS, _OUT_BASE, _SEGMENT_END = "s0", "s1", "s2", "s3", "s4", "s5"
-# In a mixed layer the carry says, from a pair's start to its end, that a channel of it is rounded in float32.
+# Where tiles branch, the carry says from a pair's start to its end that a channel has a kink or is in float32.
 
 Words: TypeAlias = NDArray[np.uint32]
 
@@ -54,6 +54,8 @@ _PACKED_SHIFTS = 10
 """Bits of two right shifts, below the first bias."""
 MOST_PACKED_BIAS = 1 << 21
 _PACKED = "s6"
+_MOST_LOOP_WORDS = 16
+"""Longest window whose code is short enough to be there once for each kind of pair."""
 REGION_INSTRUCTIONS = 330
 """Longest region handed to the scheduler at once."""
 
@@ -136,6 +138,11 @@ class Tile:
     def weight_bytes(self) -> int:
         """Weights of a channel pair."""
         return self.step_bytes * self.window.words
+
+    @property
+    def has_loops(self) -> bool:
+        """Whether each kind of pair with a kink has a loop of its own; else a branch in each tile leads to it."""
+        return self.epilogue.is_kinked and self.window.words <= _MOST_LOOP_WORDS
 
     @property
     def block_words(self) -> int:
@@ -229,11 +236,16 @@ def _body(e: Emitter, name: str, tile: Tile) -> None:
         e.ldr("r12", "r10", 8, "second channel's")
         e.alu("orr r11, r11, r12", "r11", "r11", "r12")
         e.fixed("lsls r11, r11, #1", "carry: a channel is rounded in float32")
-    choose_kink(e, name, tile.epilogue, lambda rd: e.ldr(rd, "r1", tail_bytes + 4, "which channels have a kink"))
+    if tile.epilogue.is_kinked:
+        _load_kinks(e, tail_bytes)
+        if tile.has_loops:
+            choose_kink(e, name, tile.epilogue, "r10")
+        else:
+            e.fixed("cmp r10, #1", "carry: a channel has a kink")
     _tiles(e, name, tile, PLAIN_PAIR)
     e.label(f".L{name}_next", align=False)
     _next_pair(e, name, tile)
-    for pair in tile.epilogue.kinked_pairs:
+    for pair in tile.epilogue.kinked_pairs if tile.has_loops else ():
         with e.out_of_line():
             e.label(f".L{kinked_name(name, pair)}")
             _tiles(e, kinked_name(name, pair), tile, pair)
@@ -257,10 +269,10 @@ def _tiles(e: Emitter, name: str, tile: Tile, pair: Pair) -> None:
                 _steps(e, tile, first, second, start, last, fresh=start == 0)
                 if (start, last) == regions[-1]:
                     _epilogue(e, name, tile, first, second, pair, tail_bytes=tail_bytes, restore_bytes=0)
-    if tile.epilogue.is_mixed:
+    if _branches(tile):
         with e.out_of_line():
-            e.label(f".L{name}_float")
-            _mixed_epilogue(e, name, tile, first, second, tail_bytes=tail_bytes, restore_bytes=restore_bytes)
+            e.label(f".L{name}_other")
+            _other_epilogue(e, name, tile, first, second, tail_bytes=tail_bytes, restore_bytes=restore_bytes)
     _next_tile(e, name, tile)
 
 
@@ -343,7 +355,21 @@ def _unpack_bias(e: Emitter, tile: Tile, bias: Register) -> None:
 
 def _compare(tile: Tile) -> str:
     """For equality; TEQ leaves the carry alone."""
-    return "teq" if tile.epilogue.is_mixed else "cmp"
+    return "teq" if _branches(tile) else "cmp"
+
+
+def _branches(tile: Tile) -> bool:
+    """Whether tiles look which form their pair takes."""
+    return tile.epilogue.is_mixed or (tile.epilogue.is_kinked and not tile.has_loops)
+
+
+def _load_kinks(e: Emitter, tail_bytes: int) -> None:
+    """1 for a first and 2 for a second channel with a kink, together, to r10."""
+    if tail_bytes + 4 > MOST_LOAD_OFFSET_BYTES:
+        e.add_immediate("r10", "r1", tail_bytes)
+        e.ldr("r10", "r10", 4, "which channels have a kink")
+    else:
+        e.ldr("r10", "r1", tail_bytes + 4, "which channels have a kink")
 
 
 def _epilogue(
@@ -360,8 +386,8 @@ def _epilogue(
     """Requantize, clamp, store, advance; leaves the end of the row in r10 for the loop's compare."""
     if tile.byte_weights:
         _separate(e, first, second)
-    if tile.epilogue.is_mixed:
-        e.branch_out("cs", f".L{name}_float", *first, *second, "r0", "r1", _OUT, comment="float32")
+    if _branches(tile):
+        e.branch_out("cs", f".L{name}_other", *first, *second, "r0", "r1", _OUT, comment="float32 or a kink")
     for channel, accumulators in enumerate((first, second)):
         if tile.packed_point is None:
             _requantize(e, tile.epilogue.of_pair(pair)[channel], accumulators, tail_bytes, channel)
@@ -399,7 +425,7 @@ def _separate(e: Emitter, first: Sequence[Register], second: Sequence[Register])
         e.alu(f"lsl {a}, {a}, #1", a, a)
 
 
-def _mixed_epilogue(
+def _other_epilogue(
     e: Emitter,
     name: str,
     tile: Tile,
@@ -409,19 +435,23 @@ def _mixed_epilogue(
     tail_bytes: int,
     restore_bytes: int,
 ) -> None:
-    """The epilogue of a pair with a channel in float32, once a case; multipliers' signs say which."""
+    """The epilogue of a pair with a channel in float32 or with a kink, once a case."""
     form = tile.epilogue
-    for case, forms in enumerate(
-        ((form.in_float, form.in_integers), (form.in_integers, form.in_float), (form.in_float, form.in_float))
-    ):
-        e.label(f".L{name}_float{case}", align=False)
-        if case < 2:
-            e.ldr(_W0, "r1", tail_bytes + 8 * (1 - case), "the other channel's multiplier")
-            e.fixed(f"cmp {_W0}, #0")
-            e.fixed(f"blt .L{name}_float{case + 1}")
+    cases = form.kinked_pairs if form.is_kinked else ((True, False), (False, True), (True, True))
+    for n, pair in enumerate(cases):
+        e.label(f".L{name}_other{n}", align=False)
+        if n < len(cases) - 1:
+            if form.is_kinked:
+                _load_kinks(e, tail_bytes)
+                e.fixed(f"cmp r10, #{pair[0] | pair[1] << 1}")
+                e.fixed(f"bne .L{name}_other{n + 1}")
+            else:
+                e.ldr(_W0, "r1", tail_bytes + 8 * (1 - n), "the other channel's multiplier")
+                e.fixed(f"cmp {_W0}, #0")
+                e.fixed(f"blt .L{name}_other{n + 1}")
         with e.scheduled():
             for channel, accumulators in enumerate((first, second)):
-                _requantize(e, forms[channel], accumulators, tail_bytes, channel)
+                _requantize(e, form.of_pair(pair)[channel], accumulators, tail_bytes, channel)
             _store(e, tile, first, second, restore_bytes=restore_bytes)
         e.fixed("cmp r0, r0", "sets the carry again")
         _next_tile(e, name, tile)

@@ -437,9 +437,10 @@ def weight_forms(layer: Weighted) -> tuple[Weights, ...]:
 
 
 def code_bytes(kernel: Tile) -> int:
-    """Estimate of a matrix kernel's code, a loop for every kind of pair."""
-    loop = 4 * (3 * len(kernel.pixel_offsets_bytes) + 2) * len(kernel.window.offsets_bytes) + 250
-    return loop * (1 + len(kernel.epilogue.kinked_pairs))
+    """Estimate of a matrix kernel's code."""
+    steps = 4 * (3 * len(kernel.pixel_offsets_bytes) + 2) * len(kernel.window.offsets_bytes)
+    others = len(kernel.epilogue.kinked_pairs)
+    return steps * (1 + others * kernel.has_loops) + 250 * (1 + others)
 
 
 def constants_for(layer: Weighted, form: Weights) -> Constants:
