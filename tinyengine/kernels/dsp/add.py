@@ -15,7 +15,7 @@ from tinyengine.kernels.assembly import add, requantize
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
-from tinyengine.kernels.dsp import common
+from tinyengine.kernels.dsp import tiled_rows
 from tinyengine.kernels.tiling import Tile
 
 
@@ -98,7 +98,9 @@ def scratch_bytes(found: Layer, choice: Tile) -> int:  # noqa: ARG001
 def work(found: Layer, choice: Tile) -> Work:  # noqa: ARG001
     """Elements; two tables."""
     counts = {"element": float(found.elements), "call": 1.0}
-    return Work(counts={**counts, **common.epilogue_counts(found.elements, found.epilogue)}, flash_bytes=4 * 514)
+    return Work(
+        counts={**counts, **tiled_rows.epilogue_counts(found.elements, found.epilogue)}, flash_bytes=4 * 514
+    )
 
 
 def plan(found: Layer, choice: Tile, core: Core) -> Plan[AddParameters]:  # noqa: ARG001

@@ -1,4 +1,4 @@
-"""What the families share: weights ready for packing, rows cut into tiles, and the widening of maps."""
+"""What the Thumb-2 families know of a weighted layer: its constants in each form, and the form of its weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyengine import costs, fixedpoint, lowering
+from tinyengine import fixedpoint, lowering
 from tinyengine.fixedpoint import Multiplier, Requant
 from tinyengine.ir import (
     Clamp,
@@ -25,12 +25,10 @@ from tinyengine.ir import (
     QuantParams,
     Tensor,
 )
-from tinyengine.kernels.assembly import dense, requantize, resident, widen
+from tinyengine.kernels.assembly import dense, requantize
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
-from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.tile import MOST_PACKED_BIAS, Tile
-from tinyengine.kernels.assembly.widen import Order
-from tinyengine.kernels.binding import PLACEHOLDER, Assembly
+from tinyengine.kernels.binding import PLACEHOLDER
 from tinyengine.kernels.dsp import gains, rounding
 from tinyengine.kernels.dsp.gains import Constants
 from tinyengine.kernels.dsp.rounding import OneRounding
@@ -46,9 +44,6 @@ _LEAST_INTEGERS = 4
 """At most one in so many channels of a mixed layer is rounded in float32."""
 _FLOAT_CYCLES = 6
 """What float32 costs an output more."""
-# Cycles a step of two input channels takes on the M4 with this many pixels a tile: decides how rows are cut.
-_STEP_CYCLES = {4: 16, 3: 13, 2: 9, 1: 6}
-_TILE_CYCLES = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -335,77 +330,6 @@ def _integers(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A row of pixels as tiles: `tiles` whole ones, then one that ends at the last pixel, or a smaller one.
-
-    Args:
-        overlap: where a tile starts that computes some pixels again, to the same values; 0 for none.
-        rest: pixels of a smaller tile; 0 for none.
-    """
-
-    pixels: int
-    tiles: int
-    overlap: int
-    rest: int = 0
-
-    @property
-    def cycles(self) -> float:
-        """Relative cost, for choosing."""
-        whole = self.tiles + bool(self.overlap)
-        rest = 8 * _STEP_CYCLES[self.rest] + _TILE_CYCLES if self.rest else 0
-        return whole * (8 * _STEP_CYCLES[self.pixels] + _TILE_CYCLES) + rest
-
-
-def row_of_tiles(length: int) -> Row:
-    """The cheapest way to cover `length` pixels with tiles of one size."""
-    options = []
-    for pixels in (4, 3, 2, 1):
-        tiles, rest = divmod(length, pixels)
-        if tiles:
-            options.append(Row(pixels=pixels, tiles=tiles, overlap=length - pixels if rest else 0))
-    return min(options, key=lambda r: r.cycles)
-
-
-def row_counts(row: Row, kernel: Tile, channels: int, form: Weights) -> dict[str, float]:
-    """The calls that compute a row: steps of two input channels and tiles by pixels, outputs by their epilogue."""
-    window, pairs = kernel.window, (channels + 1) // 2
-    calls = 2 if row.overlap or row.rest else 1
-    # On cores that do without this form the table has the plain entries only.
-    in_fp = resident.suits(kernel, Core.M4)
-    found: dict[str, float] = {"column": pairs * calls, "call": calls}
-    if in_fp:
-        spilled = max(0, 2 * window.words - resident.MOST_WORDS)
-        found |= {"weight.fp": pairs * calls * 2 * window.words, "spilled.fp": pairs * calls * spilled}
-    outputs = 0
-    for pixels, tiles in ((row.pixels, row.tiles + bool(row.overlap)), (row.rest, 1 if row.rest else 0)):
-        if tiles:
-            suffix = "" if form is Weights.HALVES else f".{form.name.lower()}"
-            if in_fp and pixels > resident.MOST_PLAIN_PIXELS:
-                suffix = ".fp"
-            some = {
-                f"step{pixels}{suffix}": pairs * tiles * window.words,
-                f"tile{pixels}{suffix}": pairs * tiles,
-                "pass": pairs * tiles * window.passes if window.passes > 1 else 0,
-            }
-            found = costs.total((found, {name: count for name, count in some.items() if count}))
-            outputs += 2 * pairs * tiles * pixels
-    return costs.total((found, epilogue_counts(outputs, kernel.epilogue)))
-
-
-def epilogue_counts(outputs: float, form: Epilogue) -> dict[str, float]:
-    """What an output takes beyond the shortest requantization."""
-    extras = {
-        "rescale.float": form.rounding is Rounding.FLOAT,
-        "rescale.mixed": form.is_mixed,
-        "rescale.shift": form.rounding is not Rounding.FLOAT and form.right_shift is None,
-        "rescale.sign": form.sign_correction,
-        "rescale.low": form.clamp.low > -128,
-        "rescale.high": form.clamp.high < 127,
-    }
-    return {name: outputs for name, is_needed in extras.items() if is_needed}
-
-
 @lru_cache(maxsize=512)
 def packed(layer: Weighted) -> Weighted:
     """The layer with constants that a packed table can leave away; itself where it has no such form."""
@@ -454,109 +378,6 @@ VARIANTS = {Weights.HALVES: "", Weights.BYTES: "w8", Weights.SHORT: "w8s", Weigh
 """In kernel names."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call of a matrix kernel, `tile` or `rest`, on a row; offsets count from its first pixel and channel."""
-
-    role: str
-    x_halves: int
-    table_words: int
-    out_bytes: int
-    tiles: int
-    pairs: int
-
-    @property
-    def packed(self) -> int:
-        """The kernel's last argument."""
-        return self.tiles | self.pairs << 16
-
-
-def calls(
-    *, row: Row, x_step_halves: int, out_step_bytes: int, channels: int, block_words: int
-) -> tuple[Call, ...]:
-    """The calls that compute a row: whole tiles and the last one, each for all pairs of channels.
-
-    Args:
-        x_step_halves, out_step_bytes: from one pixel to the next.
-        channels: an odd last one is computed together with its neighbour, again.
-    """
-    starts = [("tile", 0, row.tiles)]
-    if row.overlap:
-        starts.append(("tile", row.overlap, 1))
-    if row.rest:
-        starts.append(("rest", row.tiles * row.pixels, 1))
-    return tuple(
-        Call(
-            role=role,
-            x_halves=pixel * x_step_halves,
-            table_words=words,
-            out_bytes=pixel * out_step_bytes + first,
-            tiles=tiles,
-            pairs=pairs,
-        )
-        for role, pixel, tiles in starts
-        for words, first, pairs in blocks(channels, block_words)
-    )
-
-
-def blocks(channels: int, block_words: int) -> tuple[tuple[int, int, int], ...]:
-    """(first word of the table, first channel, pairs of channels) of the calls that compute all channels."""
-    odd = ((channels // 2 * block_words, channels - 2, 1),) if channels % 2 else ()
-    return ((0, 0, channels // 2), *odd)
-
-
-def paired(channels: int) -> list[int]:
-    """Channel indices in table order: an odd last channel follows its neighbour once more."""
-    order = list(range(channels - channels % 2))
-    return order + ([channels - 2, channels - 1] if channels % 2 else [])
-
-
-def order_of(channels: int) -> Order:
-    """How activations are widened: split where every pixel starts a word."""
-    return Order.SPLIT if channels % 4 == 0 else Order.KEPT
-
-
-def reorder(weights: NDArray[np.int64], order: Order) -> NDArray[np.int64]:
-    """Weights with the last axis (input channels) in the order widened activations lie."""
-    if order is Order.KEPT:
-        return weights
-    depth = weights.shape[-1]
-    index = np.arange(depth).reshape(-1, 4)[:, list(order.value)].reshape(-1)
-    return weights[..., index]
-
-
-WIDEN_PROTOTYPE = f"void {PLACEHOLDER}(const int8_t *in, int16_t *out, uint32_t groups);"
 TILE_PROTOTYPE = (
     f"void {PLACEHOLDER}(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t tiles_and_pairs);"
 )
-
-
-def widen_assembly(order: Order, core: Core) -> Assembly:
-    """The widening of contiguous bytes."""
-    comment = f"int8 to int16, 16 bytes a group; order of four: {order.value}"
-    return Assembly(
-        role="widen",
-        label=f"widen_{order.name.lower()}",
-        prototype=WIDEN_PROTOTYPE,
-        text=widen.render_widen(PLACEHOLDER, order, core, comment),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Widening:
-    """`elements` contiguous bytes: whole groups by the kernel, the rest by the driver.
-
-    `split` tells the order of four; then the rest is a multiple of 4.
-    """
-
-    elements: int
-    split: bool
-
-    @property
-    def groups(self) -> int:
-        return self.elements // widen.WIDEN_GROUP_BYTES
-
-    @property
-    def done(self) -> int:
-        """Elements the groups cover."""
-        return self.groups * widen.WIDEN_GROUP_BYTES

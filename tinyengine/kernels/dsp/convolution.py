@@ -15,8 +15,10 @@ from tinyengine.kernels.assembly import tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
-from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Call, Row, Weighted, Widening
+from tinyengine.kernels.dsp import common, tiled_rows, wide_maps
+from tinyengine.kernels.dsp.common import Weighted
+from tinyengine.kernels.dsp.tiled_rows import Call, Row
+from tinyengine.kernels.dsp.wide_maps import Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
 _MOST_UNROLLED_WORDS = 72
@@ -88,7 +90,7 @@ class Layer:
 
     @property
     def order(self) -> Order:
-        return common.order_of(self.depth) if self.wide_depth == self.depth else Order.KEPT
+        return wide_maps.order_of(self.depth) if self.wide_depth == self.depth else Order.KEPT
 
     @property
     def columns(self) -> int:
@@ -163,7 +165,7 @@ def work(found: Layer, choice: Tile) -> Work:
     counts = costs.total(
         (
             {f"widened{kind}": widened * found.row_halves, "widen_row": widened, "band": bands},
-            costs.times(rows, common.row_counts(walk.row, kernel, found.channels, choice.weights)),
+            costs.times(rows, tiled_rows.row_counts(walk.row, kernel, found.channels, choice.weights)),
         )
     )
     flash = 4 * kernel.block_words * ((found.channels + 1) // 2) + common.code_bytes(kernel)
@@ -247,7 +249,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
     is_plain = found.wide_depth == found.depth
     widening = Widening(elements=found.size[1] * found.depth if is_plain else 0, split=found.order is Order.SPLIT)
     if widening.groups:
-        assembly.append(common.widen_assembly(found.order, core))
+        assembly.append(wide_maps.widen_assembly(found.order, core))
     kh, kw = found.kernel
     for role, pixels in (("tile", walk.row.pixels), ("rest", walk.row.rest)):
         if pixels:
@@ -290,7 +292,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
             out_bytes=found.out[0] * found.out[1] * found.channels,
             pad=found.weighted.zero_point,
             widening=widening,
-            calls=common.calls(
+            calls=tiled_rows.calls(
                 row=walk.row,
                 x_step_halves=x_step // 2,
                 out_step_bytes=out_step,
@@ -308,13 +310,13 @@ def _table(found: Layer, kernel: tile.Tile, form: Weights) -> tile.Words:
     """Weights in the order the window is walked; taps without a weight are zero."""
     kh, kw = found.kernel
     constants = common.constants_for(found.weighted, form)
-    weights = common.reorder(found.weighted.weights, found.order)
+    weights = wide_maps.reorder(found.weighted.weights, found.order)
     if found.wide_depth != found.depth:
         weights = np.concatenate([weights, np.zeros((*weights.shape[:3], 1), dtype=np.int64)], axis=3)
     rows = weights.reshape(found.channels, kh, kw * found.wide_depth)
     if rows.shape[2] % 2:
         rows = np.concatenate([rows, np.zeros((found.channels, kh, 1), dtype=np.int64)], axis=2)
-    index = common.paired(found.channels)
+    index = tiled_rows.paired(found.channels)
     constants = common.constants_for(found.weighted, form)
     return tile.pack(
         kernel,

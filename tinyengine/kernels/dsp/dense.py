@@ -17,8 +17,10 @@ from tinyengine.ir import Graph, Integers, Node
 from tinyengine.kernels.assembly import dense, tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
-from tinyengine.kernels.dsp import common, pointwise
-from tinyengine.kernels.dsp.common import Call, Row, Weighted, Widening
+from tinyengine.kernels.dsp import common, pointwise, tiled_rows, wide_maps
+from tinyengine.kernels.dsp.common import Weighted
+from tinyengine.kernels.dsp.tiled_rows import Call, Row
+from tinyengine.kernels.dsp.wide_maps import Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
 _UNROLLS = (16, 8, 4, 2)
@@ -108,7 +110,7 @@ def work(found: Layer, choice: Tile) -> Work:
         "product": found.rows * products * found.wide_depth,
         "output": outputs,
         "row": found.rows,
-        **common.epilogue_counts(outputs, found.weighted.epilogue),
+        **tiled_rows.epilogue_counts(outputs, found.weighted.epilogue),
     }
     flash = 0
     if found.blocks:
@@ -144,12 +146,12 @@ def _weights(found: Layer) -> Integers:
     """(channels, wide_depth) in the order activations lie."""
     weights = np.zeros((found.channels, found.wide_depth), dtype=np.int64)
     weights[:, : found.depth] = found.weighted.weights
-    return common.reorder(weights, common.order_of(found.depth))
+    return wide_maps.reorder(weights, wide_maps.order_of(found.depth))
 
 
 def _pair_table(found: Layer, weights: Weights) -> tile.Words:
     constants, _ = common.formed(found.weighted, weights)
-    index = [found.first + c for c in common.paired(found.channels - found.first)]
+    index = [found.first + c for c in tiled_rows.paired(found.channels - found.first)]
     return tile.pack(
         _pairs(found, weights),
         _weights(found)[index],
@@ -160,9 +162,9 @@ def _pair_table(found: Layer, weights: Weights) -> tile.Words:
 
 def plan(found: Layer, choice: Tile, core: Core) -> Plan[DenseParameters]:
     """Everything for the layer."""
-    order = common.order_of(found.depth)
+    order = wide_maps.order_of(found.depth)
     widening = Widening(elements=found.depth, split=found.depth % 4 == 0)
-    assembly = [common.widen_assembly(order, core)] if widening.groups else []
+    assembly = [wide_maps.widen_assembly(order, core)] if widening.groups else []
     tables: list[tile.Words] = []
     calls: tuple[Call, ...] = ()
     if found.blocks:
@@ -183,7 +185,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DenseParameters]:
     if found.first < found.channels:
         pairs = _pairs(found, choice.weights)
         tables.append(_pair_table(found, choice.weights))
-        calls = common.calls(
+        calls = tiled_rows.calls(
             row=Row(pixels=1, tiles=1, overlap=0),
             x_step_halves=found.wide_depth,
             out_step_bytes=found.channels,

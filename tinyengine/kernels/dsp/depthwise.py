@@ -16,7 +16,7 @@ from tinyengine.ir import DepthwiseConv2D, Graph, Integers, Node
 from tinyengine.kernels.assembly import depthwise, widen
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
-from tinyengine.kernels.dsp import common
+from tinyengine.kernels.dsp import common, tiled_rows
 from tinyengine.kernels.dsp.common import Weighted
 from tinyengine.kernels.tiling import Tile, Weights
 
@@ -185,7 +185,7 @@ def work(found: Layer, choice: Tile) -> Work:
         f"output.s{found.stride}": outputs,
         f"tap.s{found.stride}": outputs * found.kernel[0] * found.kernel[1],
         f"row_tap.s{found.stride}": found.out[0] * found.kernel[0] * found.kernel[1],
-        **common.epilogue_counts(outputs, kernel.epilogue),
+        **tiled_rows.epilogue_counts(outputs, kernel.epilogue),
     }
     if is_short:
         counts["expanded"] = _EXPANSION_CYCLES * kernel.table_words

@@ -13,8 +13,10 @@ from tinyengine.kernels.assembly import tile, twin
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
-from tinyengine.kernels.dsp import common
-from tinyengine.kernels.dsp.common import Call, Weighted, Widening
+from tinyengine.kernels.dsp import common, tiled_rows, wide_maps
+from tinyengine.kernels.dsp.common import Weighted
+from tinyengine.kernels.dsp.tiled_rows import Call
+from tinyengine.kernels.dsp.wide_maps import Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
 _BAND_PIXELS = (256, 192, 144, 96, 72, 48, 36, 24, 16, 12, 8, 4)
@@ -113,7 +115,7 @@ def work(found: Layer, choice: Tile) -> Work:
     for count, pixels in bands:
         row = _row(found, pixels, choice.weights)
         kernel = _kernel(found, row.pixels, choice.weights)
-        one = common.row_counts(row, kernel, found.channels, choice.weights)
+        one = tiled_rows.row_counts(row, kernel, found.channels, choice.weights)
         counts = costs.total((counts, costs.times(count, one)))
         code[row.pixels] = common.code_bytes(kernel)
     table = 4 * _kernel(found, 1, choice.weights).block_words * ((found.channels + 1) // 2)
@@ -163,13 +165,13 @@ def _kernel(found: Layer, pixels: int, weights: Weights = Weights.HALVES) -> til
     )
 
 
-def _row(found: Layer, length: int, weights: Weights) -> common.Row:
+def _row(found: Layer, length: int, weights: Weights) -> tiled_rows.Row:
     """The row of tiles; wide pixels may reach too far for four of them in one tile."""
-    best = common.row_of_tiles(length)
+    best = tiled_rows.row_of_tiles(length)
     for pixels in (p for p in (best.pixels, 3, 2, 1) if p <= weights.most_pixels):
         if pixels <= length and _kernel(found, pixels).refusal() is None:
             tiles, rest = divmod(length, pixels)
-            return common.Row(pixels=pixels, tiles=tiles, overlap=length - pixels if rest else 0)
+            return tiled_rows.Row(pixels=pixels, tiles=tiles, overlap=length - pixels if rest else 0)
     raise ValueError("a layer that was taken has a kernel")
 
 
@@ -202,7 +204,7 @@ def _twin_work(found: Layer, choice: Tile) -> Work:
         if kernel.passes > 1:
             one["pass"] = pairs * tiles * kernel.passes
         outputs = 2 * twin.PIXELS * pairs * tiles
-        one = costs.total((one, common.epilogue_counts(outputs, kernel.epilogue)))
+        one = costs.total((one, tiled_rows.epilogue_counts(outputs, kernel.epilogue)))
         counts = costs.total((counts, costs.times(count, one)))
     code = 28 * found.depth // kernel.passes + 500
     return Work(counts=counts, flash_bytes=4 * kernel.block_words * pairs + code)
@@ -236,13 +238,13 @@ def _twin_plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParamete
                         pairs=blocks,
                     )
                     for x, first, n in starts
-                    for words, channel, blocks in common.blocks(found.channels, kernel.block_words)
+                    for words, channel, blocks in tiled_rows.blocks(found.channels, kernel.block_words)
                 ),
                 tile_role="tile",
             )
         )
-    index = common.paired(found.channels)
-    weights = common.reorder(found.weighted.weights.reshape(found.channels, -1), Order.SPLIT)
+    index = tiled_rows.paired(found.channels)
+    weights = wide_maps.reorder(found.weighted.weights.reshape(found.channels, -1), Order.SPLIT)
     return Plan(
         parameters=PointwiseParameters(depth=found.depth, channels=found.channels, bands=tuple(parts)),
         assembly=(
@@ -281,8 +283,8 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
     """Everything for a choice."""
     if choice.weights is Weights.PAIRS:
         return _twin_plan(found, choice, core)
-    order = common.order_of(found.depth)
-    assembly = {"widen": common.widen_assembly(order, core)}
+    order = wide_maps.order_of(found.depth)
+    assembly = {"widen": wide_maps.widen_assembly(order, core)}
     parts = []
     for count, pixels in _bands(found, choice):
         row = _row(found, pixels, choice.weights)
@@ -304,7 +306,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
                 count=count,
                 pixels=pixels,
                 widening=Widening(elements=pixels * found.depth, split=order is Order.SPLIT),
-                calls=common.calls(
+                calls=tiled_rows.calls(
                     row=row,
                     x_step_halves=found.depth,
                     out_step_bytes=found.channels,
@@ -314,8 +316,8 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
                 tile_role=role,
             )
         )
-    index = common.paired(found.channels)
-    weights = common.reorder(found.weighted.weights.reshape(found.channels, -1), order)
+    index = tiled_rows.paired(found.channels)
+    weights = wide_maps.reorder(found.weighted.weights.reshape(found.channels, -1), order)
     constants = common.constants_for(found.weighted, choice.weights)
     table = tile.pack(
         _kernel(found, 1, choice.weights),

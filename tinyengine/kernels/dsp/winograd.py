@@ -16,8 +16,8 @@ from tinyengine.kernels.assembly import winograd
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
-from tinyengine.kernels.dsp import common, convolution
-from tinyengine.kernels.dsp.common import Widening
+from tinyengine.kernels.dsp import convolution, tiled_rows, wide_maps
+from tinyengine.kernels.dsp.wide_maps import Widening
 from tinyengine.kernels.tiling import Tile
 
 _COLUMNS = 2 * winograd.GROUP_TILES
@@ -114,7 +114,7 @@ def work(found: Layer, choice: Tile) -> Work:
         "transformed": groups * found.depth,
         "pair": pairs,
         "product": pairs * found.depth,
-        **common.epilogue_counts(2 * pairs * _ROWS * _COLUMNS, found.weighted.epilogue),
+        **tiled_rows.epilogue_counts(2 * pairs * _ROWS * _COLUMNS, found.weighted.epilogue),
     }
     return Work(
         counts=costs.times(found.batch, counts),
@@ -180,10 +180,10 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[WinogradParameters]:
             product_halves=2 * winograd.PRODUCT_WORDS,
             widening=widening,
         ),
-        assembly=assembly if not widening.groups else (common.widen_assembly(found.order, core), *assembly),
+        assembly=assembly if not widening.groups else (wide_maps.widen_assembly(found.order, core), *assembly),
         table=winograd.pack(
             kernel,
-            common.reorder(found.weighted.weights, found.order),
+            wide_maps.reorder(found.weighted.weights, found.order),
             found.weighted.bias,
             found.weighted.channels,
         ),
