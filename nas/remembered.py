@@ -15,7 +15,7 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from nas import network
-from tinyengine import schedule
+from tinyengine import ways
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Add, Clamp, Conv2D, DepthwiseConv2D, Graph, Node, Shape, TensorId
 from tinyengine.kernels import catalogue
@@ -26,7 +26,8 @@ from tinyengine.kernels.tiling import Tile
 from tinyengine.memory import lifetimes
 from tinyengine.memory.lifetimes import Step
 from tinyengine.memory.plan import Rolling
-from tinyengine.schedule import Options, Way
+from tinyengine.schedule import Options
+from tinyengine.ways import Way
 
 _MOST_RUNS = 40_000
 """Chains that are remembered; then it starts anew."""
@@ -191,7 +192,7 @@ class Memory:
                     rollings=w.rolling(alone),
                     form=Form(key, (), w.spec.template, w.tile),
                 )
-                for w in schedule.ways(alone, step, Requant.EXACT, self.target)
+                for w in ways.ways(alone, step, Requant.EXACT, self.target)
                 if not w.last_resort
             ]
             kept = tuple(self._best(found))
@@ -376,7 +377,7 @@ class Remembering(Options):
         asked = index, way.length
         if asked not in self._steps:
             nodes = tuple(n for s in self.flow.steps[index : index + way.length] if (n := s.node) is not None)
-            self._steps[asked] = schedule.joined(self.graph, self.flow, nodes, _operands(nodes))
+            self._steps[asked] = ways.joined(self.graph, self.flow, nodes, _operands(nodes))
         return self._steps[asked]
 
     def _chains(self, index: int) -> Iterator[Way]:
@@ -384,7 +385,7 @@ class Remembering(Options):
         for length in range(2, chain.LONGEST + 1):
             asked = tuple(self._at[index : index + length])
             if asked not in self._memory.runs_of:
-                runs = list(schedule.runs(self.graph, self.flow, index)) if runs is None else runs
+                runs = list(ways.runs(self.graph, self.flow, index)) if runs is None else runs
                 nodes = runs[length - 2] if length - 2 < len(runs) else None
                 self._memory.runs_of[asked] = None if nodes is None else self._memory.run(self.graph, nodes)
             found = self._memory.runs_of[asked]

@@ -30,10 +30,10 @@ from tinyengine.schedule import (
     Preferences,
     Schedule,
     Sharing,
-    Way,
     bind,
     flash_bytes,
 )
+from tinyengine.ways import Way
 
 _ATTEMPTS = 10
 """Cuts that are planned, at most."""

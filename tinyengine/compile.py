@@ -17,8 +17,9 @@ from tinyengine.measured import Measured
 from tinyengine.memory import checker, order
 from tinyengine.memory.patches import Grid
 from tinyengine.memory.plan import MemoryPlan
-from tinyengine.schedule import Optimize, Preferences, Schedule, Sharing, Way
+from tinyengine.schedule import Optimize, Preferences, Schedule, Sharing
 from tinyengine.sources import Sources
+from tinyengine.ways import Way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

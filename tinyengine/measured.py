@@ -18,7 +18,8 @@ from tinyengine.kernels.names import layer_name
 from tinyengine.kernels.tiling import Tile
 
 if TYPE_CHECKING:
-    from tinyengine.schedule import ScheduledStep, Way
+    from tinyengine.schedule import ScheduledStep
+    from tinyengine.ways import Way
 
 
 def tile_name(tile: Tile) -> str:

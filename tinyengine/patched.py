@@ -24,7 +24,8 @@ from tinyengine.memory import lifetimes, patches
 from tinyengine.memory.lifetimes import TENSOR_ALIGNMENT, Step
 from tinyengine.memory.patches import Grid, Kind, Patch, Span, Stage
 from tinyengine.memory.plan import MemoryPlan, Rolling
-from tinyengine.schedule import Options, Way
+from tinyengine.schedule import Options
+from tinyengine.ways import Way
 
 _COUNTS = (1, 2, 3, 4, 5, 6, 8, 10)
 """Patches along an axis that are tried."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from tinyengine.compile import Compiled, CompileOptions, compile_ways
 from tinyengine.ir import DType, Graph, Node, Paste, Tensor, TensorId
 from tinyengine.measured import way_name
-from tinyengine.schedule import Options, Way
+from tinyengine.schedule import Options
+from tinyengine.ways import Way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

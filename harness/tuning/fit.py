@@ -16,7 +16,7 @@ from scipy.optimize import lsq_linear
 
 from tinyengine.costs import CoreCosts
 from tinyengine.kernels.dsp import chain
-from tinyengine.schedule import Part
+from tinyengine.ways import Part
 
 _STIFFNESS = 2e-3
 """Weight of a count's former cycles beside the samples, all together."""

@@ -25,8 +25,9 @@ from tinyengine.fixedpoint import Requant
 from tinyengine.kernels.catalogue import Target
 from tinyengine.kernels.tiling import Weights
 from tinyengine.measured import way_name
-from tinyengine.schedule import Options, parts
+from tinyengine.schedule import Options
 from tinyengine.sheet import Sample, can_be_sampled
+from tinyengine.ways import parts
 
 _BANDS = 2
 """Bands of a kernel and form of weights that are measured for a layer: the largest, the smallest, and between."""

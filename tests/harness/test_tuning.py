@@ -36,8 +36,9 @@ from tinyengine.compile import lowered_graphs
 from tinyengine.costs import CoreCosts
 from tinyengine.fixedpoint import Requant
 from tinyengine.kernels.catalogue import Target
-from tinyengine.schedule import Optimize, Part
+from tinyengine.schedule import Optimize
 from tinyengine.sheet import Sample, Sheet, sheet
+from tinyengine.ways import Part
 
 BOARD = next(b for b in load_boards(default_boards_file()).all if b.name == "f412-sim")
 

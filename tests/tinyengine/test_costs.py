@@ -16,7 +16,8 @@ from tinyengine.importers import tflite
 from tinyengine.ir import Graph
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.catalogue import Target
-from tinyengine.schedule import Options, parts
+from tinyengine.schedule import Options
+from tinyengine.ways import parts
 
 CORES = {Core.M4: Target.M4, Core.M7: Target.M7}
 MODELS = (
