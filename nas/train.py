@@ -265,7 +265,8 @@ class _Run:
             self._at = (Phase(state["phase"]), int(state["epoch"]))
             self._optimizer_state = state["optimizer"]
         except (RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"is damaged; remove it to start anew ({error})", str(file)) from error
+            # torch's own words take six lines and advise to run whatever the file holds.
+            raise CheckpointError("is damaged; remove it to start anew", str(file)) from error
 
 
 def batches(
