@@ -68,7 +68,7 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path: Path) 
     whole = file.read_bytes()
     for spoilt in (whole[: len(whole) // 2], b"", b"no checkpoint", bytes(range(180, 256)) * 9):
         file.write_bytes(spoilt)
-        with pytest.raises(CheckpointError, match="is damaged; remove it to start anew$"):
+        with pytest.raises(CheckpointError, match=r"is damaged; remove it to start anew$"):
             train_supernet(SPACE, task, RECIPE, device=CPU, checkpoint=file)
 
 
