@@ -7,22 +7,18 @@ it is gone, or after a time with nobody connected; never because of Ctrl-C in so
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
-import fcntl
 import json
 import logging
 import mmap
 import os
 import random
-import select
 import selectors
 import signal
 import socket
 import struct
 import sys
 import time
-import tty
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +30,9 @@ from harness.sim.board import SimulatedBoard
 from harness.sim.bus import TransferFault
 from harness.sim.debug_port import DebugPort
 from harness.sim.faults import Injector
-from harness.sim.protocol import Op, Status
+from harness.sim.operations import operate
+from harness.sim.protocol import Status
+from harness.sim.serial_port import SerialPort
 from harness.sim.wiring import MemoryModelName, Wiring
 
 log = logging.getLogger("harness.sim.server")
@@ -48,9 +46,6 @@ IDLE_WAIT_S = 0.02
 
 IDLE_SLEEP_S = 0.2
 """How long an idle core sleeps before it may poll some more, unless something arrives for it."""
-
-BAUD_TOLERANCE = 0.025
-TX_BACKLOG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,99 +64,6 @@ class ServerOptions:
     owners: tuple[int, ...]
     idle_timeout_s: float
     slice_instructions: int = SLICE_INSTRUCTIONS
-
-
-class SerialPort:
-    """The serial port: a pty that keeps its name as a symlink. Bytes are garbled when the speeds differ."""
-
-    def __init__(self, link: Path) -> None:
-        self.master, slave = os.openpty()
-        # Raw from the start: a fresh pty echoes until its user switches that off.
-        tty.setraw(slave)
-        self._path = os.ttyname(slave)
-        os.close(slave)
-        os.set_blocking(self.master, False)
-        self._link = link
-        temporary = link.with_name(link.name + ".new")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(self._path)
-        temporary.replace(link)
-        self._backlog = bytearray()
-        self.garbled_bytes = 0
-
-    def close(self) -> None:
-        """Removes the name and hangs up."""
-        with contextlib.suppress(OSError):
-            if str(self._link.readlink()) == self._path:
-                self._link.unlink()
-        os.close(self.master)
-
-    def host_baud(self) -> int:
-        """The speed the host's side is set to, from the pty's termios."""
-        buffer = bytearray(44)
-        fcntl.ioctl(self.master, _TCGETS2, buffer)
-        return int(struct.unpack_from("<I", buffer, 40)[0])
-
-    def opened(self) -> bool:
-        """Whether anybody has the port open."""
-        poller = _poll_once(self.master)
-        return not poller & _POLLHUP
-
-    def read(self) -> bytes:
-        """What the host wrote; empty when nothing is there or nobody is."""
-        try:
-            return os.read(self.master, 65536)
-        except (BlockingIOError, OSError):
-            # EIO: nobody has the port open.
-            return b""
-
-    def garble(self, data: bytes, board_baud: float) -> bytes:
-        """The bytes as the other side sees them."""
-        host = self.host_baud()
-        if board_baud and abs(host - board_baud) <= BAUD_TOLERANCE * board_baud:
-            return data
-        self.garbled_bytes += len(data)
-        return bytes((b >> 1 ^ 0xA5) & 0xFF for b in data)
-
-    def write(self, data: bytes) -> None:
-        """Sends to the host; what nobody listens to is lost, as on a wire."""
-        self._backlog += data
-        self.drain()
-
-    def drain(self) -> None:
-        """Writes as much as the pty takes."""
-        if not self._backlog:
-            return
-        if not self.opened():
-            self._backlog.clear()
-            return
-        try:
-            written = os.write(self.master, self._backlog)
-            del self._backlog[:written]
-        except BlockingIOError:
-            pass
-        except OSError as e:
-            log.info("serial port: %s", e)
-            self._backlog.clear()
-        if len(self._backlog) > TX_BACKLOG_BYTES:
-            # A reader that holds the port open but does not read: the oldest bytes are lost, as in a full FIFO.
-            del self._backlog[: len(self._backlog) - TX_BACKLOG_BYTES]
-
-    @property
-    def waiting(self) -> int:
-        """Bytes the pty did not take yet."""
-        return len(self._backlog)
-
-
-_TCGETS2 = 0x802C_542A
-_POLLHUP = 0x10
-
-
-def _poll_once(fd: int) -> int:
-    poller = select.poll()
-    poller.register(fd, 0)
-    events = poller.poll(0)
-    return events[0][1] if events else 0
 
 
 class _Client:
@@ -482,46 +384,10 @@ class Server:
             for operation in protocol.unpack_operations(body):
                 if self._injector is not None:
                     self._injector.moved(max(operation.size * operation.count, len(operation.data)))
-                out += self._operate(operation)
+                out += operate(operation, self._debug_port, self.board, get_on=self._run_slice)
         except TransferFault as e:
             return protocol.frame(Status.TRANSFER_FAULT, struct.pack("<I", e.address))
         return protocol.frame(Status.OK, bytes(out))
-
-    def _operate(self, operation: protocol.Operation) -> bytes:
-        port = self._debug_port
-        address = operation.address
-        match operation.op:
-            case Op.READ_DP:
-                return struct.pack("<I", port.read_dp(address))
-            case Op.WRITE_DP:
-                port.write_dp(address, int.from_bytes(operation.data, "little"))
-            case Op.READ_AP:
-                return struct.pack("<I", port.read_ap(address))
-            case Op.WRITE_AP:
-                port.write_ap(address, int.from_bytes(operation.data, "little"))
-            case Op.READ_AP_REPEAT:
-                return b"".join(struct.pack("<I", port.read_ap(address)) for _ in range(operation.count))
-            case Op.WRITE_AP_REPEAT:
-                for (value,) in struct.iter_unpack("<I", operation.data):
-                    port.write_ap(address, value)
-            case Op.READ_MEMORY:
-                if address == _DHCSR and self.board.runnable:
-                    # The debugger waits for a halt: get on with it before answering.
-                    self._run_slice()
-                return port.read_memory(address, operation.size, operation.count)
-            case Op.WRITE_MEMORY:
-                port.write_memory(address, operation.size, operation.data)
-            case Op.RESET_LINE:
-                self.board.hold_in_reset(bool(address))
-            case Op.RESET_PULSE:
-                self.board.hold_in_reset(True)
-                self.board.hold_in_reset(False)
-            case Op.CONNECT:
-                port.connect()
-        return b""
-
-
-_DHCSR = 0xE000_EDF0
 
 
 def _in_use(holder: str | None) -> str:
