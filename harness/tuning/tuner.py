@@ -97,7 +97,7 @@ class Tuner:
             options = replace(options, sram_limit_bytes=room)
             plain = compile_graph(graph, options)
         lowered, _ = lowered_graphs(graph, options)
-        graphs = (*lowered, *_patch_graphs(plain))
+        graphs = (*lowered, *patch_graphs(plain))
         bench = Bench(
             self._board,
             runner=self._runner,
@@ -122,7 +122,7 @@ class Tuner:
         if default is None:
             raise NothingMeasured(f"{source.name} with the default's choice did not run on {self._board.name}")
         runs = [default]
-        for limit in self._limits(options, plain.plan.arena_bytes, room):
+        for limit in searched_arenas(options, plain.plan.arena_bytes, room):
             limited = replace(options, sram_limit_bytes=limit)
             try:
                 found = self._search(graph, limited, ways, bench)
@@ -133,29 +133,18 @@ class Tuner:
             if (run := self._run(source, graph, found, limited)) is not None:
                 runs.append(run)
         fastest = min(r.row.cycles or 0 for r in runs)
-        best = min(runs, key=lambda r: self._score(r, default, fastest))
+        best = min(
+            runs,
+            key=lambda r: score(
+                _whole(r), default=_whole(default), fastest_cycles=fastest, optimize=options.optimize
+            ),
+        )
         placed = self._place(source, graph, best)
         return replace(
             self._record(source, best=best, default=default, ways=ways, started=started),
             placement=placed,
             seconds=round(self._clock() - begun, 1),
         )
-
-    def _limits(self, options: CompileOptions, arena_bytes: int, room: int) -> tuple[int | None, ...]:
-        """Arenas within which networks are searched for and run: the mode's own, and others' fastest.
-
-        Args:
-            arena_bytes: the default's.
-            room: what the chip has.
-        """
-        if options.optimize is Optimize.LATENCY:
-            return (options.sram_limit_bytes,)
-        # The fastest within the default's arena, whatever share of the speed the mode would give away.
-        found = [options.sram_limit_bytes, arena_bytes]
-        if options.optimize is Optimize.BALANCED and options.sram_limit_bytes is None:
-            # What a smaller arena costs is the chip's memory to say, not the estimates, which know no memory.
-            found += [min(room, round(times * arena_bytes)) for times in LARGER_ARENAS]
-        return tuple(dict.fromkeys(found))
 
     def _place(self, source: ModelSource, graph: Graph, best: _Run) -> TunedPlacement | None:
         """What lies where, by measuring; None where nothing waits for memory."""
@@ -190,7 +179,7 @@ class Tuner:
         """The network that measurements lead to; all its ways are measured unless the rounds run out."""
         for _ in range(_ROUNDS):
             found = compile_graph(graph, replace(options, measured=self._readings.measured(ways)))
-            ways |= {n: s for n, s in self._ways(_patch_graphs(found), options).items() if n not in ways}
+            ways |= {n: s for n, s in self._ways(patch_graphs(found), options).items() if n not in ways}
             missing = [ways[n] for n in self._picked(found, options) if n in ways and not self._readings.get(n)]
             if not missing:
                 break
@@ -216,26 +205,6 @@ class Tuner:
         if row.outcome is Outcome.INTERRUPTED:
             raise Interrupted("stopped; the same command goes on")
         return row
-
-    def _score(self, run: _Run, default: _Run, fastest: int) -> tuple[float, ...]:
-        """Less is better; the default wins ties.
-
-        Args:
-            fastest: cycles of the fastest network that was run.
-        """
-        optimize = self._options.optimize
-        cycles, flash = run.row.cycles or 0, run.row.model_flash_bytes or 0
-        arena = run.compiled.plan.arena_bytes
-        is_other = float(run is not default)
-        cost = cycles + BYTE_PRICE[optimize] * flash
-        if optimize is Optimize.SRAM:
-            return (arena, cost, is_other)
-        if optimize is Optimize.BALANCED:
-            # The smallest arena that the mode's share of the speed buys, by measurement; no more cycles than the
-            # default's for the sake of flash either. Below the default's arena, cycles and flash decide.
-            too_slow = cycles > min(default.row.cycles or 0, MOST_SLOWER * fastest)
-            return (too_slow, max(arena, default.compiled.plan.arena_bytes), cost, is_other)
-        return (cost, is_other)
 
     def _record(
         self,
@@ -302,13 +271,48 @@ class Tuner:
         return tuple(found)
 
 
+def searched_arenas(options: CompileOptions, arena_bytes: int, room_bytes: int) -> tuple[int | None, ...]:
+    """Arenas within which networks are searched for and run: the mode's own, and others' fastest.
+
+    Args:
+        arena_bytes: the default's.
+        room_bytes: what the chip has.
+    """
+    if options.optimize is Optimize.LATENCY:
+        return (options.sram_limit_bytes,)
+    # The fastest within the default's arena, whatever share of the speed the mode would give away.
+    found = [options.sram_limit_bytes, arena_bytes]
+    if options.optimize is Optimize.BALANCED and options.sram_limit_bytes is None:
+        # What a smaller arena costs is the chip's memory to say, not the estimates, which know no memory.
+        found += [min(room_bytes, round(times * arena_bytes)) for times in LARGER_ARENAS]
+    return tuple(dict.fromkeys(found))
+
+
+def score(run: Whole, *, default: Whole, fastest_cycles: int, optimize: Optimize) -> tuple[float, ...]:
+    """Less is better; the default wins ties.
+
+    Args:
+        fastest_cycles: of all that were run.
+    """
+    is_other = float(run != default)
+    cost = run.cycles + BYTE_PRICE[optimize] * run.model_flash_bytes
+    if optimize is Optimize.SRAM:
+        return (run.arena_bytes, cost, is_other)
+    if optimize is Optimize.BALANCED:
+        # The smallest arena that the mode's share of the speed buys, by measurement; no more cycles than the
+        # default's for the sake of flash either. Below the default's arena, cycles and flash decide.
+        too_slow = run.cycles > min(default.cycles, MOST_SLOWER * fastest_cycles)
+        return (too_slow, max(run.arena_bytes, default.arena_bytes), cost, is_other)
+    return (cost, is_other)
+
+
 def _kinds(step: ScheduledStep) -> tuple[Graph, ...]:
     """The graphs of a step's kinds of patches; none where it has no patches."""
     parameters = step.binding.parameters
     return tuple(kind.graph for kind in parameters.kinds) if isinstance(parameters, PatchParameters) else ()
 
 
-def _patch_graphs(compiled: Compiled) -> tuple[Graph, ...]:
+def patch_graphs(compiled: Compiled) -> tuple[Graph, ...]:
     """Those of all kinds of patches."""
     return tuple(graph for step in compiled.schedule.steps for graph in _kinds(step))
 

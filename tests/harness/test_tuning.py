@@ -24,7 +24,7 @@ from harness.placement import Copy, LayerUse, Placement
 from harness.row import LayerRow, Row
 from harness.runner import Runner
 from harness.session import Request
-from harness.tuning import fit, placing, record, sampling
+from harness.tuning import fit, placing, record, sampling, tuner
 from harness.tuning.bench import Bench, GaveUp, Step
 from harness.tuning.fit import Point
 from harness.tuning.placing import Room
@@ -32,10 +32,12 @@ from harness.tuning.readings import Reading, Readings, Verdict, kernels_digest, 
 from harness.tuning.record import Chosen, TunedStep, Tuning, Whole
 from tests.harness.rows import OK
 from tinyengine import costs, zoo
-from tinyengine.compile import lowered_graphs
+from tinyengine.compile import CompileOptions, compile_graph, lowered_graphs
 from tinyengine.costs import CoreCosts
 from tinyengine.fixedpoint import Requant
 from tinyengine.kernels.catalogue import Target
+from tinyengine.measured import Measured, way_name
+from tinyengine.memory.patches import Grid
 from tinyengine.schedule import Optimize
 from tinyengine.sheet import Sample, Sheet, sheet
 from tinyengine.ways import Part
@@ -263,6 +265,53 @@ def test_layers_that_share_a_value_share_the_input() -> None:
     twice = sheet((found[0], found[0]), name="x").graph
     assert len(twice.inputs) == 1
     assert len(twice.outputs) == 2
+
+
+def test_layers_inside_of_patches_can_be_measured() -> None:
+    options = CompileOptions(target=Target.M4, patches=Grid(rows=1, columns=2))
+    compiled = compile_graph(zoo.load("resnet-8"), options)
+    graphs = tuner.patch_graphs(compiled)
+    assert compiled.patches is not None and len(graphs) == compiled.patches.kinds
+    found = sampling.samples(
+        graphs[:1], requant=options.requant, target=options.target, optimize=options.optimize, slack=0.0
+    )
+    names = {s.name for s in found}
+    inner = [s for step in compiled.schedule.steps for kind in step.patches[:1] for s in kind]
+    wanted = {way_name(graphs[0], s, options.requant, options.target) for s in inner if s.op != "PASTE"}
+    assert wanted & names and not any("/paste/" in name for name in names)
+    alone = sheet(found[:3], name="x").compile(replace(options, patches=None))
+    assert len(alone.layers) == 3
+    # What was measured of them is what the stage's price is made of.
+    measured = Measured(cycles=dict.fromkeys(names, 10**7))
+    dearer = compile_graph(zoo.load("resnet-8"), replace(options, measured=measured))
+    assert dearer.sources.digest() != compiled.sources.digest()
+
+
+BALANCED = CompileOptions(optimize=Optimize.BALANCED)
+
+
+def test_balanced_looks_for_faster_networks_in_larger_arenas() -> None:
+    assert tuner.searched_arenas(BALANCED, 1000, 9000) == (None, 1000, 1500, 2500, 9000)
+    assert tuner.searched_arenas(replace(BALANCED, sram_limit_bytes=1200), 1000, 9000) == (1200, 1000)
+    assert tuner.searched_arenas(replace(BALANCED, optimize=Optimize.LATENCY), 1000, 9000) == (None,)
+
+
+def test_balanced_gives_five_percent_of_what_was_measured_for_memory() -> None:
+    def best(*runs: tuple[int, int], optimize: Optimize = Optimize.BALANCED) -> tuple[int, int]:
+        wholes = [replace(WHOLE, cycles=cycles, arena_bytes=arena) for cycles, arena in runs]
+        fastest = min(cycles for cycles, _ in runs)
+        found = min(
+            wholes,
+            key=lambda w: tuner.score(w, default=wholes[0], fastest_cycles=fastest, optimize=optimize),
+        )
+        return found.cycles, found.arena_bytes
+
+    assert best((1049, 100), (1000, 200)) == (1049, 100), "within five percent the smaller arena stays"
+    assert best((1060, 100), (1000, 200)) == (1000, 200)
+    assert best((1200, 100), (1000, 300), (1040, 200)) == (1040, 200)
+    assert best((1000, 100), (1010, 50)) == (1000, 100), "never slower than the default"
+    assert best((1000, 100), (990, 100), (980, 110)) == (990, 100)
+    assert best((1000, 100), (1400, 50), optimize=Optimize.SRAM) == (1400, 50)
 
 
 WHOLE = Whole(
