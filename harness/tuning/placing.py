@@ -1,8 +1,8 @@
 """Which constants and functions start-up copies into which memory, and where the arena lies, chosen by measuring.
 
 A layer's weights, and each generated function, are items. Items of different layers are tried together, as many
-as fit, in each tier of memories that are equally fast: what a layer gains is its item's. The items that gain most
-cycles a byte fill the memories, the fastest first, once for each place of the arena. These choices and the rules'
+as fit, in each tier of memories that are equally fast: what a layer gains is its item's. The items that gain
+most fill the memories, the fastest first, once for each place of the arena. These choices and the rules'
 own are run whole; the fastest is taken.
 """
 
@@ -134,13 +134,25 @@ def gains(group: Choice, tier: int, before: Sequence[int], after: Sequence[int])
 
 
 def fill(measured: Iterable[Gain], rooms: tuple[Room, ...]) -> Choice:
-    """The items that gain, the fastest tier first and there the most cycles a byte, as long as there is room."""
-    chosen = Choice(rooms=rooms)
-    done: set[Item] = set()
-    for gain in sorted(measured, key=lambda g: (g.tier, -g.worth, g.item.symbols)):
-        if gain.cycles > 0 and gain.item not in done and chosen.add(gain.item, gain.tier):
+    """The items that gain, the fastest tier first, as long as there is room.
+
+    What gains most a byte may leave no room for what is large: taken by cycles a byte, then by cycles; the choice
+    that gains more wins.
+    """
+    useful = [g for g in measured if g.cycles > 0]
+    by_worth = sorted(useful, key=lambda g: (g.tier, -g.worth, g.item.symbols))
+    by_gain = sorted(useful, key=lambda g: (g.tier, -g.cycles, g.item.symbols))
+    return max((_filled(order, rooms) for order in (by_worth, by_gain)), key=lambda found: found[0])[1]
+
+
+def _filled(order: Iterable[Gain], rooms: tuple[Room, ...]) -> tuple[int, Choice]:
+    """Cycles gained by what found room, and where it is."""
+    chosen, done, cycles = Choice(rooms=rooms), set[Item](), 0
+    for gain in order:
+        if gain.item not in done and chosen.add(gain.item, gain.tier):
             done.add(gain.item)
-    return chosen
+            cycles += gain.cycles
+    return cycles, chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

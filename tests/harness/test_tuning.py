@@ -236,6 +236,17 @@ def test_fast_memory_takes_what_gains_most_a_byte() -> None:
     assert board.asked[0] == Placement()
 
 
+def test_small_things_do_not_take_the_room_of_a_large_one_that_gains_more() -> None:
+    def gain(name: str, size: int, cycles: int) -> placing.Gain:
+        item = placing.Item(symbols=(name,), layers=frozenset({0}), size_bytes=size)
+        return placing.Gain(item=item, tier=0, cycles=cycles)
+
+    large, small, tiny = gain("large", 96, 900), gain("small", 32, 400), gain("tiny", 16, 150)
+    chosen = placing.fill([small, large, tiny], rooms(112))
+    assert {i.symbols for i in chosen.items} == {("large",), ("tiny",)}
+    assert {i.symbols for i in placing.fill([small, large, tiny], rooms(64)).items} == {("small",), ("tiny",)}
+
+
 def test_weights_that_code_leaves_no_room_go_to_slower_memory() -> None:
     found = MadeUpBoard().place({None: rooms(100, 2000)})[0].placement
     assert {c.memory[0]: set(c.symbols) for c in found.copies} == {"itcm": {"f"}, "sram1": {"t0", "big"}}
