@@ -1,10 +1,9 @@
 """What all ways to search share: a space, a supernet's accuracies, a simulated board; each answer is made once.
 
 Photographs (the subset of CIFAR-10 in ../shared/data) at 24 x 24 pixels and a supernet of three elastic stages. On
-handwritten digits accuracies say nothing of a network's size (correlation with multiply-accumulates 0.04 over
-40 networks, the smallest as good as any); here they say a little (0.20 over 30, and 3.5 points from the smallest to
-the largest). More than two minutes of training, a fifth of a second a judgement and three a measurement were not to
-be had, and a supernet trained for so short tells sizes apart poorly.
+handwritten digits accuracies say nothing of a network's size (correlation with multiply-accumulates 0.04 over 40
+drawn networks); here they say a little (0.20 over 30, and 3.5 points from the smallest to the largest). Longer
+training was not to be had, and a supernet of two minutes tells sizes apart poorly.
 """
 
 from __future__ import annotations
