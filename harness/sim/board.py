@@ -13,7 +13,8 @@ from mmap import mmap
 
 from harness.chips import Chip
 from harness.sim.bus import Findings, RegisterFile, SystemBus, TransferFault
-from harness.sim.core import Core, Engine, Region, Stop
+from harness.sim.core import Core, Engine, Region
+from harness.sim.exceptions import Stop
 from harness.sim.memory_model import chip_memory
 from harness.sim.peripherals.flash import FlashArray, FlashController, FlashF4F7, FlashH7
 from harness.sim.peripherals.pwr import PwrF4F7, PwrH7, SyscfgF4F7, SyscfgH7
@@ -123,7 +124,7 @@ class SimulatedBoard:
         self._ready = False
         self._add_core_peripherals()
         self._add_chip_peripherals(transmit)
-        self.core.attach(self.scs)
+        self.core.exceptions.attach(self.scs)
         self._ready = True
         self.power_on()
 
@@ -161,7 +162,7 @@ class SimulatedBoard:
         )  # fmt: skip
         self.scs = SystemControl(
             self.chip, dwt=self.dwt, findings=self.findings, control=self, debugger=self._by_debugger,
-            exception=lambda: self.core.exception, caches_changed=self._memory_settings_changed,
+            exception=lambda: self.core.registers.exception, caches_changed=self._memory_settings_changed,
             vector_base=self._vector_base,
         )  # fmt: skip
         for peripheral in (
@@ -349,7 +350,7 @@ class SimulatedBoard:
     @property
     def runnable(self) -> bool:
         """Whether the core would execute instructions now."""
-        return not (self.halted or self.in_reset or self.core.locked_up or self.stuck)
+        return not (self.halted or self.in_reset or self.core.exceptions.locked_up or self.stuck)
 
     def wake(self) -> None:
         """Something happened: an idle core polls again."""
@@ -413,7 +414,7 @@ class SimulatedBoard:
 
     def bus_fault(self, address: int) -> None:
         """The core accesses an address where nothing is."""
-        self._after(self.core.bus_fault(address))
+        self._after(self.core.exceptions.bus_fault(address))
 
     def brown_out(self) -> None:
         """The supply breaks down for a moment. What was being programmed is left half done."""
@@ -460,7 +461,7 @@ class SimulatedBoard:
                     self.halted = True
                     self.scs.dfsr |= DFSR_BKPT
                 else:
-                    self._after(self.core.debug_event_fault())
+                    self._after(self.core.exceptions.debug_event_fault())
             case Stop.SLEEP:
                 self.sleeping = True
             case Stop.EXCEPTION if self._dhcsr & DHCSR_DEBUGEN and self.scs.demcr & DEMCR_VC_HARDERR:
@@ -480,7 +481,7 @@ class SimulatedBoard:
         elif value & DHCSR_HALT:
             if not self.halted:
                 # Debug state is a way out of lockup.
-                self.halted, self.core.locked_up, self.stuck = True, False, False
+                self.halted, self.core.exceptions.locked_up, self.stuck = True, False, False
                 self.scs.dfsr |= DFSR_HALTED
         elif stepping:
             self.halted = False
@@ -494,7 +495,7 @@ class SimulatedBoard:
     def read_dhcsr(self) -> int:
         """C_ bits, and S_REGRDY, S_HALT, S_LOCKUP, S_RETIRE_ST, S_RESET_ST. C_HALT reads 1 while halted."""
         value = self._dhcsr & ~DHCSR_HALT | self.halted << 1 | 1 << 16 | self.halted << 17
-        value |= self.core.locked_up << 19 | 1 << 24 | self._reset_seen << 25
+        value |= self.core.exceptions.locked_up << 19 | 1 << 24 | self._reset_seen << 25
         # S_RESET_ST clears on read, unless the chip is still held in reset.
         self._reset_seen = self.in_reset
         return value
@@ -502,9 +503,9 @@ class SimulatedBoard:
     def transfer_register(self, selector: int, write: bool, value: int) -> int:
         """DCRSR: moves a core register from or to DCRDR."""
         if write:
-            self.core.write_register(selector, value)
+            self.core.registers.write(selector, value)
             return value
-        return self.core.read_register(selector)
+        return self.core.registers.read(selector)
 
     def system_reset(self) -> None:
         """AIRCR.SYSRESETREQ."""

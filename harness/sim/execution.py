@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from harness.sim.board import SimulatedBoard
 from harness.sim.bus import TransferFault
-from harness.sim.core import FaultInfo
+from harness.sim.exceptions import FaultInfo
 from harness.sim.program import DEBUG_ENABLE
 
 SLICE_INSTRUCTIONS = 2_000_000
@@ -71,10 +71,10 @@ def run(
         before = core.instructions
         machine.run(budget)
         # A later one is mostly what the first one leads to.
-        fault = fault or core.last_fault
+        fault = fault or core.exceptions.last_fault
         if done():
             return End.DONE, None, fault
-        if core.locked_up:
+        if core.exceptions.locked_up:
             return End.LOCKUP, None, fault
         if machine.halted:
             if _half(machine, core.pc) != _SEMIHOSTING:
@@ -112,7 +112,7 @@ class _Semihosting:
     def call(self) -> bool:
         """Does what r0 asks for; whether it was the exit."""
         core = self._machine.core
-        operation, argument = core.read_register(0), core.read_register(1)
+        operation, argument = core.registers.read(0), core.registers.read(1)
         result = 0
         match operation:
             case 0x01:  # OPEN: the console has the name ":tt"; mode 4 and above is for writing
@@ -163,7 +163,7 @@ class _Semihosting:
                 result = 0
             case _:
                 result = -1
-        core.write_register(0, result & 0xFFFF_FFFF)
+        core.registers.write(0, result & 0xFFFF_FFFF)
         return False
 
     def _bytes(self, address: int, size: int) -> bytes:

@@ -18,7 +18,7 @@ from typing import IO, Any
 from harness.chips import load_chip
 from harness.sim import native
 from harness.sim.board import SimulatedBoard
-from harness.sim.core import FaultInfo
+from harness.sim.exceptions import FaultInfo
 from harness.sim.execution import End, Limits, run
 from harness.sim.program import NO_FUNCTION, Program, board_with, read_elf, same_memory
 from harness.sim.timing_core import Counters

@@ -184,9 +184,9 @@ def _prepare(machine: SimulatedBoard, chip: Chip, program: Program) -> int:
         # What a boot loader or a debugger does for an image that is not at the start of flash.
         sp, entry = struct.unpack("<II", core.read_memory(base, 8))
         machine.debug_write(_VTOR, 4, base.to_bytes(4, "little"))
-        core.write_register(_SP, sp)
-        core.write_register(_PC, entry)
-    return core.read_register(_SP)
+        core.registers.write(_SP, sp)
+        core.registers.write(_PC, entry)
+    return core.registers.read(_SP)
 
 
 def board_with(

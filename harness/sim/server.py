@@ -348,7 +348,7 @@ class Server:
 
     def _status(self) -> protocol.BoardStatus:
         board = self.board
-        if board.core.locked_up:
+        if board.core.exceptions.locked_up:
             state = "locked up"
         elif board.in_reset:
             state = "held in reset"
@@ -356,7 +356,7 @@ class Server:
             state = "halted"
         else:
             state = "idle" if board.idle else "sleeping" if board.sleeping else "running"
-        fault = board.core.last_fault
+        fault = board.core.exceptions.last_fault
         return protocol.BoardStatus(
             board=self._options.board, chip=self._options.chip, pid=os.getpid(), state=state,  # type: ignore[arg-type]
             cycles=board.core.cycles, instructions=board.core.instructions, clock_hz=board.clock_hz,

@@ -189,7 +189,7 @@ def _address(program: Program, symbol: str, elf: Path) -> int:
 
 def _how(machine: SimulatedBoard, program: Program, ended: End, limit_s: float) -> str:
     """How the program came to its end, in words."""
-    fault = machine.core.last_fault
+    fault = machine.core.exceptions.last_fault
     if fault is not None:
         return f"{fault.what} at {fault.pc:#010x} in {program.function(fault.pc)}"
     where = f"in {program.function(machine.core.pc)} at {machine.core.pc:#010x}"

@@ -67,15 +67,15 @@ def test_a_fault_enters_the_hard_fault_handler_with_a_frame_and_a_cause(what: st
     made = machine(core, "  movs r0, #0x11\n  movs r3, #0x33\n  mov r12, r3\n" + source)
     made.run_to_halt()
     board = made.board
-    assert board.core.exception == 3
+    assert board.core.registers.exception == 3
     assert made.word(0xE000_ED28) == cfsr
     assert made.word(0xE000_ED2C) == hfsr
-    frame = board.core.read_register(13)
+    frame = board.core.registers.read(13)
     assert frame == 0x2000_8000 - 32
     assert made.word(frame + 12) == 0x33
     assert made.word(frame + 16) == 0x33
-    assert board.core.read_register(14) == 0xFFFF_FFF9
-    assert board.core.last_fault is not None
+    assert board.core.registers.read(14) == 0xFFFF_FFF9
+    assert board.core.exceptions.last_fault is not None
 
 
 def test_the_bus_fault_address_register_names_the_address() -> None:
@@ -87,25 +87,25 @@ def test_the_bus_fault_address_register_names_the_address() -> None:
 def test_an_enabled_bus_fault_goes_to_its_own_handler() -> None:
     made = machine("stm32f746", "  write 0xE000ED24, 0x20000\n  read 0x70000000\n")
     made.run_to_halt()
-    assert made.board.core.exception == 5
+    assert made.board.core.registers.exception == 5
     assert made.word(0xE000_ED2C) == 0
 
 
 def test_masked_interrupts_turn_a_configurable_fault_into_a_hard_fault() -> None:
     made = machine("stm32f746", "  write 0xE000ED24, 0x20000\n  cpsid i\n  read 0x70000000\n")
     made.run_to_halt()
-    assert made.board.core.exception == 3
+    assert made.board.core.registers.exception == 3
 
 
 def test_bkpt_without_a_debugger_is_a_hard_fault_and_a_second_one_locks_up() -> None:
     made = machine("stm32f746", "", debug=False)
     for _ in range(3):
         made.board.run(1000)
-    assert made.board.core.locked_up
+    assert made.board.core.exceptions.locked_up
     assert made.word(0xE000_ED2C) >> 31 == 1
     made.board.hold_in_reset(True)
     made.board.hold_in_reset(False)
-    assert not made.board.core.locked_up
+    assert not made.board.core.exceptions.locked_up
 
 
 def test_a_supervisor_call_returns_to_the_instruction_after_it() -> None:
@@ -156,7 +156,7 @@ def test_an_erased_flash_locks_the_core_up() -> None:
     made.board.power_on()
     for _ in range(3):
         made.board.run(100)
-    assert made.board.core.locked_up
+    assert made.board.core.exceptions.locked_up
 
 
 def _counter_state(chip: str, *, trace: bool, unlock: bool) -> bool:
@@ -233,12 +233,12 @@ def test_stepping_executes_one_instruction_at_a_time() -> None:
     dhcsr = 0xA05F_0000
     made.board.debug_write(0xE000_EDF0, 4, (dhcsr | 3).to_bytes(4, "little"))
     start = made.board.core.pc
-    before = made.board.core.read_register(1)
+    before = made.board.core.registers.read(1)
     for _ in range(4):
         made.board.debug_write(0xE000_EDF0, 4, (dhcsr | 5).to_bytes(4, "little"))
         assert made.board.halted
     assert made.board.core.pc == start
-    assert made.board.core.read_register(1) == before + 2
+    assert made.board.core.registers.read(1) == before + 2
 
 
 @pytest.mark.parametrize("chip", ["stm32f412", "stm32f746"])
@@ -259,7 +259,7 @@ def test_a_hardware_breakpoint_stops_before_its_instruction_and_can_be_passed(ch
         made.board.run(1000)
         assert made.board.halted
         assert made.board.core.pc == loop + 2
-        counts.append(made.board.core.read_register(1))
+        counts.append(made.board.core.registers.read(1))
     assert counts[1:] == [counts[0] + 1, counts[0] + 2]
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from harness.chips import Chip
 from harness.sim.bus import Findings, Peripheral, RegisterFile, UnknownRegister
-from harness.sim.core import Exc
+from harness.sim.exceptions import Exc
 
 BASE = 0xE000_0000
 LAR_KEY = 0xC5AC_CE55
