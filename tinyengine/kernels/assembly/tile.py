@@ -32,6 +32,7 @@ from tinyengine.kernels.assembly.requantize import (
     ChannelConstants,
     Epilogue,
     Pair,
+    Rounding,
     choose_kink,
     clamp,
     kinked_name,
@@ -93,7 +94,7 @@ class Tile:
         epilogue: requantization.
         byte_weights: half the flash, one and a half cycles an output.
         packed_point: the output's zero point, for a table without half of the constants: right shifts share
-            the first bias's word, addends follow from them. None where each constant has a word.
+            the first bias's word, addends follow from them; float32 has neither. None where each has a word.
     """
 
     window: Window
@@ -399,8 +400,15 @@ def _epilogue(
 def _requantize_packed(
     e: Emitter, form: Epilogue, point: int, accumulators: Sequence[Register], tail_bytes: int, channel: int
 ) -> None:
-    """As `_requantize`, the addend made of the shift: 2^(e-1) + point 2^e."""
+    """As `_requantize`, the addend made of the shift: 2^(e-1) + point 2^e; float32 has neither."""
     m, c, spare, shift = _W0, _W1, _X0, _X1
+    if form.rounding is Rounding.FLOAT:
+        e.constant(c, point)
+        e.ldr(m, "r1", tail_bytes + 4 * channel, "scale")
+        rescale(e, form, accumulators, m, c, spare)
+        for a in accumulators:
+            saturate(e, form, a)
+        return
     e.from_fp(shift, _PACKED)
     if channel == 0:
         e.dsp(f"ubfx {shift}, {shift}, #5, #5", shift, shift, comment="right shift")

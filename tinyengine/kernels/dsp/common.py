@@ -59,6 +59,7 @@ class Weighted:
         most_accumulator: no accumulator exceeds it in magnitude.
         twice: the two roundings' multipliers and the bias that goes with them, whatever form `channels` has; None
             where the layer is rounded once.
+        once: float32 scales and the bias that goes with them; None for two roundings, and for dense layers.
         gained: constants for int16 weights, where they are better than the plain ones.
         paired: the same with an addend and sums below 2^23.
     """
@@ -71,6 +72,7 @@ class Weighted:
     epilogue: Epilogue
     most_accumulator: int
     twice: tuple[tuple[Multiplier, ...], Integers] | None = None
+    once: tuple[tuple[float, ...], Integers] | None = None
     gained: Constants | None = None
     paired: Constants | None = None
 
@@ -168,6 +170,8 @@ def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
     )
     if floats is not None:
         may_mix = not isinstance(op, FullyConnected)
+        if may_mix:
+            found = replace(found, once=(tuple(floats.tolist()), bias))
         once = _once(found, floats, low, high, zero_point_out, may_mix=may_mix)
         return _gained_once(once, floats, multipliers, bias, low, high, others) if may_mix else once
     reason = requantize.refusal(multipliers)
@@ -333,18 +337,20 @@ def _integers(
 @lru_cache(maxsize=512)
 def packed(layer: Weighted) -> Weighted:
     """The layer with constants that a packed table can leave away; itself where it has no such form."""
-    if layer.twice is None:
+    _, bias = layer.twice or layer.once or ((), None)
+    if bias is None or int(np.abs(bias).max()) >= MOST_PACKED_BIAS:
         return layer
-    multipliers, bias = layer.twice
-    if int(np.abs(bias).max()) >= MOST_PACKED_BIAS:
-        return layer
-    form = requantize.epilogue(multipliers, layer.zero_point_out, layer.epilogue.clamp)
-    return replace(
-        layer,
-        bias=bias,
-        channels=tuple(requantize.constants(m, layer.zero_point_out) for m in multipliers),
-        epilogue=replace(form, right_shift=None),
-    )
+    point, bounds = layer.zero_point_out, layer.epilogue.clamp
+    if layer.twice is not None:
+        multipliers, _ = layer.twice
+        channels = [requantize.constants(m, point) for m in multipliers]
+        form = replace(requantize.epilogue(multipliers, point, bounds), right_shift=None)
+    else:
+        # Addends of integers that round as float32 does follow from nothing; float32 has none.
+        scales, _ = layer.once or ((), None)
+        channels = [requantize.constants_float(scale, point) for scale in scales]
+        form = requantize.epilogue((), point, bounds, Rounding.FLOAT)
+    return replace(layer, bias=bias, channels=tuple(channels), epilogue=form)
 
 
 def formed(layer: Weighted, weights: Weights) -> tuple[Weighted, int | None]:

@@ -21,7 +21,7 @@ from tinyengine.kernels.tiling import Tile, Weights
 
 _BAND_PIXELS = (256, 192, 144, 96, 72, 48, 36, 24, 16, 12, 8, 4)
 _MOST_UNROLLED_WORDS = 64
-_MOST_SHORT_WORDS = 12
+_MOST_SHORT_WORDS = 8
 _LEAST_LOOPED_WORDS = 8
 
 
