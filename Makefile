@@ -10,7 +10,8 @@ ZOO = zoo:mobilenetv2-w0.35-r64 zoo:mcunet-vww1 zoo:ds-cnn zoo:resnet-8 zoo:ad-a
 .PHONY: help demo search test test-all lint format figures clean
 
 help:
-	@echo 'make demo      benchmark the zoo on the four simulated boards, and leave a report in results/'
+	@echo 'make demo      benchmark the zoo on the four simulated boards, and leave a report in results/ (SEARCH=1: make'
+	@echo '               search after it)'
 	@echo 'make search    find, train and deploy a network for handwritten digits on a simulated board'
 	@echo 'make test      lint, types, import rules and all tests that are not slow'
 	@echo 'make test-all  the slow tests as well, and those that need renode or a real board where they exist'
@@ -21,6 +22,7 @@ demo:
 	@.ci/bootstrap demo
 	@status=0; .venv/bin/tinyrack bench $(ZOO) --boards $(BOARDS) --json results/demo.json || status=$$?; \
 	test $$status -gt 1 || .venv/bin/tinyrack report || status=$$?; exit $$status
+	$(if $(SEARCH),@$(MAKE) --no-print-directory search)
 
 search:
 	@.ci/bootstrap test

@@ -130,6 +130,7 @@ def document(found: SearchResult) -> dict[str, Any]:
                     "cycles": m.cycles,
                     "sram_bytes": m.sram_bytes,
                     "flash_bytes": m.flash_bytes,
+                    "energy_joules": m.energy_joules,
                     "test_top1_on_board": share,
                     "library": f"library/{m.board}",
                 }
@@ -153,6 +154,7 @@ def _cost(costs: Costs) -> dict[str, Any]:
         "latency_ms": costs.latency_ms.value,
         "sram_bytes": costs.sram_bytes.value,
         "flash_bytes": costs.flash_bytes.value,
+        "energy_joules": None if costs.energy_joules is None else costs.energy_joules.value,
         "measurement": costs.latency_ms.id,
     }
 

@@ -39,8 +39,9 @@ def test_cores_equal_the_reference(target: Target) -> None:
 
 
 @pytest.mark.slow
-def test_the_host_equals_the_reference_everywhere() -> None:
-    assert_host_equals_reference(GRAPHS, Flavour.SANITIZED)
+@pytest.mark.parametrize("start", range(5))
+def test_the_host_equals_the_reference_everywhere(start: int) -> None:
+    assert_host_equals_reference(GRAPHS[start::5], Flavour.SANITIZED)
 
 
 @pytest.mark.slow
