@@ -7,15 +7,15 @@ over instructions that the core executed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from mmap import mmap
 
 from harness.chips import Chip
+from harness.sim import limits
 from harness.sim.bus import Findings, RegisterFile, SystemBus, TransferFault
 from harness.sim.core import Core, Engine, Region
 from harness.sim.exceptions import Stop
-from harness.sim.memory_model import chip_memory
+from harness.sim.memory_model import MemorySettings, chip_memory
 from harness.sim.peripherals.flash import FlashArray, FlashController, FlashF4F7, FlashH7
 from harness.sim.peripherals.pwr import PwrF4F7, PwrH7, SyscfgF4F7, SyscfgH7
 from harness.sim.peripherals.rcc import RccF4F7, RccH7
@@ -47,25 +47,6 @@ _OPTCR_SINGLE_BANK = 0xFFFF_AAFD
 """F76x and F77x after production: nDBANK = 1, one bank."""
 
 DFSR_HALTED, DFSR_BKPT, DFSR_VCATCH = 1, 2, 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemorySettings:
-    """Flash wait states, and what is switched on: L1 of an M7, the flash accelerator of an F4."""
-
-    wait_states: int
-    instruction_cache: bool
-    data_cache: bool
-    prefetch: bool = True
-
-    def __str__(self) -> str:
-        on = {
-            "instruction cache": self.instruction_cache,
-            "data cache": self.data_cache,
-            "prefetch": self.prefetch,
-        }
-        off = [name for name, is_on in on.items() if not is_on]
-        return f"{self.wait_states} wait states, {' and '.join(off) + ' off' if off else 'caches on'}"
 
 
 class SimulatedBoard:
@@ -295,28 +276,9 @@ class SimulatedBoard:
 
     def _check_limits(self) -> None:
         """Clock against wait states and core voltage; silicon would misread flash or hang."""
-        clocks, latency = self._rcc.clocks, self._controller.latency
-        if isinstance(self._pwr, PwrH7):
-            overdrive = isinstance(self._syscfg, SyscfgH7) and self._syscfg.overdrive
-            limit = {1: 200_000_000, 2: 300_000_000}.get(self._pwr.vos, 480_000_000 if overdrive else 400_000_000)
-            # RM0433 table 17; the row of 2 wait states is split in two for WRHIGHFREQ. 240 MHz needs VOS0.
-            steps = (70_000_000, 140_000_000, 210_000_000, 225_000_000, 240_000_000)
-            needed = next((n for n, hz in enumerate(steps) if clocks.hclk_hz <= hz), 5)
-        elif self._family == "f7":
-            plain = {1: 180_000_000, 2: 168_000_000, 3: 144_000_000}[self._pwr.scale]
-            limit = {1: 216_000_000, 2: 180_000_000}.get(self._pwr.scale, plain) if self._pwr.overdrive else plain
-            needed = max(0, -(-clocks.hclk_hz // 30_000_000) - 1)
-        else:
-            limit = {1: 100_000_000, 2: 84_000_000, 3: 64_000_000}[self._pwr.scale]
-            needed = max(0, -(-clocks.hclk_hz // 30_000_000) - 1)
-        if clocks.core_hz > limit:
-            self.findings.violation(
-                f"core at {clocks.core_hz / 1e6:g} MHz; the voltage scale allows {limit / 1e6:g} MHz"
-            )
-        if latency < needed:
-            self.findings.violation(
-                f"{latency} flash wait states at {clocks.hclk_hz / 1e6:g} MHz; {needed} are needed"
-            )
+        supply = limits.supply(self._family, self._pwr, self._syscfg)
+        for rule in limits.broken(self._rcc.clocks, self._controller.latency, supply):
+            self.findings.violation(rule)
 
     def _pins_problem(self, number: int) -> str | None:
         """What keeps the USART from its pins; None when TX and RX are switched to it."""

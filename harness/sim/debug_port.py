@@ -38,7 +38,7 @@ class DebugPort:
     def connect(self) -> None:
         """A new connection: port registers as after power-on."""
         self._without_power = False
-        self._control = self._select = 0
+        self._control = 0
         self._csw, self._tar = 0x2300_0002, 0
 
     def power_lost(self) -> None:
@@ -66,10 +66,8 @@ class DebugPort:
                 self._control &= ~STICKY_ERROR
             case 0x4:
                 self._control = value & 0x50FF_FF0F | self._control & STICKY_ERROR
-            case 0x8:
-                self._select = value
             case _:
-                pass
+                pass  # SELECT among them: addresses come with their bank
 
     # -- AP; addresses are APSEL << 24 | register
 

@@ -71,6 +71,26 @@ class MemoryModel:
 
 IDEAL = MemoryModel(kind="ideal")
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemorySettings:
+    """Flash wait states, and what is switched on: L1 of an M7, the flash accelerator of an F4."""
+
+    wait_states: int
+    instruction_cache: bool
+    data_cache: bool
+    prefetch: bool = True
+
+    def __str__(self) -> str:
+        on = {
+            "instruction cache": self.instruction_cache,
+            "data cache": self.data_cache,
+            "prefetch": self.prefetch,
+        }
+        off = [name for name, is_on in on.items() if not is_on]
+        return f"{self.wait_states} wait states, {' and '.join(off) + ' off' if off else 'caches on'}"
+
+
 # Penalties of ST's chips in core cycles, with source or "assumed"; harness/sim/timing/README.md discusses them.
 # F4, F7: one wait state is one HCLK = one core cycle (RM0402 3.4, RM0385 3.3). H7: flash and AXI SRAM run on the
 # AXI clock, half the core's at 480 MHz (RM0433 8.5), so that one wait state is two core cycles.

@@ -42,7 +42,6 @@ class SerialPort:
         temporary.symlink_to(self._path)
         temporary.replace(link)
         self._backlog = bytearray()
-        self.garbled_bytes = 0
 
     def close(self) -> None:
         """Removes the name and hangs up."""
@@ -75,7 +74,6 @@ class SerialPort:
         host = self.host_baud()
         if board_baud and abs(host - board_baud) <= BAUD_TOLERANCE * board_baud:
             return data
-        self.garbled_bytes += len(data)
         return bytes((b >> 1 ^ 0xA5) & 0xFF for b in data)
 
     def write(self, data: bytes) -> None:

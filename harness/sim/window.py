@@ -16,8 +16,9 @@ from pathlib import Path
 
 from harness.chips import Chip, load_chip
 from harness.errors import ConfigError, HarnessError
-from harness.sim.board import MemorySettings, SimulatedBoard
+from harness.sim.board import SimulatedBoard
 from harness.sim.execution import End, Limits, run
+from harness.sim.memory_model import MemorySettings
 from harness.sim.profile import Profiler, Window, remarks
 from harness.sim.program import DEBUG_ENABLE, Program, board_with, read_elf
 from harness.sim.timing_core import TIMING_MODEL

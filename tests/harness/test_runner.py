@@ -169,10 +169,6 @@ class MadeUp:
             stack_reserve_bytes=2048,
         )
 
-    def read_output(self) -> bytes:
-        self._step("output")
-        return self.model.expected_blob if self.output is None else self.output
-
     # -- a job
 
     def make(self, plan: BuildPlan) -> Image:

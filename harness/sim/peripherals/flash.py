@@ -260,11 +260,6 @@ class FlashH7(Peripheral):
         """Wait states."""
         return self._acr & 0xF
 
-    @property
-    def programming_delay(self) -> int:
-        """WRHIGHFREQ."""
-        return self._acr >> 4 & 3
-
     def read(self, offset: int) -> int:
         if self._array.repairs:
             self._array.settle()

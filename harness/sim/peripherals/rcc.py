@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from harness.sim.bus import Findings, RegisterFile
 
@@ -26,16 +26,6 @@ class Clocks:
     pclk1_hz: int
     pclk2_hz: int
     timclk1_hz: int
-
-
-class Rcc(Protocol):
-    """What the rest of the chip asks of RCC."""
-
-    @property
-    def clocks(self) -> Clocks: ...
-    def enabled(self, offset: int, bit: int) -> bool: ...
-    def usart_clock_hz(self, instance: int) -> int: ...
-    def set_reset_cause(self, *, software: bool, power_on: bool) -> None: ...
 
 
 def _prescaler(code: int, table: tuple[int, ...]) -> int:
