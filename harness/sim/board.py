@@ -7,17 +7,17 @@ over instructions that the core executed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from mmap import mmap
 
 from harness.chips import Chip
 from harness.sim import limits
 from harness.sim.bus import Findings, RegisterFile, SystemBus, TransferFault
+from harness.sim.chip_peripherals import ChipPeripherals, factory_base
 from harness.sim.core import Core, Engine, Region
 from harness.sim.exceptions import Stop
 from harness.sim.memory_model import MemorySettings, chip_memory
-from harness.sim.peripherals.flash import FlashArray, FlashController, FlashF4F7, FlashH7
-from harness.sim.peripherals.pwr import PwrF4F7, PwrH7, SyscfgF4F7, SyscfgH7
+from harness.sim.peripherals.flash import FlashArray, FlashF4F7
+from harness.sim.peripherals.pwr import PwrH7
 from harness.sim.peripherals.rcc import RccF4F7, RccH7
 from harness.sim.peripherals.scs import (
     DEMCR_VC_CORERESET,
@@ -32,7 +32,6 @@ from harness.sim.peripherals.scs import (
     SystemControl,
     Tpiu,
 )
-from harness.sim.peripherals.simple import Gpio, Iwdg, ReadOnly
 from harness.sim.peripherals.timer import Tim2
 from harness.sim.peripherals.usart import Usart
 from harness.sim.timing_core import TIMING_MODEL, CoreName, TimingCore, timing_core
@@ -41,11 +40,6 @@ from harness.sim.wiring import MemoryModelName, Wiring
 __all__ = ["SimulatedBoard", "Wiring"]
 
 _MMIO = ((0x4000_0000, 0x2000_0000), (0xE000_0000, 0x10_0000))
-_USARTS = {1: 0x4001_1000, 2: 0x4000_4400, 3: 0x4000_4800, 6: 0x4001_1400}
-_OPTCR = {"stm32f412": 0x0FFF_AAED, "stm32f746": 0xC0FF_AAFD}
-_OPTCR_SINGLE_BANK = 0xFFFF_AAFD
-"""F76x and F77x after production: nDBANK = 1, one bank."""
-
 DFSR_HALTED, DFSR_BKPT, DFSR_VCATCH = 1, 2, 8
 
 
@@ -98,13 +92,24 @@ class SimulatedBoard:
             regions=self._regions(),
             flash=flash,
             bus=self.bus,
-            mmio=(*_MMIO, (self._factory_base() & ~0xFFF, 0x1000)),
+            mmio=(*_MMIO, (factory_base(self._family) & ~0xFFF, 0x1000)),
             flash_write=self._store_to_flash,
             timing=lambda engine: self._make_timing(engine, memory_model),
         )
         self._ready = False
         self._add_core_peripherals()
-        self._add_chip_peripherals(transmit)
+        self._parts = ChipPeripherals(
+            chip,
+            wiring,
+            bus=self.bus,
+            findings=self.findings,
+            array=self.array,
+            now=self._cycles,
+            transmit=transmit,
+            clocks_changed=self._clocks_changed,
+            memory_settings_changed=self._memory_settings_changed,
+            uart_idle=self._uart_idle,
+        )
         self.core.exceptions.attach(self.scs)
         self._ready = True
         self.power_on()
@@ -127,7 +132,7 @@ class SimulatedBoard:
         self.core.code_changed()
 
     def _store_to_flash(self, offset: int, size: int, value: int) -> bool:
-        return self._controller.store(offset, size, value)
+        return self._parts.controller.store(offset, size, value)
 
     def _cycles(self) -> int:
         return self.core.cycles
@@ -151,121 +156,35 @@ class SimulatedBoard:
         ):  # fmt: skip
             self.bus.add(peripheral)
 
-    def _add_chip_peripherals(self, transmit: Callable[[bytes], None]) -> None:
-        h7 = self._family == "h7"
-        chip, findings, add = self.chip, self.findings, self.bus.add
-        self._rcc: RccF4F7 | RccH7
-        if h7:
-            self._rcc = RccH7(
-                hsi_hz=chip.clock.hsi_hz, hse_hz=self.wiring.hse_hz, findings=findings, now=self._cycles,
-                changed=self._clocks_changed,
-            )  # fmt: skip
-        else:
-            self._rcc = RccF4F7(
-                f7=self._family == "f7", hsi_hz=chip.clock.hsi_hz, hse_hz=self.wiring.hse_hz, findings=findings,
-                now=self._cycles, changed=self._clocks_changed,
-            )  # fmt: skip
-        rcc = self._rcc
-        add(rcc)
-        self.timer = Tim2(now=self._cycles, clocks=lambda: rcc.clocks)
-        apb1, apb2, ahb = (0xE8, 0xF0, 0xE0) if h7 else (0x40, 0x44, 0x30)
-        add(self.timer, gate=lambda: rcc.enabled(apb1, 0))
-        self._pwr: PwrF4F7 | PwrH7
-        self._syscfg: SyscfgF4F7 | SyscfgH7
-        self._controller: FlashController
-        if h7:
-            self._pwr, self._syscfg = PwrH7(), SyscfgH7(self._clocks_changed)
-            add(self._pwr)
-            add(self._syscfg, gate=lambda: rcc.enabled(0xF4, 1))
-            self._controller = FlashH7(self.array, findings=findings, acr_changed=self._memory_settings_changed)
-            add(Iwdg("IWDG1", 0x5800_4800, findings))
-            add(Iwdg("IWDG2", 0x5800_4C00, findings))
-            # Reserved on H743. pyOCD's flash algorithm writes its watchdog keys here as well.
-            add(RegisterFile("reserved", 0x4000_2C00, {0x00: 0, 0x04: 0}))
-            # AXI_TARG7_FN_MOD: how many reads of the AXI SRAM may be under way. Only held.
-            self.axi = RegisterFile("AXI interconnect", 0x5100_8000, {0x108: 0x4})
-            add(self.axi)
-        else:
-            self._pwr, self._syscfg = PwrF4F7(f7=self._family == "f7"), SyscfgF4F7()
-            add(self._pwr, gate=lambda: rcc.enabled(apb1, 28))
-            add(self._syscfg, gate=lambda: rcc.enabled(apb2, 14))
-            self._controller = FlashF4F7(
-                self.array, f7=self._family == "f7", optcr=_OPTCR.get(chip.name, _OPTCR_SINGLE_BANK),
-                findings=findings, acr_changed=self._memory_settings_changed,
-            )  # fmt: skip
-            add(Iwdg("IWDG", 0x4000_3000, findings))
-        add(self._controller)
-        self._add_ports(ahb, 0x5802_0000 if h7 else 0x4002_0000, count=8 if self._family == "f4" else 11)
-        self._usarts: dict[int, Usart] = {}
-        for number, base in _USARTS.items():
-            usart = Usart(
-                number, base, layout=self._family, findings=findings,
-                kernel_hz=partial(rcc.usart_clock_hz, number),
-                transmit=transmit if number == self.wiring.uart else None,
-                pins_ready=partial(self._pins_problem, number), idle=self._uart_idle,
-            )  # fmt: skip
-            self._usarts[number] = usart
-            enable, bit = (apb2, 4 if number == 1 else 5) if number in (1, 6) else (apb1, 15 + number)
-            add(usart, gate=partial(rcc.enabled, enable, bit))
-        self._add_identity()
-
-    def _add_ports(self, enable: int, base: int, *, count: int) -> None:
-        self._ports: dict[str, Gpio] = {}
-        rcc = self._rcc
-        for index, letter in enumerate("ABCDEFGHIJK"[:count]):
-            port = Gpio(letter, base + 0x400 * index)
-            self._ports[letter] = port
-            self.bus.add(port, gate=partial(rcc.enabled, enable, index))
-
-    def _factory_base(self) -> int:
-        return {"f4": 0x1FFF_7800, "f7": 0x1FF0_F400, "h7": 0x1FF1_E800}[self._family]
-
-    def _add_identity(self) -> None:
-        idcode = self.chip.idcode
-        zeros = dict.fromkeys((0x04, 0x08, 0x0C), 0)
-        registers = {0x00: idcode.simulated_value}
-        if self._family == "h7":
-            zeros |= dict.fromkeys((0x34, 0x3C, 0x4C, 0x54), 0)
-            for base in (0x5C00_1000, 0xE00E_1000):
-                self.bus.add(RegisterFile("DBGMCU", base, zeros | registers, writable={0: 0}))
-        else:
-            self.bus.add(RegisterFile("DBGMCU", idcode.address, zeros | registers, writable={0: 0}))
-        base = self._factory_base()
-        uid, size = {"f4": (0x210, 0x220), "f7": (0x20, 0x40), "h7": (0x00, 0x80)}[self._family]
-        kilobytes = self.chip.flash_bytes >> 10
-        words = {uid: 0x5449_4E59, uid + 4: 0x5241_434B, uid + 8: idcode.device_id}
-        words[size] = kilobytes if self._family == "h7" else kilobytes << 16 | 0xFFFF
-        self.bus.add(ReadOnly("factory data", base, words, span=0x400))
-
     # -- what follows from registers
 
     def _clocks_changed(self) -> None:
         if not self._ready:
             return
-        self.timer.clocks_changed()
+        self._parts.timer.clocks_changed()
         self._check_limits()
 
     def _memory_settings_changed(self) -> None:
         if not self._ready:
             return
-        self.timing.set_wait_states(self._controller.latency)
+        self.timing.set_wait_states(self._parts.controller.latency)
         if self.chip.core == "cortex-m7":
             self.timing.set_caches(self.scs.instruction_cache, self.scs.data_cache)
-        elif isinstance(self._controller, FlashF4F7):
-            flash = self._controller
+        elif isinstance(self._parts.controller, FlashF4F7):
+            flash = self._parts.controller
             self.timing.set_caches(flash.instruction_cache, flash.data_cache, prefetch=flash.prefetch)
         self._check_limits()
 
     @property
     def memory_settings(self) -> MemorySettings:
         """What the program has set of wait states, caches and flash accelerator."""
-        if self.chip.core == "cortex-m7" or not isinstance(self._controller, FlashF4F7):
+        if self.chip.core == "cortex-m7" or not isinstance(self._parts.controller, FlashF4F7):
             caches = self.scs.instruction_cache, self.scs.data_cache, True
         else:
-            flash = self._controller
+            flash = self._parts.controller
             caches = flash.instruction_cache, flash.data_cache, flash.prefetch
         return MemorySettings(
-            wait_states=self._controller.latency, instruction_cache=caches[0], data_cache=caches[1],
+            wait_states=self._parts.controller.latency, instruction_cache=caches[0], data_cache=caches[1],
             prefetch=caches[2],
         )  # fmt: skip
 
@@ -276,22 +195,9 @@ class SimulatedBoard:
 
     def _check_limits(self) -> None:
         """Clock against wait states and core voltage; silicon would misread flash or hang."""
-        supply = limits.supply(self._family, self._pwr, self._syscfg)
-        for rule in limits.broken(self._rcc.clocks, self._controller.latency, supply):
+        supply = limits.supply(self._family, self._parts.pwr, self._parts.syscfg)
+        for rule in limits.broken(self._parts.rcc.clocks, self._parts.controller.latency, supply):
             self.findings.violation(rule)
-
-    def _pins_problem(self, number: int) -> str | None:
-        """What keeps the USART from its pins; None when TX and RX are switched to it."""
-        if number != self.wiring.uart:
-            return None
-        known = self.chip.pins[f"USART{number}"]
-        for pin, functions in ((self.wiring.tx, known.tx), (self.wiring.rx, known.rx)):
-            if pin is None:
-                continue
-            port, function = self._ports.get(pin[1]), functions.get(pin)
-            if port is None or function is None or port.alternate(int(pin[2:])) != function:
-                return f"{pin} is not switched to AF{function}"
-        return None
 
     def _uart_idle(self) -> None:
         self.idle = True
@@ -302,12 +208,12 @@ class SimulatedBoard:
     @property
     def clock_hz(self) -> int:
         """What the core runs at, from the RCC registers."""
-        return self._rcc.clocks.core_hz
+        return self._parts.rcc.clocks.core_hz
 
     @property
     def uart(self) -> Usart:
         """The USART that is wired to the serial port."""
-        return self._usarts[self.wiring.uart]
+        return self._parts.usarts[self.wiring.uart]
 
     @property
     def runnable(self) -> bool:
@@ -328,8 +234,8 @@ class SimulatedBoard:
         """Power-on reset; flash keeps its content, RAM what it held."""
         self.dwt.power_on()
         self.scs.power_on()
-        if isinstance(self._pwr, PwrH7):
-            self._pwr.power_on()
+        if isinstance(self._parts.pwr, PwrH7):
+            self._parts.pwr.power_on()
         self._dhcsr, self.halted = 0, False
         self._reset(software=False, power_on=True)
 
@@ -346,10 +252,10 @@ class SimulatedBoard:
         self._ready = False
         self.bus.reset()
         self.array.settle()
-        self._rcc.set_reset_cause(software=software, power_on=power_on)
+        self._parts.rcc.set_reset_cause(software=software, power_on=power_on)
         self._ready = True
         self._memory_settings_changed()
-        self.timer.clocks_changed()
+        self._parts.timer.clocks_changed()
         self.timing.reset()
         self.core.reset(vector_base=self._vector_base)
         self.resets += 1
@@ -386,13 +292,23 @@ class SimulatedBoard:
     def caches_disabled(self, off: bool) -> None:
         """Whether the enable bits of caches and accelerator stay 0."""
         self.scs.caches_disabled = off
-        if isinstance(self._controller, FlashF4F7):
-            self._controller.accelerator_disabled = off
+        if isinstance(self._parts.controller, FlashF4F7):
+            self._parts.controller.accelerator_disabled = off
+
+    @property
+    def timer(self) -> Tim2:
+        """TIM2."""
+        return self._parts.timer
+
+    @property
+    def axi(self) -> RegisterFile:
+        """The AXI interconnect of an H7."""
+        return self._parts.axi
 
     @property
     def rcc(self) -> RccF4F7 | RccH7:
         """The clock tree."""
-        return self._rcc
+        return self._parts.rcc
 
     # -- running
 
@@ -525,13 +441,13 @@ class SimulatedBoard:
         region = next(r for r in self._regions() if r.flash and r.base <= address < r.base + r.bytes)
         for i in range(0, len(data), size):
             offset, item = address + i - region.base, data[i : i + size]
-            if not self._controller.store(offset, size, int.from_bytes(item, "little")):
+            if not self._parts.controller.store(offset, size, int.from_bytes(item, "little")):
                 raise TransferFault(address + i)
             self.array.cells[offset : offset + size] = item
             self.array.settle()
 
     def _check_answers(self, address: int, size: int) -> None:
-        factory = self._factory_base() & ~0xFFF
+        factory = factory_base(self._family) & ~0xFFF
         for base, length in (*_MMIO, (factory, 0x1000)):
             if base <= address and address + size <= base + length:
                 return
