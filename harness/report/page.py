@@ -361,8 +361,12 @@ def _placement(row: Row) -> str | None:
     where = row.placement
     if where is None:
         return None
-    hot = f", {where.hot_bytes:,} B of weights copied to {where.hot_weights}" if where.hot_weights else ""
-    return f"code {where.code}, weights {where.weights}, arena {where.arena}, stack {where.stack}{hot}"
+    words = f"code {where.code}, weights {where.weights}, arena {where.arena}, stack {where.stack}"
+    if where.hot_weights:
+        copies = [f"{r.bytes:,} B to {r.memory}" for r in where.regions if r.section == "copies"]
+        # Older rows know the sum only.
+        words += f"; start-up copies {', '.join(copies) or f'{where.hot_bytes:,} B to {where.hot_weights}'}"
+    return words + (", chosen by measuring" if where.measured else "")
 
 
 def _identity(row: Row) -> str | None:

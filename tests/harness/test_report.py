@@ -13,7 +13,7 @@ import pytest
 from harness.errors import Outcome
 from harness.report import figures
 from harness.report.page import render
-from harness.row import BufferRow, LayerRow, MemoryMap, Row
+from harness.row import BufferRow, LayerRow, MemoryMap, PlacementRow, RegionRow, Row
 from tests.harness.rows import FAILED, OK
 
 H743 = replace(OK, board="h743-sim", chip="stm32h743", clock_hz=480_000_000, cycles=5_500_000, warnings=("a <b>",))
@@ -67,6 +67,17 @@ def test_figures_names_and_failures_are_on_the_page() -> None:
     assert "3 of 4 measurements ok, 3 models on 3 boards" in " ".join(text.split())
     assert "modelled cycles (tr-cortexm/1), not silicon" in " ".join(text.split())
     assert "synthetic: seeded weights" in text
+
+
+def test_what_start_up_copies_is_on_the_page() -> None:
+    old = PlacementRow(
+        code="flash", weights="flash", arena="dtcm", stack="dtcm", hot_weights="itcm", hot_bytes=960
+    )
+    regions = tuple(RegionRow(section="copies", memory=m, bytes=n) for m, n in (("itcm", 960), ("dtcm", 4096)))
+    new = replace(old, hot_weights="itcm+dtcm", hot_bytes=5056, regions=regions, measured=True)
+    texts = [_Parsed(page(replace(OK, placement=each))).text for each in (old, new)]
+    assert "arena dtcm, stack dtcm; start-up copies 960 B to itcm" in texts[0]
+    assert "start-up copies 960 B to itcm, 4,096 B to dtcm, chosen by measuring" in texts[1]
 
 
 def test_tags_are_balanced_and_nothing_is_loaded_from_elsewhere() -> None:
