@@ -110,12 +110,15 @@ class Placer:
         row, _ = self._runner.run(replace(job, options=options), stage=lambda _: None)
         if row.outcome is Outcome.INTERRUPTED:
             raise Interrupted("stopped; the same command measures the rest")
-        reading = _reading(key, row)
+        reading = _reading(key, row, job.model.compiled.sources.digest())
         self._readings.add([reading])
         return reading
 
 
-def _reading(key: str, row: Row) -> Reading:
+def _reading(key: str, row: Row, sources_digest: str) -> Reading:
+    if row.sources_digest != sources_digest:
+        # Compiled again to fit the flash: other layers, and other symbols.
+        return Reading(name=key, verdict=Verdict.UNTIMED, reason="another network than the one that was asked for")
     cycles = tuple(layer.cycles for layer in row.layers or ())
     if row.outcome is not Outcome.OK or row.cycles is None or None in cycles:
         return Reading(name=key, verdict=Verdict.UNTIMED, reason=(row.error or "; ".join(row.warnings))[:200])

@@ -194,6 +194,8 @@ def place(
     for arena, free in rooms.items():
         plain = Placement(arena=arena)
         bare = run(DEFAULT if rules.get(DEFAULT) == plain else _name(BARE, arena), plain)
+        if bare is None and not found:
+            return ()  # a board that fails is not worth more attempts
         if bare is None:
             continue
         found.append(bare)
