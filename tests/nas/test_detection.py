@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,12 +30,7 @@ SKELETON = Skeleton(
 SPACE = Space(skeleton=SKELETON, resolution=32, width_percent=100, kernels=(3, 5), expands=(2, 3), depths=(1, 2))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def _squares(count: int) -> Pictures:
