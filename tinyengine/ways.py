@@ -186,6 +186,4 @@ def parts(graph: Graph, way: Way, requant: Requant) -> tuple[Part, ...]:
 
 _PORTABLE_BYTES = 300
 """Of code."""
-
-
 _FREE = Price(cycles=0.0, flash_bytes=0)

@@ -18,15 +18,9 @@ from harness.job import sha256
 from harness.row import Row
 
 LAYER_TOLERANCE = 0.02
-
-
 STACK_LIMIT_BYTES = 1024
 """What a bit of generated C may use of the stack; more would hide arena there."""
-
-
 CLOCK_TOLERANCE = 0.03
-
-
 CLOCK_SLACK_S = 0.5
 
 

@@ -10,16 +10,10 @@ from harness.job import Job
 
 SILICON_CYCLES_PER_MAC = 40
 """Many times what plain C needs."""
-
-
 SIMULATED_S_PER_MEGAMAC = 2.0
 """Plain C takes about 4 instructions a MAC; a busy host executes 2 million a second and board."""
-
-
 LEAST_INFERENCE_S = 0.25
 """For what is not multiplication: a model of pools and adds has no MACs."""
-
-
 FLASH_BYTES_PER_S = 10_000
 """A slow probe on a chip with slow sectors."""
 

@@ -37,8 +37,6 @@ from harness.cable.messages import (
 )
 
 VERSION = 1
-
-
 MAX_DEPTH = 4
 
 

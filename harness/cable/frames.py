@@ -11,11 +11,7 @@ from dataclasses import dataclass
 from cobs import cobs
 
 MAX_PAYLOAD_BYTES = 4096
-
-
 _CRC_BYTES = 4
-
-
 _MAX_ENCODED_BYTES = (MAX_PAYLOAD_BYTES + _CRC_BYTES) * 255 // 254 + 2
 
 

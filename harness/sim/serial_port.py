@@ -15,14 +15,8 @@ log = logging.getLogger("harness.sim.server")
 
 
 BAUD_TOLERANCE = 0.025
-
-
 TX_BACKLOG_BYTES = 1 << 20
-
-
 _TCGETS2 = 0x802C_542A
-
-
 _POLLHUP = 0x10
 
 

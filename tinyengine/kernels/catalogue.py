@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from tinyengine import cost
 from tinyengine.costs import Price, Work
 from tinyengine.errors import UnsupportedOp
 from tinyengine.fixedpoint import Requant
@@ -48,7 +47,7 @@ from tinyengine.kernels.dsp.binders import ThumbFamily
 from tinyengine.kernels.dsp.chain import Chain, Chains
 from tinyengine.kernels.family import Family
 from tinyengine.kernels.mve import binders as mve
-from tinyengine.kernels.portable import elementwise, moves, products, reductions
+from tinyengine.kernels.portable import bands, elementwise, moves, products, reductions
 from tinyengine.kernels.tiling import Tile
 from tinyengine.memory.plan import Rolling
 
@@ -155,42 +154,6 @@ _MATRIX_TILES = _fixed(Tile(pixels=2, channels=4))
 # More accumulators spill inside a window's loops: ResNet-8 takes 34 M instructions with 2x2 and 39 M with 2x4.
 _WINDOW_TILES = _fixed(Tile(pixels=2, channels=2))
 _DEPTHWISE_TILES = _fixed(Tile(pixels=2))
-
-_BAND_PIXELS = (64, 16, 4)
-"""Pixels that a portable pointwise convolution copies before it writes their outputs."""
-BANDED_BYTES = 700
-"""A banded kernel's code, roughly: loops for whole bands and for the rest."""
-_COPY_CYCLES = (120.0, 0.6)
-"""A band, and a byte of it."""
-
-
-def _bands(graph: Graph, node: Node) -> tuple[Tile, ...]:
-    pixels = _pixels(graph, node)
-    return tuple(Tile(pixels=2, channels=4, band=b) for b in _BAND_PIXELS if b < pixels)
-
-
-def _pixels(graph: Graph, node: Node) -> int:
-    tensor = graph.tensors[node.inputs[0]]
-    return tensor.elements // tensor.shape[-1]
-
-
-def _banded_bytes(graph: Graph, node: Node, tile: Tile) -> int:
-    return tile.band * graph.tensors[node.inputs[0]].shape[-1]
-
-
-def _banded_price(graph: Graph, node: Node, tile: Tile) -> Price:
-    x = graph.tensors[node.inputs[0]]
-    copying = -(-_pixels(graph, node) // tile.band) * _COPY_CYCLES[0] + x.elements * _COPY_CYCLES[1]
-    constants = sum(graph.tensors[t].size_bytes for t in node.inputs if graph.tensors[t].is_constant)
-    cycles = cost.estimated_cycles(graph, node, Target.C.value, "")
-    return Price(cycles=cycles + copying, flash_bytes=constants + BANDED_BYTES)
-
-
-def _by_bands(graph: Graph, node: Node, tile: Tile) -> tuple[Rolling, ...]:
-    x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
-    return (overlap.rolling_pixels(_pixels(graph, node), x.shape[-1], y.shape[-1], tile.band),)
-
-
 _BANDED: tuple[KernelSpec, ...] = (
     KernelSpec(
         stem="conv2d_s8",
@@ -198,10 +161,10 @@ _BANDED: tuple[KernelSpec, ...] = (
         template="matrix.c.j2",
         bind=products.matrix,
         accepts=_pointwise,
-        tiles=_bands,
-        scratch_bytes=_banded_bytes,
-        price=_banded_price,
-        rolling=_by_bands,
+        tiles=bands.tiles,
+        scratch_bytes=bands.scratch_bytes,
+        price=bands.price,
+        rolling=bands.rolling,
     ),
 )
 """Portable kernels whose outputs run into their inputs, for some working memory; where all are portable."""

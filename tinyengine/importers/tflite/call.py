@@ -17,8 +17,6 @@ from tinyengine.importers.tflite.container import MOST_RANK, Model, Raw, RawOper
 from tinyengine.ir import Array, DType, Graph, Node, Op, QuantParams, Shape, Tensor, TensorId
 
 _MOST_CONSTANT_BYTES = 128 << 20  # read by all operators together; a shared constant counts each time
-
-
 SAME_SCALE = 1e-5  # relative
 
 

@@ -20,23 +20,11 @@ from tinyengine.importers.tflite import schema
 from tinyengine.ir import QuantParams
 
 _MOST_FILE_BYTES = 64 << 20
-
-
 _MOST_TENSORS = 20_000
-
-
 _MOST_OPERATORS = 5_000
-
-
 _MOST_OPERATOR_CODES = 1_000
-
-
 _MOST_OPERANDS = 256
-
-
 MOST_RANK = 6
-
-
 _LARGEST_SCALE = 1e15  # products of two stay finite in float32
 
 

@@ -382,8 +382,6 @@ def constants_for(layer: Weighted, form: Weights) -> Constants:
 
 VARIANTS = {Weights.HALVES: "", Weights.BYTES: "w8", Weights.SHORT: "w8s", Weights.PAIRS: "p2"}
 """In kernel names."""
-
-
 TILE_PROTOTYPE = (
     f"void {PLACEHOLDER}(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t tiles_and_pairs);"
 )

@@ -13,8 +13,6 @@ from tinyengine.kernels.tiling import Weights
 
 # Cycles a step of two input channels takes on the M4 with this many pixels a tile: decides how rows are cut.
 _STEP_CYCLES = {4: 16, 3: 13, 2: 9, 1: 6}
-
-
 _TILE_CYCLES = 40
 
 

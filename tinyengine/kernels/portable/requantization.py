@@ -16,8 +16,6 @@ from tinyengine.kernels.binding import Table, requant_word
 
 NARROW = 1 << 30
 """Accumulators under this magnitude may be doubled in int32: the high multiply is then one instruction."""
-
-
 FLOAT_LIMIT = 1 << 22
 """float32 values under this magnitude are rounded to integers by adding 1.5 * 2^23."""
 
