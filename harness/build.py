@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,14 +24,13 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from filelock import FileLock, Timeout
 
-from harness import paths
+from harness import image, paths
 from harness.boards import ClockSource, hse_problem
 from harness.chips import Chip, UartPins
-from harness.errors import ArenaOverflow, BuildFailed, ConfigError, FlashOverflow
+from harness.errors import ArenaOverflow, BuildFailed, ConfigError
+from harness.image import Image, Region
 from harness.layout import (
-    COPIED,
     OPEN_BYTES,
-    STACK_RESERVE_BYTES,
     Layout,
     Sizes,
     lay_out,
@@ -109,61 +108,6 @@ class BuildPlan:
         return h.hexdigest()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Region:
-    """Bytes of a section in one memory: text, rodata, stack, static, arena, copies."""
-
-    section: str
-    memory: str
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """A linked firmware.
-
-    Args:
-        flash_bytes: the whole image, the load image of .data included.
-        model_flash_bytes: what the model brought: weights, tables, kernels and the C library's functions they use
-            (the firmware itself uses none).
-        static_ram_bytes: .noinit, .data and .bss; neither arena nor stack.
-        stack_reserve_bytes: what the linker script keeps for the stack.
-        regions: which memories hold what.
-        copied_bytes: what start-up copies into memories that are faster; it counts as flash, too.
-        copied_sram_bytes: as much of it as an arena could have had.
-    """
-
-    elf: Path
-    elf_sha256: str
-    build_digest: str
-    flash_bytes: int
-    model_flash_bytes: int
-    text_bytes: int
-    rodata_bytes: int
-    static_ram_bytes: int
-    arena_bytes: int
-    stack_reserve_bytes: int
-    toolchain: str
-    regions: tuple[Region, ...]
-    copied_bytes: int
-    copied_sram_bytes: int
-
-    def memories(self, section: str) -> tuple[str, ...]:
-        """Those that hold a part of a section."""
-        return tuple(dict.fromkeys(r.memory for r in self.regions if r.section == section))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Section:
-    address: int
-    load_address: int
-    bytes: int
-
-    @property
-    def end(self) -> int:
-        return self.address + self.bytes
-
-
 @cache
 def firmware_digest() -> str:
     """SHA-256 over names and contents of the firmware's sources."""
@@ -198,9 +142,9 @@ def _build_once(plan: BuildPlan, digest: str, cache_dir: Path) -> Image:
     images.mkdir(parents=True, exist_ok=True)
     place = images / digest
     with _locked(images / f"{digest}.lock"):
-        image = _cached(place, digest)
-        if image is not None:
-            return image
+        known = _cached(place, digest)
+        if known is not None:
+            return known
         shutil.rmtree(place, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=images, prefix="build-") as folder:
             return _build(plan, digest, Path(folder), place, cache_dir)
@@ -224,11 +168,11 @@ def _cached(place: Path, digest: str) -> Image | None:
     try:
         values = json.loads((place / "image.json").read_text(encoding="utf-8"))
         regions = tuple(Region(**r) for r in values.pop("regions"))
-        image = Image(elf=elf, regions=regions, **values)
-        sound = hashlib.sha256(elf.read_bytes()).hexdigest() == image.elf_sha256
+        known = Image(elf=elf, regions=regions, **values)
+        sound = hashlib.sha256(elf.read_bytes()).hexdigest() == known.elf_sha256
     except (OSError, ValueError, TypeError, KeyError):
         return None  # absent or damaged: it is built again
-    return image if sound else None
+    return known if sound else None
 
 
 def _build(plan: BuildPlan, digest: str, work: Path, place: Path, cache_dir: Path) -> Image:
@@ -245,16 +189,16 @@ def _build(plan: BuildPlan, digest: str, work: Path, place: Path, cache_dir: Pat
     elf = work / f"{digest}.elf"
     layout = _laid_out(plan, [work / name for name in objects], arena_bytes)
     _rename_sections(plan, [name for name in objects if name.startswith("model/")], layout, work)
-    image = _link(plan, layout, digest, work, objects, elf, arena_bytes)
+    linked = _link(plan, layout, digest, work, objects, elf, arena_bytes)
 
     kept = work / "kept"
     kept.mkdir()
     elf.rename(kept / elf.name)
-    values = asdict(image)
+    values = asdict(linked)
     del values["elf"]
     (kept / "image.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
     kept.rename(place)
-    return replace(image, elf=place / elf.name)
+    return replace(linked, elf=place / elf.name)
 
 
 def _defines(plan: BuildPlan) -> tuple[str, ...]:
@@ -322,7 +266,15 @@ def _link(
         ],
         work,
     )  # fmt: skip
-    return _measure(plan, layout, digest, elf, arena_bytes, work / "image.map")
+    return image.measured(
+        elf,
+        work / "image.map",
+        chip=plan.chip,
+        layout=layout,
+        build_digest=digest,
+        arena_bytes=arena_bytes,
+        toolchain=plan.toolchain.description,
+    )
 
 
 def _rename_sections(plan: BuildPlan, objects: Sequence[str], layout: Layout, work: Path) -> None:
@@ -425,120 +377,3 @@ def _step(what: str, command: Sequence[str], folder: Path) -> None:
         raise BuildFailed(what, f"error: no result within {_STEP_TIMEOUT_S:g} s") from e
     if done.returncode != 0:
         raise BuildFailed(what, (done.stderr + done.stdout).decode(errors="replace"))
-
-
-def _measure(plan: BuildPlan, layout: Layout, digest: str, elf: Path, arena_bytes: int, link_map: Path) -> Image:
-    sections = _sections(elf)
-    chip = plan.chip
-    copies = {part.section: sections[part.section] for part in layout.copies}
-    flash_bytes = _checked(chip, layout, sections)
-    empty = _Section(address=0, load_address=0, bytes=0)
-    return Image(
-        elf=elf,
-        elf_sha256=hashlib.sha256(elf.read_bytes()).hexdigest(),
-        build_digest=digest,
-        flash_bytes=flash_bytes,
-        model_flash_bytes=_model_bytes(link_map.read_text(encoding="utf-8", errors="replace")),
-        text_bytes=sections[".text"].bytes,
-        rodata_bytes=sections.get(".rodata", empty).bytes + sum(c.bytes for c in copies.values()),
-        static_ram_bytes=sections[".bss"].end - sections[".stack"].end,
-        arena_bytes=arena_bytes,
-        stack_reserve_bytes=STACK_RESERVE_BYTES,
-        toolchain=plan.toolchain.description,
-        regions=_regions(chip, sections, tuple(copies)),
-        copied_bytes=sum(c.bytes for c in copies.values()),
-        copied_sram_bytes=sum(copies[p.section].bytes for p in layout.copies if chip.is_sram(p.memory)),
-    )
-
-
-def _checked(chip: Chip, layout: Layout, sections: Mapping[str, _Section]) -> int:
-    """Bytes of flash; everything has room.
-
-    Raises:
-        ArenaOverflow, FlashOverflow: it has not.
-    """
-    code, data, arena = chip.span(chip.placement.code), chip.span(chip.placement.data), layout.arena
-    loaded = [s for name, s in sections.items() if _is_loaded(name) and s.bytes]
-    flash_bytes = max(s.load_address + s.bytes for s in loaded) - code.base
-    if flash_bytes > code.bytes:
-        raise FlashOverflow(flash_bytes, code.bytes, f"the image for {chip.name}")
-    needed = sections[".arena"].end - arena.base
-    if needed > arena.bytes:
-        what = "arena, guard, static data and stack" if arena == data else "arena and guard"
-        raise ArenaOverflow(needed, arena.bytes, f"{what} on {chip.name}")
-    data_end = arena.base if data.base < arena.base < data.end else data.end
-    if sections[".bss"].end > data_end:
-        needed = sections[".bss"].end - data.base
-        raise ArenaOverflow(needed, data_end - data.base, f"static data and stack on {chip.name}")
-    for part in layout.copies:
-        needed = sections[part.section].end - part.first
-        if needed > part.end - part.first:
-            raise ArenaOverflow(needed, part.end - part.first, f"copies in {'+'.join(part.memory)} of {chip.name}")
-    return flash_bytes
-
-
-_STATIC = (".noinit", ".data", ".bss")
-
-
-def _regions(chip: Chip, sections: Mapping[str, _Section], copies: Sequence[str]) -> tuple[Region, ...]:
-    """Which memories hold what."""
-    groups = {
-        "text": (".text", ".ARM.exidx"),
-        "rodata": (".rodata",),
-        "stack": (".stack",),
-        "static": _STATIC,
-        "arena": (".arena",),
-        "copies": copies,
-    }
-    found = []
-    for name, members in groups.items():
-        for memory in chip.memories:
-            parts = [sections[m] for m in members if m in sections]
-            inside = sum(max(0, min(memory.end, p.end) - max(memory.base, p.address)) for p in parts)
-            if inside:
-                found.append(Region(section=name, memory=memory.name, bytes=inside))
-    return tuple(found)
-
-
-def _sections(elf: Path) -> dict[str, _Section]:
-    with elf.open("rb") as stream:
-        parsed = ELFFile(stream)
-        segments = [s for s in parsed.iter_segments() if s["p_type"] == "PT_LOAD"]
-        out: dict[str, _Section] = {}
-        for section in parsed.iter_sections():
-            address, size = int(section["sh_addr"]), int(section["sh_size"])
-            load = address
-            for segment in segments:
-                start = int(segment["p_vaddr"])
-                if start <= address and address + size <= start + int(segment["p_memsz"]):
-                    load = int(segment["p_paddr"]) + address - start
-            out[section.name] = _Section(address=address, load_address=load, bytes=size)
-        return out
-
-
-def _model_bytes(link_map: str) -> int:
-    """Flash that is not the firmware's: input sections of the model's objects, of archives and of linker stubs."""
-    return sum(size for _, size, origin in _contributions(link_map) if not origin.startswith("firmware/"))
-
-
-_OUTPUT = re.compile(r"^(\.[\w.]+)(?:\s|$)")
-_INPUT = re.compile(r"^ \S+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+) (\S.*)$")
-_FLASH_SECTIONS = frozenset({".text", ".rodata", ".ARM.exidx", ".data"})
-
-
-def _is_loaded(section: str) -> bool:
-    """Whether flash has a section's content."""
-    return section in _FLASH_SECTIONS or section.startswith(COPIED)
-
-
-def _contributions(link_map: str) -> Iterable[tuple[str, int, str]]:
-    """(output section, bytes, object file) of every input section that the linker put into flash."""
-    _, _, body = link_map.partition("Linker script and memory map")
-    # A long name stands on a line of its own; its numbers follow on the next.
-    joined = re.sub(r"^( \.\S+)\n\s+", r"\1 ", body, flags=re.MULTILINE)
-    output = ""
-    for line in joined.splitlines():
-        if head := _OUTPUT.match(line):
-            output = head[1]
-        elif (found := _INPUT.match(line)) and _is_loaded(output) and int(found[2], 16):
-            yield output, int(found[2], 16), found[3]

@@ -17,13 +17,14 @@ from harness import fitting, paths, stats
 from harness.attempt import checks, deadlines, facts, verdict
 from harness.attempt.deadlines import Deadlines
 from harness.boards import Board
-from harness.build import BuildPlan, Image, build
+from harness.build import BuildPlan, build
 from harness.cable.device import Device
 from harness.cable.interfaces import Link, Probe
 from harness.chips import load_chip
 from harness.diagnosis import ADVICE, line_trouble
 from harness.errors import ConfigError, FaultClass, FlashFailed, FlashOverflow, HarnessError, Interrupted, Outcome
 from harness.evidence import Evidence
+from harness.image import Image
 from harness.job import Job
 from harness.row import Row, StageTime
 from harness.station import Hardware

@@ -9,11 +9,11 @@ from dataclasses import replace
 from harness import stats
 from harness.attempt.facts import warned
 from harness.boards import Board
-from harness.build import Image
 from harness.cable.messages import ClockStatus, Hello, MemoryReport
 from harness.chips import Chip
 from harness.diagnosis import ADVICE
 from harness.errors import FaultClass, Outcome, WrongImage
+from harness.image import Image
 from harness.job import sha256
 from harness.row import Row
 

@@ -6,13 +6,13 @@ from dataclasses import asdict, replace
 
 from harness import __version__, stats
 from harness.boards import Board
-from harness.build import Image
 from harness.cable.device import Statistics
 from harness.cable.interfaces import FlashReport
 from harness.cable.messages import Hello
 from harness.chips import load_chip
 from harness.diagnosis import ADVICE
 from harness.errors import FaultClass, Outcome
+from harness.image import Image
 from harness.job import JobOptions, PreparedModel, sha256
 from harness.models import ModelSource
 from harness.row import (

@@ -21,11 +21,12 @@ from harness import paths, rack
 from harness.attempt.checks import check_hello
 from harness.attempt.deadlines import FLASH_BYTES_PER_S, Deadlines, inference_limit_s
 from harness.boards import Board
-from harness.build import BuildPlan, Image, build
+from harness.build import BuildPlan, build
 from harness.cable.device import Device
 from harness.cable.messages import Hello
 from harness.chips import load_chip
 from harness.errors import FaultClass, FlashFailed
+from harness.image import Image
 from harness.job import Job, from_blob, to_blob
 from harness.placement import PLAIN, Placement
 from harness.station import Hardware

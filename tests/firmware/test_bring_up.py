@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from harness.boards import ClockSource
-from harness.build import BuildPlan, Image, build
+from harness.build import BuildPlan, build
 from harness.cable import messages
 from harness.cable.device import Device, Timing
 from harness.chips import Chip, UartPins, chip_names, load_chip
 from harness.errors import BoardCrash, MissingTool
+from harness.image import Image
 from harness.toolchain import find_toolchain
 from tests.firmware.tiny_model import INPUT_BYTES, expected_output, tiny_sources
 from tinyengine.sources import SourceFile, Sources

@@ -15,9 +15,10 @@ from elftools.elf.sections import SymbolTableSection
 
 from harness import paths
 from harness.boards import ClockSource
-from harness.build import BuildPlan, Image, build
+from harness.build import BuildPlan, build
 from harness.chips import UartPins, chip_names, load_chip
 from harness.errors import ArenaOverflow, BuildFailed, ConfigError, FlashOverflow, MissingTool
+from harness.image import Image
 from harness.layout import STACK_RESERVE_BYTES
 from harness.placement import Copy, Placement, Rule, layer_uses, placed, symbol_bytes
 from harness.toolchain import Toolchain, find_toolchain

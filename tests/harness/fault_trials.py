@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from harness import paths
 from harness.attempt.deadlines import Deadlines
 from harness.boards import Board, load_boards, with_faults
-from harness.build import BuildPlan, Image, build
+from harness.build import BuildPlan, build
 from harness.cable.device import Timing
 from harness.chips import load_chip
 from harness.errors import FaultClass, Outcome
 from harness.faults import Fault, FaultKind
+from harness.image import Image
 from harness.job import Job, JobOptions, Kernels, PreparedModel, prepare, sha256
 from harness.models import ModelSource
 from harness.row import Row

@@ -12,8 +12,9 @@ import pytest
 
 from harness import chips
 from harness.boards import Board, ClockSource, LinkConfig, ProbeConfig, UartPins
-from harness.build import BuildPlan, Image, build
+from harness.build import BuildPlan, build
 from harness.errors import MissingTool
+from harness.image import Image
 from harness.sim import boards
 from harness.toolchain import find_toolchain
 from tests.firmware.tiny_model import tiny_sources

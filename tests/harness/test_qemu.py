@@ -18,10 +18,11 @@ import pytest
 
 from harness import chips, paths, row
 from harness.boards import Board, ClockSource, load_boards
-from harness.build import BuildPlan, Image, build
+from harness.build import BuildPlan, build
 from harness.cable.device import Device
 from harness.cable.serial_link import SerialLink
 from harness.errors import BoardTimeout, FlashFailed, MissingTool, Outcome
+from harness.image import Image
 from harness.job import Job, JobOptions, Memory, PreparedModel, prepare
 from harness.models import resolve_all
 from harness.runner import Runner

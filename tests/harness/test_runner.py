@@ -18,7 +18,7 @@ import pytest
 from harness import fitting
 from harness import job as jobs
 from harness.boards import Board, load_boards
-from harness.build import BuildPlan, Image, Region
+from harness.build import BuildPlan
 from harness.cable import messages
 from harness.cable.device import Device, Statistics, WholeRun
 from harness.cable.interfaces import FlashReport, Link, Probe
@@ -35,6 +35,7 @@ from harness.errors import (
     Outcome,
 )
 from harness.evidence import Evidence, save
+from harness.image import Image, Region
 from harness.job import Job, JobOptions, PreparedModel
 from harness.models import resolve
 from harness.paths import default_boards_file
@@ -168,6 +169,11 @@ class MadeUp:
             stack_inference_bytes=100,
             stack_reserve_bytes=2048,
         )
+
+    def read_output(self) -> bytes:
+        """What `_Dialogue` calls `output`."""
+        self._step("output")
+        return self.model.expected_blob if self.output is None else self.output
 
     # -- a job
 

@@ -16,11 +16,12 @@ from elftools.elf.elffile import ELFFile
 
 from harness import chips
 from harness.boards import ClockSource
-from harness.build import BuildPlan, Image, build
+from harness.build import BuildPlan, build
 from harness.cable.device import Device, WholeRun
 from harness.cable.pyocd_probe import PyocdProbe
 from harness.cable.serial_link import SerialLink
 from harness.errors import BoardCrash
+from harness.image import Image
 from harness.sim import boards
 from harness.sim.boards import SimBoard
 from harness.sim.client import Client
