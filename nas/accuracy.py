@@ -62,10 +62,14 @@ class InheritedAccuracy:
     def network(self, arch: Arch) -> Network:
         """The sub-network, ready to be judged or deployed."""
         network = self.supernet.extract(arch)
+        self.settle(network)
+        return network
+
+    def settle(self, network: Network) -> None:
+        """Statistics of training samples as they are: training leaves those of shifted, masked and noisy ones."""
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         recalibrate(network, self._calibration())
         network.eval()
-        return network
 
     def __call__(self, arch: Arch) -> float:
         """Its top-1 on the validation split."""

@@ -10,10 +10,12 @@ Images are stretched to squares; boxes are shares of the image's sides.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas.checkpoint import Checkpoint, Reached
 from nas.data.task import INPUT_SCALE, Inputs
 from nas.data.voc import Box, Scene, cut_out
 from nas.errors import DataError
@@ -33,6 +36,7 @@ from tinyengine.quantize import Range, quantize
 
 Floats = NDArray[np.float64]
 _PER_ANCHOR = 5
+_PHASE = "detector"
 _LARGEST_LOG = 6.0
 _INPUT_RANGE = Range(low=-128 * INPUT_SCALE, high=127 * INPUT_SCALE)
 
@@ -131,21 +135,29 @@ def train(
     recipe: Recipe,
     *,
     device: torch.device,
+    checkpoint: Path | None = None,
     tell: Callable[[int, float], None] = lambda *_: None,
 ) -> None:
     """`largest_epochs` of training; half of the images of each batch are mirrored.
 
     Args:
         shapes: the anchors.
+        checkpoint: written after each epoch; where it exists, training goes on from it to the same weights.
         tell: called with the epoch and its mean loss.
+
+    Raises:
+        CheckpointError: `checkpoint` is of another detector, data set or recipe, or is damaged.
     """
     detector.to(device)
+    kept = None if checkpoint is None else Checkpoint(checkpoint, _identity(detector, given, shapes, recipe))
+    reached = (None if kept is None else kept.load(detector, device)) or Reached(phase=_PHASE, epoch=0)
     optimizer = torch.optim.SGD(
         detector.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
+    reached.resume(optimizer)
     count = len(given.inputs)
     steps = -(-count // recipe.batch)
-    for epoch in range(recipe.largest_epochs):
+    for epoch in range(reached.epoch, recipe.largest_epochs):
         detector.train()
         rng = random.Random(f"{recipe.seed}/{epoch}")
         order = list(range(count))
@@ -165,8 +177,15 @@ def train(
             torch.nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
             optimizer.step()
             losses.append(float(loss.detach()))
+        if kept is not None:
+            kept.save(detector, Reached(phase=_PHASE, epoch=epoch + 1, optimizer=optimizer.state_dict()))
         tell(epoch + 1, float(np.mean(losses)))
     detector.eval()
+
+
+def _identity(detector: Detector, given: Pictures, shapes: Floats, recipe: Recipe) -> str:
+    data = hashlib.sha256(given.inputs.tobytes() + b"".join(b.tobytes() for b in given.boxes)).hexdigest()
+    return f"{detector.layout}/{data}/{shapes.tolist()}/{recipe}"
 
 
 def int8_graph(detector: Detector, inputs: Inputs, *, name: str) -> Graph:

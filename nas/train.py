@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import pickle
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from nas.checkpoint import Checkpoint, Reached
 from nas.data.task import INPUT_SCALE, Augmentation, Inputs, Samples, Task
-from nas.errors import CheckpointError
 from nas.space import Space
 from nas.supernet import Network, Supernet
 
@@ -176,12 +173,9 @@ class _Run:
         tell: Tell,
     ) -> None:
         self._model, self._task, self._recipe, self._device, self._tell = model, task, recipe, device, tell
-        self._checkpoint = checkpoint
-        self._identity = hashlib.sha256(f"{identity}/{recipe}".encode()).hexdigest()
-        self._at: tuple[Phase, int] = (Phase.LARGEST, 0)  # the phase under way and its epochs done
-        self._optimizer_state: dict[str, Any] | None = None  # torch's own form
-        if checkpoint is not None and checkpoint.exists():
-            self._load(checkpoint)
+        self._checkpoint = None if checkpoint is None else Checkpoint(checkpoint, f"{identity}/{recipe}")
+        found = None if self._checkpoint is None else self._checkpoint.load(model, device)
+        self._reached = found or Reached(phase=Phase.LARGEST.value, epoch=0)
 
     def phase(
         self,
@@ -193,18 +187,17 @@ class _Run:
     ) -> None:
         """Runs what is left of `phase`; `answers` yields `count` outputs for a batch, one after the other."""
         recipe, model = self._recipe, self._model
-        reached, done = self._at
-        if list(Phase).index(reached) > list(Phase).index(phase):
+        order, reached = list(Phase), self._reached
+        if order.index(Phase(reached.phase)) > order.index(phase):
             return
-        if reached is not phase:
-            done = 0
+        done = reached.epoch if reached.phase == phase.value else 0
         if done == 0:
             before()
         optimizer = torch.optim.SGD(
             model.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
-        if done and self._optimizer_state is not None:
-            optimizer.load_state_dict(self._optimizer_state)
+        if done:
+            reached.resume(optimizer)
         epochs = recipe.epochs(phase)
         steps = -(-len(self._task.train.labels) // recipe.batch)
         for epoch in range(done, epochs):
@@ -223,10 +216,11 @@ class _Run:
                 _average_gradients(model)
                 optimizer.step()
                 losses.append(total)
-            self._at = (phase, epoch + 1)
-            self._save(optimizer)
+            self._reached = Reached(phase=phase.value, epoch=epoch + 1, optimizer=optimizer.state_dict())
+            if self._checkpoint is not None and _rank() == 0:
+                self._checkpoint.save(model, self._reached)
             self._tell(Progress(phase=phase, epoch=epoch + 1, epochs=epochs, loss=float(np.mean(losses))))
-        self._at = (phase, max(epochs, done))
+        self._reached = Reached(phase=phase.value, epoch=max(epochs, done))
 
     def _batches(self, phase: str, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         seed = int.from_bytes(hashlib.sha256(f"{self._recipe.seed}/{phase}/{epoch}".encode()).digest()[:8])
@@ -237,36 +231,6 @@ class _Run:
             np.random.default_rng(seed),
             self._device,
         )
-
-    def _save(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._checkpoint is None or _rank() != 0:
-            return
-        self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._checkpoint.with_name(f"{self._checkpoint.name}.{os.getpid()}.draft")
-        phase, epoch = self._at
-        state = {
-            "identity": self._identity,
-            "phase": phase.value,
-            "epoch": epoch,
-            "model": self._model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
-        torch.save(state, draft)
-        draft.replace(self._checkpoint)
-
-    def _load(self, file: Path) -> None:
-        try:
-            state = torch.load(file, map_location=self._device, weights_only=True)
-            if state["identity"] != self._identity:
-                raise CheckpointError(
-                    "is of another space, data set or recipe; remove it or name another", str(file)
-                )
-            self._model.load_state_dict(state["model"])
-            self._at = (Phase(state["phase"]), int(state["epoch"]))
-            self._optimizer_state = state["optimizer"]
-        except (RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
-            # torch's own words take six lines and advise to run whatever the file holds.
-            raise CheckpointError("is damaged; remove it to start anew", str(file)) from error
 
 
 def batches(

@@ -22,6 +22,9 @@ def command(
     *,
     data: Annotated[Path, typer.Option("--data", metavar="DIR", help="A folder in Pascal VOC's layout.")],
     boards: Annotated[list[str], typer.Option("--board", metavar="B", help="May be given several times.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Keep training here, and go on from it.")
+    ] = None,
     side: Annotated[int, typer.Option(min=32, max=512, help="Pictures are stretched to side x side.")] = 128,
     width_percent: Annotated[int, typer.Option(min=10, max=100, help="Width multiplier of the backbone.")] = 30,
     arch: Annotated[
@@ -46,6 +49,7 @@ def command(
     request = detection.Request(
         data=data,
         boards=chosen,
+        out=out,
         side=side,
         width_percent=width_percent,
         arch=arch,
@@ -85,7 +89,7 @@ def command(
             "yes" if b.bit_exact else "NO",
             b.measurement,
         )
-    out = console()
-    out.print(table)
+    stdout = console()
+    stdout.print(table)
     shares = f"{found.validation_float:.1%} float, {found.validation_int8:.1%} int8"
-    out.print(f"validation: mAP {shares}; {found.seconds:.0f} s", soft_wrap=True)
+    stdout.print(f"validation: mAP {shares}; {found.seconds:.0f} s", soft_wrap=True)

@@ -1,7 +1,7 @@
 """A detector from pictures with boxes to a measured network: trains, quantizes, runs on boards, counts precision.
 
-The architecture is given (the smallest of a space, or one that a search found), not searched. Training is not
-resumed. Importing this module imports torch.
+The architecture is given (the smallest of a space, or one that a search found), not searched. With a folder to
+keep it in, training goes on where it was stopped. Importing this module imports torch.
 """
 
 from __future__ import annotations
@@ -49,11 +49,13 @@ class Request:
 
     Args:
         arch: an architecture of the space; None takes the smallest.
+        out: where training is kept; None keeps nothing.
         pictures: of the test split that boards are asked about; None for all.
     """
 
     data: Path
     boards: tuple[Board, ...]
+    out: Path | None = None
     side: int = 128
     width_percent: int = 30
     arch: str | None = None
@@ -139,6 +141,7 @@ def _run(request: Request, store: Store, tell: Callable[[str], None], begun: flo
         shapes,
         recipe,
         device=device,
+        checkpoint=None if request.out is None else request.out / "detector.pt",
         tell=lambda epoch, loss: tell(f"detector: epoch {epoch} of {request.epochs}, loss {loss:.2f}"),
     )
     exact = _precision(_float_maps(detector, judged, device), judged, shapes)

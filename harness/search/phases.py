@@ -291,6 +291,7 @@ class _Run:
         train_network(
             network, task, setup.fine_tuning, device=self._device, checkpoint=self._out / f"tuned-{digest}.pt"
         )
+        inherited.settle(network)
         options: list[tuple[float, Network]] = [
             (top1(n, task.validation, device=self._device), n) for n in (network, inherited.network(best.arch))
         ]

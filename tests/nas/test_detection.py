@@ -11,10 +11,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'")
 
+from torch import Tensor  # noqa: E402
+
 from nas import detection  # noqa: E402
 from nas.data.voc import scenes  # noqa: E402
 from nas.deploy import answers  # noqa: E402
 from nas.detection import Detector, Floats, Found, Pictures  # noqa: E402
+from nas.errors import CheckpointError  # noqa: E402
 from nas.space import IMAGENET, Skeleton, Space, layout  # noqa: E402
 from nas.train import Recipe, tensor_of  # noqa: E402
 from tests.tinyengine.hostbuild import Flavour, HostBatch  # noqa: E402
@@ -100,6 +103,37 @@ def test_precision_is_counted_as_voc_counts() -> None:
 def test_anchors_are_sizes_that_occur() -> None:
     sizes = np.array([[0, 0, 0, w, h] for w, h in [(0.1, 0.1)] * 5 + [(0.5, 0.4)] * 5])
     np.testing.assert_allclose(detection.anchors([sizes], 2), [[0.1, 0.1], [0.5, 0.4]])
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_a_detector_that_was_killed_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    given, file = _squares(24), tmp_path / "detector.pt"
+    shapes = detection.anchors(given.boxes, 2)
+    recipe = Recipe(largest_epochs=3, elastic_epochs=0, batch=12, learning_rate_per_256=0.6)
+    seen: list[int] = []
+
+    def trained(checkpoint: Path | None, last: int = 99, recipe: Recipe = recipe) -> dict[str, Tensor]:
+        def tell(epoch: int, _: float) -> None:
+            seen.append(epoch)
+            if epoch == last:
+                raise _Killed
+
+        torch.manual_seed(0)
+        detector = Detector(layout(SKELETON, SPACE.extreme(largest=False)), classes=2, anchors=2)
+        detection.train(detector, given, shapes, recipe, device=CPU, checkpoint=checkpoint, tell=tell)
+        return detector.state_dict()
+
+    with pytest.raises(_Killed):
+        trained(file, last=2)
+    resumed = trained(file)
+    assert seen == [1, 2, 3]
+    for name, weights in trained(None).items():
+        assert torch.equal(weights, resumed[name]), name
+    with pytest.raises(CheckpointError, match="another"):
+        trained(file, recipe=replace(recipe, seed=1))
 
 
 def test_a_detector_learns_and_its_int8_map_finds_what_float_finds() -> None:
