@@ -74,7 +74,7 @@ class Checkpoint:
             state = torch.load(self._file, map_location=device, weights_only=True)
             if state["identity"] != self._identity:
                 raise CheckpointError(
-                    "is of another space, network, data set or recipe; remove it or name another", str(self._file)
+                    "is of another space, data set or recipe; remove it or name another", str(self._file)
                 )
             model.load_state_dict(state["model"])
             return Reached(phase=str(state["phase"]), epoch=int(state["epoch"]), optimizer=state["optimizer"])
