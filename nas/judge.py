@@ -54,12 +54,10 @@ class PaperCost:
     name = "paper"
 
     def need(self, layout: Layout) -> Need:
-        first, last = layout.blocks[0], layout.blocks[-1]
-        stem = layout.rows * layout.columns * layout.input_channels + first.rows * first.columns * layout.stem
-        costs = [_paper_block(b) for b in layout.blocks]
-        weights = 9 * layout.input_channels * layout.stem + sum(c.flash_bytes for c in costs)
+        last = layout.blocks[-1]
+        weights = 9 * layout.input_channels * layout.stem + sum(_paper_block(b).flash_bytes for b in layout.blocks)
         features, pixels = last.out_channels, last.out_rows * last.out_columns
-        peak = max(stem, *(c.sram_bytes for c in costs))
+        peak = max(whole_tensors(layout).block_bytes)
         if layout.head is not None:
             weights += features * layout.head
             peak = max(peak, pixels * (features + layout.head))
@@ -178,6 +176,16 @@ class Profile:
 
     blocks: tuple[str, ...]
     block_bytes: tuple[int, ...]
+
+
+def whole_tensors(layout: Layout) -> Profile:
+    """What each block takes as the paper counts; stem and blocks."""
+    first = layout.blocks[0]
+    stem = layout.rows * layout.columns * layout.input_channels + first.rows * first.columns * layout.stem
+    return Profile(
+        blocks=("stem", *(b.name for b in layout.blocks)),
+        block_bytes=(stem, *(_paper_block(b).sram_bytes for b in layout.blocks)),
+    )
 
 
 def profile(layout: Layout, target: Target) -> Profile:

@@ -20,7 +20,7 @@ from harness.cli.output import JsonOption, check_json_target, console, write_jso
 from harness.errors import ConfigError
 from harness.job import Kernels
 from harness.report import charts
-from nas.judge import Need, Profile, profile
+from nas.judge import Need, Profile, profile, whole_tensors
 from nas.space import Baseline, all_spaces, baseline, layout
 from nas.space_search import (
     FIGURE_12_FLASH_KIB,
@@ -220,21 +220,22 @@ def _draw(
 
 
 def _figure_3(column: _Column) -> str:
-    """How computation is spread over what fits, in the spaces with the most of it."""
-    best = sorted(
-        (v for v in column.verdicts if v.least_share >= LEAST_SHARE / 2), key=lambda v: -v.mean_macs * v.share
-    )
-    names = [v.space for v in best[:_CURVES]]
+    """How computation is spread over what fits, in the spaces with the most of it; the most computation last."""
+    some = (v for v in column.verdicts if v.least_share >= LEAST_SHARE / 2)
+    best = sorted(some, key=lambda v: -v.mean_macs * v.share)[:_CURVES]
+    by_name = {s.space: s for s in column.samples}
     found = []
-    for samples in column.samples:
-        if samples.space in names:
-            values = sorted(m / 1e6 for m in samples.fitting(column.limit))
-            points = tuple((v, 100 * (n + 1) / len(values)) for n, v in enumerate(values))
-            chosen = column.winner is not None and samples.space == column.winner.space
-            mean = sum(values) / len(values)
-            found.append(charts.Line(label=f"{samples.space}: {mean:.1f} MMAC", points=points, strong=chosen))
+    for v in sorted(best, key=lambda v: v.mean_macs):
+        values = sorted(m / 1e6 for m in by_name[v.space].fitting(column.limit))
+        points = tuple((m, 100 * (n + 1) / len(values)) for n, m in enumerate(values))
+        chosen = column.winner is not None and v.space == column.winner.space
+        words = f"{v.space}: {v.mean_macs / 1e6:.1f}, {v.share:.0%}"
+        found.append(charts.Line(label=words, points=points, strong=chosen))
     return charts.lines(
-        found, title="Computation of what fits (figure 3)", x="MMAC", y="% of the space's networks"
+        found,
+        title="Computation of networks that fit: mean MMAC, share that fits; thick: chosen (figure 3)",
+        x="MMAC",
+        y="% of those that fit",
     )
 
 
@@ -252,7 +253,7 @@ def _figure_12(grid: tuple[Choice, ...], name: str) -> str:
 
 
 def _figure_11(request: Request, column: _Column, limit: Need) -> str:
-    """Bytes in use in each block: the largest network of the chosen space, and MobileNetV2 scaled alike."""
+    """Bytes in use in each block: the chosen space's largest network, planned and whole tensors; MobileNetV2."""
     chosen = column.winner or column.plain
     if chosen is None:
         raise ConfigError("no network fits these limits, so there is none to draw", file="--sram/--flash")
@@ -261,16 +262,22 @@ def _figure_11(request: Request, column: _Column, limit: Need) -> str:
     skeleton, arch = baseline(Baseline.MOBILENETV2, resolution=space.resolution, width_percent=space.width_percent)
     theirs = layout(skeleton, arch)
 
+    drawn = (
+        (f"{space.name}, largest", profile(ours, request.target)),
+        ("the same, whole tensors", whole_tensors(ours)),
+        ("S-MbV2 scaled alike", profile(theirs, request.target)),
+    )
+    names = drawn[0][1].blocks
+
     def series(label: str, found: Profile) -> charts.Bars:
-        return charts.Bars(label=label, values=tuple(b / 1024 for b in found.block_bytes))
+        taken = dict(zip(found.blocks, found.block_bytes, strict=True))
+        return charts.Bars(label=label, values=tuple(taken.get(name, 0) / 1024 for name in names))
 
     return charts.bars(
-        [
-            series(f"{space.name}, largest", profile(ours, request.target)),
-            series(f"S-MbV2 {space.name}", profile(theirs, request.target)),
-        ],
-        title="Peak memory of each block (figure 11)",
-        x="block",
+        [series(*each) for each in drawn],
+        title=f"Peak memory of each block, {space.name} (figure 11)",
+        x="stage and block",
         y="kB",
         limit=limit.sram_bytes / 1024,
+        names=[name.removeprefix("stage") for name in names],
     )

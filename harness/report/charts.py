@@ -122,8 +122,10 @@ def dots(
     return _svg(parts)
 
 
-def bars(found: Sequence[Bars], *, title: str, x: str, y: str, limit: float | None = None) -> str:
-    """Bars side by side, with a line at `limit`."""
+def bars(
+    found: Sequence[Bars], *, title: str, x: str, y: str, limit: float | None = None, names: Sequence[str] = ()
+) -> str:
+    """Bars side by side, with a line at `limit`; `names` are of the places."""
     places = max((len(b.values) for b in found), default=1)
     most = max([v for b in found for v in b.values] + ([limit] if limit is not None else [1.0]))
     frame = _Frame.around(0.0, float(places), 0.0, most, ticks_x=False)
@@ -140,6 +142,12 @@ def bars(found: Sequence[Bars], *, title: str, x: str, y: str, limit: float | No
                 f"{value:,.0f}</title></rect>"
             )
         parts.append(_legend(number, colour, each.label))
+    for place, name in enumerate(names):
+        at, below = frame.x(place + 0.6), frame.y(0) + 12
+        parts.append(
+            f'<text x="{at:.1f}" y="{below:.1f}" font-size="10" text-anchor="end" '
+            f'transform="rotate(-45 {at:.1f} {below:.1f})">{escape(name)}</text>'
+        )
     if limit is not None:
         at = frame.y(limit)
         parts.append(f'<path d="M{_LEFT} {at:.1f}H{WIDTH - _RIGHT}" stroke="{_LIMIT}" stroke-dasharray="5 4"/>')

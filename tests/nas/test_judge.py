@@ -7,7 +7,7 @@ import random
 import pytest
 
 from nas import network
-from nas.judge import CmsisNN, Need, PaperCost, RealPlan, fits, profile
+from nas.judge import CmsisNN, Need, PaperCost, RealPlan, fits, profile, whole_tensors
 from nas.network import Weights
 from nas.remembered import Key, Memory, Remembering
 from nas.space import IMAGENET, Baseline, Skeleton, Space, baseline, layout
@@ -84,6 +84,14 @@ def test_a_network_far_over_the_limit_is_not_planned_but_still_refused() -> None
     exact, rough = RealPlan(Target.M7).need(found), RealPlan(Target.M7, most=most).need(found)
     assert not fits(rough, most)
     assert rough.sram_bytes <= exact.sram_bytes and rough.flash_bytes <= exact.flash_bytes
+
+
+def test_whole_tensors_peak_where_the_paper_counts_and_chains_flatten_it() -> None:
+    found = layout(IMAGENET, Space(skeleton=IMAGENET, resolution=48, width_percent=20).extreme(largest=True))
+    whole, planned = whole_tensors(found), profile(found, Target.M7)
+    assert max(whole.block_bytes) == PaperCost().need(found).sram_bytes
+    assert whole.blocks == planned.blocks[: len(whole.blocks)]
+    assert max(planned.block_bytes) < max(whole.block_bytes)
 
 
 def test_the_profile_peaks_at_the_arena() -> None:
