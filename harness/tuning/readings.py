@@ -20,8 +20,17 @@ from harness.job import Memory
 from tinyengine.measured import Measured
 
 _FORMAT = "tinyrack.readings/1"
-_GENERATORS = ("codegen.py", "fixedpoint.py", "lowering.py", "kernels/parameters.py", "kernels/*.j2")
-_GENERATOR_FOLDERS = ("kernels/assembly", "kernels/dsp")
+_GENERATORS = (
+    "codegen.py",
+    "fixedpoint.py",
+    "lowering.py",
+    "kernels/binding.py",
+    "kernels/family.py",
+    "kernels/folded.py",
+    "kernels/helpers.c.j2",
+    "kernels/patches.c.j2",
+)
+_GENERATOR_FOLDERS = ("kernels/assembly", "kernels/dsp", "kernels/portable")
 """What text and tables of the timed cores' kernels come from."""
 
 
@@ -90,16 +99,21 @@ def kind_of(board: Board, memory: Memory, *, toolchain: str) -> Kind:
     )
 
 
+def generators(root: Path) -> tuple[Path, ...]:
+    """The sources below tinyengine's folder that turn a way into instructions."""
+    folders = (root / name for name in _GENERATOR_FOLDERS)
+    found = [p for folder in folders for p in folder.rglob("*") if p.suffix in {".py", ".j2"}]
+    return tuple(sorted([*found, *(root / name for name in _GENERATORS)]))
+
+
 @cache
 def kernels_digest() -> str:
-    """SHA-256 over the sources that turn a way into instructions."""
+    """SHA-256 over them."""
     import tinyengine
 
     root = Path(tinyengine.__file__).resolve().parent
-    files = [p for name in _GENERATOR_FOLDERS for p in (root / name).rglob("*") if p.suffix in {".py", ".j2"}]
-    files += [p for pattern in _GENERATORS for p in root.glob(pattern)]
     h = hashlib.sha256()
-    for file in sorted(files):
+    for file in generators(root):
         h.update(f"{file.relative_to(root).as_posix()}\0".encode())
         h.update(hashlib.sha256(file.read_bytes()).digest())
     return h.hexdigest()

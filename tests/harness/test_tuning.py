@@ -28,7 +28,7 @@ from harness.tuning import fit, placing, record, sampling, tuner
 from harness.tuning.bench import Bench, GaveUp, Step
 from harness.tuning.fit import Point
 from harness.tuning.placing import Room
-from harness.tuning.readings import Reading, Readings, Verdict, kernels_digest, kind_of
+from harness.tuning.readings import Reading, Readings, Verdict, generators, kernels_digest, kind_of
 from harness.tuning.record import Chosen, TunedStep, Tuning, Whole
 from tests.harness.rows import OK
 from tinyengine import costs, zoo
@@ -449,6 +449,15 @@ def test_what_chains_add_is_fitted_to_what_their_links_leave() -> None:
     cycles, _ = fit.fit([*singles, *chains], CoreCosts(cycles={}, layers={}))
     assert cycles["f"]["step"] == pytest.approx(10, rel=0.05)
     assert cycles["chain"]["moved"] == pytest.approx(1.5, rel=0.1)
+
+
+def test_readings_hold_for_every_template_but_helium_s() -> None:
+    root = Path(costs.__file__).parent
+    templates = {p for p in (root / "kernels").rglob("*.c.j2") if "mve" not in p.parts}
+    found = set(generators(root))
+    assert len(templates) > 10 and templates <= found
+    assert root / "kernels/portable/requantization.py" in found and root / "kernels/dsp/rounding.py" in found
+    assert all(p.is_file() for p in found)
 
 
 def test_the_cost_table_is_of_these_kernels() -> None:
