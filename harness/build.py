@@ -24,7 +24,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from filelock import FileLock, Timeout
 
-from harness import image, paths
+from harness import digests, image, paths
 from harness.boards import ClockSource, hse_problem
 from harness.chips import Chip, UartPins
 from harness.errors import ArenaOverflow, BuildFailed, ConfigError
@@ -112,12 +112,7 @@ class BuildPlan:
 def firmware_digest() -> str:
     """SHA-256 over names and contents of the firmware's sources."""
     root = paths.firmware_dir()
-    h = hashlib.sha256()
-    for file in sorted(p for p in root.rglob("*") if p.suffix in {".c", ".h", ".S", ".j2"}):
-        data = file.read_bytes()
-        h.update(f"{file.relative_to(root).as_posix()}\0{len(data)}\0".encode())
-        h.update(data)
-    return h.hexdigest()
+    return digests.of_files(root, (p for p in root.rglob("*") if p.suffix in {".c", ".h", ".S", ".j2"}))
 
 
 def build(plan: BuildPlan, *, cache_dir: Path) -> Image:

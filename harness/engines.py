@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from harness import digests
 from harness.errors import Outcome
 from harness.row import Row
-from harness.session import Request, code_digest
+from harness.session import Request
 from harness.sim.timing_core import TIMING_MODEL
 from harness.sim.window import Measurement
 from harness.store import Store
@@ -97,7 +98,7 @@ def ours(row: Row) -> Entry:
 
 def stored(request: Request, store: Store) -> Row | None:
     """The newest good row of this very code, model, board and options; the first model and board count."""
-    wanted, code = request.document()["options"], code_digest()
+    wanted, code = request.document()["options"], digests.of_code()
     (model, *_), (board, *_) = request.models, request.boards
     for session in store.sessions():
         if session.request.get("code") != code or session.request.get("options") != wanted:

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from harness import digests
 from harness.boards import Board
 from harness.errors import Interrupted, Outcome
 from harness.job import Job, JobOptions
 from harness.models import ModelSource
 from harness.row import Row
 from harness.runner import Runner
-from harness.session import Event, Request, Session, code_digest
+from harness.session import Event, Request, Session
 from harness.session import Measure as Attempt
 from harness.station import Station
 from harness.store import Store
@@ -105,7 +106,7 @@ class BoardMeasure:
         """Rows of this code and these options, by network and board."""
         if self._known is None:
             code, wanted = (
-                code_digest(),
+                digests.of_code(),
                 Request(models=(), boards=(), options=self._options).document()["options"],
             )
             self._known = {}

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import sqlalchemy.exc
 
-from harness import __version__, rack
+from harness import __version__, digests, rack
 from harness.attempt.facts import blank_row
 from harness.attempt.verdict import broken_row, failed_row
 from harness.boards import Board
@@ -41,7 +41,6 @@ ATTEMPTS = 2
 _RETRIED = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT})
 _OVERFLOWS = frozenset({Outcome.ARENA_OVERFLOW, Outcome.FLASH_OVERFLOW})
 _WAIT_SLICE_S = 0.1
-_SOURCE_SUFFIXES = frozenset({".py", ".c", ".h", ".S", ".j2", ".yaml", ".json"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +90,7 @@ class Request:
             # Rows of a call that saved elsewhere have no files here.
             "save": None if self.save is None else str(self.save),
             "tinyrack": __version__,
-            "code": code_digest(),
+            "code": digests.of_code(),
         }
 
     def digest(self) -> str:
@@ -382,19 +381,6 @@ def _is_final(row: Row) -> bool:
 def _is_retried(row: Row) -> bool:
     """Whether the failure is the board's and may be gone the next time."""
     return row.outcome in _RETRIED and row.fault_class not in HOPELESS
-
-
-def code_digest() -> str:
-    """SHA-256 over our own sources: rows of two versions of the code never complete one session."""
-    from harness import paths
-
-    package = Path(__file__).resolve().parent
-    h = hashlib.sha256()
-    for root in (package, package.parent / "tinyengine", paths.firmware_dir()):
-        for file in sorted(p for p in root.rglob("*") if p.suffix in _SOURCE_SUFFIXES):
-            h.update(f"{file.relative_to(root).as_posix()}\0".encode())
-            h.update(hashlib.sha256(file.read_bytes()).digest())
-    return h.hexdigest()
 
 
 def _plain(board: Board) -> dict[str, Any]:

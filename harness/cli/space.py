@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 
 import nas
 import tinyengine
-from harness import paths
+from harness import digests, paths
 from harness.boards import load_boards
 from harness.chips import Chip, load_chip
 from harness.cli.output import JsonOption, check_json_target, console, write_json
@@ -91,7 +90,7 @@ def command(
         seed=seed,
         target=Kernels.AUTO.target(chip.core),
         most=most,
-        code=_code_digest(),
+        code=digests.of_folders(Path(p) for package in (tinyengine, nas) for p in package.__path__),
     )
     screen = console(stderr=True)
 
@@ -128,17 +127,6 @@ def _ram_bytes(chip: Chip) -> int:
 
 def _flash_bytes(chip: Chip) -> int:
     return sum(m.bytes for m in chip.memories if m.kind == "flash")
-
-
-def _code_digest() -> str:
-    """Of what judges: the compiler and the search."""
-    h = hashlib.sha256()
-    for package in (tinyengine, nas):
-        for folder in package.__path__:
-            for file in sorted(Path(folder).rglob("*.py")):
-                if "data" not in file.parts:
-                    h.update(file.read_bytes())
-    return h.hexdigest()
 
 
 def _show(columns: tuple[_Column, _Column], limit: Need) -> None:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
+from harness import digests
 from harness.boards import Board
 from harness.job import Memory
 from tinyengine.measured import Measured
@@ -103,7 +104,7 @@ def generators(root: Path) -> tuple[Path, ...]:
     """The sources below tinyengine's folder that turn a way into instructions."""
     folders = (root / name for name in _GENERATOR_FOLDERS)
     found = [p for folder in folders for p in folder.rglob("*") if p.suffix in {".py", ".j2"}]
-    return tuple(sorted([*found, *(root / name for name in _GENERATORS)]))
+    return (*found, *(root / name for name in _GENERATORS))
 
 
 @cache
@@ -112,11 +113,7 @@ def kernels_digest() -> str:
     import tinyengine
 
     root = Path(tinyengine.__file__).resolve().parent
-    h = hashlib.sha256()
-    for file in generators(root):
-        h.update(f"{file.relative_to(root).as_posix()}\0".encode())
-        h.update(hashlib.sha256(file.read_bytes()).digest())
-    return h.hexdigest()
+    return digests.of_files(root, generators(root))
 
 
 class Readings:

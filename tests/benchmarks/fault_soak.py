@@ -18,9 +18,8 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-from harness import paths
+from harness import digests, paths
 from harness.faults import Fault, FaultKind
-from harness.session import code_digest
 from tests.benchmarks.bench_rows import NotMeasured
 from tests.benchmarks.figures import Better, figure
 from tests.harness.fault_trials import BOARDS, Bench, Trial, order
@@ -40,7 +39,7 @@ def orders(board: int) -> Iterator[Fault | None]:
 
 def records() -> Path:
     """Where trials of these sources are kept."""
-    return paths.cache_dir() / "fault-soak" / f"{code_digest()[:16]}.jsonl"
+    return paths.cache_dir() / "fault-soak" / f"{digests.of_code()[:16]}.jsonl"
 
 
 def load(file: Path) -> list[Trial]:

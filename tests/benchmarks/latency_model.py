@@ -17,12 +17,12 @@ from functools import cache
 from pathlib import Path
 from statistics import mean, median
 
+from harness import digests
 from harness.boards import load_boards
 from harness.chips import load_chip
 from harness.job import JobOptions
 from harness.measure import BoardMeasure
 from harness.report import charts
-from harness.session import code_digest
 from harness.store import Store
 from nas import latency_model, network, steps
 from nas.latency_model import Observation, Score
@@ -71,7 +71,7 @@ def _observation(asked: Candidate, answer: object) -> Observation:
 def observations() -> tuple[Observation, ...]:
     """All networks, measured."""
     asked = [candidate(i) for i in range(HELD_OUT + FITTING)]
-    kept = FOLDER / f"observations-{_code_digest()[:16]}"
+    kept = FOLDER / f"observations-{_version()[:16]}"
     kept.mkdir(parents=True, exist_ok=True)
     with Store.open(str(FOLDER), now=time.time) as store:
         measure = BoardMeasure(
@@ -93,9 +93,9 @@ def _read(file: Path) -> Observation:
     return found
 
 
-def _code_digest() -> str:
+def _version() -> str:
     own = hashlib.sha256(Path(steps.__file__).read_bytes()).hexdigest()
-    return hashlib.sha256(f"{code_digest()}/{own}".encode()).hexdigest()
+    return hashlib.sha256(f"{digests.of_code()}/{own}".encode()).hexdigest()
 
 
 Estimate = Callable[[Observation], float]

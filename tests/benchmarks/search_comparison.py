@@ -274,9 +274,9 @@ WAYS: dict[str, Callable[[Ground, int], Run]] = {
 @cache
 def runs() -> tuple[Run, ...]:
     """All of them; finished ones are read."""
-    from harness.session import code_digest
+    from harness import digests
 
-    asked = f"{code_digest()}/{BUDGET}/{LIMIT_MS}/{_EVOLUTION}"
+    asked = f"{digests.of_code()}/{BUDGET}/{LIMIT_MS}/{_EVOLUTION}"
     folder = FOLDER / hashlib.sha256(asked.encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     found = []
