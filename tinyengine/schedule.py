@@ -108,8 +108,10 @@ BYTE_PRICE: dict[Optimize, float] = {
     Optimize.FLASH: 1e6,
 }
 """Cycles of one inference that a byte of flash is worth."""
+MOST_SLOWER = 1.05
+"""Cycles that `balanced` gives for memory, relative to the fastest."""
 SLOWEST_BALANCED = 1.04
-"""Estimated cycles that `balanced` may take, relative to `latency`: 1.05 less what estimates may be off."""
+"""The same of estimates: less what they may be off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,7 @@ class Placer:
         self._observe = observe
 
     def place(self, job: Job) -> TunedPlacement | None:
-        """The fastest placement of the job's network; None where nothing waits for memory, or nothing ran.
+        """The best placement of the job's network; None where nothing waits for memory, or nothing ran.
 
         Raises:
             Interrupted: the stop was set; what was measured is kept.
@@ -77,17 +77,18 @@ class Placer:
             },
             lambda name, placement: self._run(job, name, replace(placement, sram_limit_bytes=limit)),
             self._observe,
+            # Under a limit, as with arenas, the fastest that keeps it.
+            saves_sram=limit is None and options.optimize is not Optimize.LATENCY,
         )
         if not found:
             return None
-        by = {p.name: p for p in found}
         best = found[0]
         return TunedPlacement(
             sources_digest=compiled.sources.digest(),
             name=best.name,
             chosen=None if best.name == DEFAULT else best.placement,
             cycles=best.cycles,
-            tried={name: p.cycles for name, p in sorted(by.items())},
+            tried={p.name: p.cycles for p in sorted(found, key=lambda p: p.name)},
         )
 
     def _run(self, job: Job, name: str, placement: Placement) -> Placed | None:
@@ -161,5 +162,5 @@ def _rooms(chip: Chip, job: Job, arena: Names | None) -> tuple[Room, ...]:
         if is_sram:
             left -= room
         tier = 0 if all(chip.memory(m).kind == "tcm" for m in memory) else 1
-        found.append(Room(memory=memory, bytes=room, tier=tier, holds_code=not is_sram))
+        found.append(Room(memory=memory, bytes=room, tier=tier, is_sram=is_sram))
     return tuple(found)

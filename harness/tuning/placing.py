@@ -3,7 +3,9 @@
 A layer's weights, and each generated function, are items. Items of different layers are tried together, as many
 as fit, in each tier of memories that are equally fast: what a layer gains is its item's. The items that gain
 most fill the memories, the fastest first, once for each place of the arena. These choices and the rules'
-own are run whole; the fastest is taken.
+own are run whole. The fastest is taken; where SRAM is to be saved, the one with the fewest bytes of copies in SRAM
+among those that take at most MOST_SLOWER times its cycles, and no more than the default: as `balanced` chooses
+arenas.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 
 from harness.chips import Names
 from harness.placement import Copy, LayerUse, Placement, whole
+from tinyengine.schedule import MOST_SLOWER, SLOWEST_BALANCED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +24,13 @@ class Room:
 
     Args:
         tier: memories of one tier are equally fast; 0 is the fastest.
+        is_sram: where arenas could lie as well; it holds no code.
     """
 
     memory: Names
     bytes: int
     tier: int
-    holds_code: bool
+    is_sram: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,7 @@ class Choice:
         for room in self.rooms:
             inside = self.taken.setdefault(room.memory, [])
             free = room.bytes - sum(i.size_bytes for i in inside)
-            if room.tier == tier and item.size_bytes <= free and (room.holds_code or not item.is_code):
+            if room.tier == tier and item.size_bytes <= free and not (room.is_sram and item.is_code):
                 inside.append(item)
                 return True
         return False
@@ -155,6 +159,24 @@ def _filled(order: Iterable[Gain], rooms: tuple[Room, ...]) -> tuple[int, Choice
     return cycles, chosen
 
 
+def lean(chosen: Choice, measured: Iterable[Gain], bare_cycles: int) -> Choice:
+    """The same with less in SRAM: what gains least a byte goes, as far as SLOWEST_BALANCED allows.
+
+    Args:
+        bare_cycles: of the network with nothing copied.
+    """
+    by = {(g.item, g.tier): g for g in measured}
+    inside = [(r, by[item, r.tier]) for r in chosen.rooms for item in chosen.taken.get(r.memory, ())]
+    left = (SLOWEST_BALANCED - 1) * (bare_cycles - sum(gain.cycles for _, gain in inside))
+    leaving: set[Item] = set()
+    for gain in sorted((g for r, g in inside if r.is_sram), key=lambda g: (g.worth, g.item.symbols)):
+        if gain.cycles <= left:
+            leaving.add(gain.item)
+            left -= gain.cycles
+    kept = {memory: [i for i in found if i not in leaving] for memory, found in chosen.taken.items()}
+    return Choice(rooms=chosen.rooms, taken=kept)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
     """Cycles of one placement, and what it copies into SRAM; `name` for people."""
@@ -169,6 +191,7 @@ class Placed:
 BARE = "flash"
 DEFAULT = "default"
 _MEASURED = "measured"
+_LEAN = "lean"
 
 
 def place(
@@ -178,21 +201,26 @@ def place(
     rules: Mapping[str, Placement],
     run: Callable[[str, Placement], Placed | None],
     observe: Callable[[int, int], None],
+    *,
+    saves_sram: bool,
 ) -> tuple[Placed, ...]:
-    """What was run whole, the fastest first: the rules' placements and the measured ones.
+    """What was run whole, the best first: the rules' placements and the measured ones.
 
     Args:
         rooms: for each place of the arena; None is the first that fits.
         rules: placements by name, `default` among them.
         run: the network placed so; None where it failed.
         observe: told how many of how many trials are done.
+        saves_sram: copies into SRAM are to be worth their bytes.
     """
     found: list[Placed] = []
+    asked: set[Placement] = set()
     measured: dict[tuple[Item, int], Gain] = {}
     wanted = items(uses, sizes)
     choices = dict(rules)
     for arena, free in rooms.items():
         plain = Placement(arena=arena)
+        asked.add(plain)
         bare = run(DEFAULT if rules.get(DEFAULT) == plain else _name(BARE, arena), plain)
         if bare is None and not found:
             return ()  # a board that fails is not worth more attempts
@@ -209,14 +237,27 @@ def place(
             tried = run("trial", group.placement(arena))
             if tried is not None:
                 measured |= {(g.item, tier): g for g in gains(group, tier, bare.layers, tried.layers)}
-        choices[_name(_MEASURED, arena)] = fill(measured.values(), free).placement(arena)
-    before = {p.placement for p in found}
+        filled = fill(measured.values(), free)
+        choices[_name(_MEASURED, arena)] = filled.placement(arena)
+        if saves_sram:
+            choices[_name(_LEAN, arena)] = lean(filled, measured.values(), bare.cycles).placement(arena)
     for name, placement in choices.items():
-        if placement not in before and (one := run(name, placement)) is not None:
+        if placement not in asked and (one := run(name, placement)) is not None:
             found.append(one)
-        before.add(placement)
-    # Another must be faster to win: the default needs no record.
-    return tuple(sorted(found, key=lambda p: (p.cycles, p.name != DEFAULT, p.sram_bytes)))
+        asked.add(placement)
+    return ranked(found, saves_sram=saves_sram)
+
+
+def ranked(found: Sequence[Placed], *, saves_sram: bool) -> tuple[Placed, ...]:
+    """The best first. Another must be better than the default to come before it: the default needs no record."""
+    slowest = (MOST_SLOWER if saves_sram else 1.0) * min((p.cycles for p in found), default=0)
+    slowest = min([slowest, *(p.cycles for p in found if p.name == DEFAULT)])
+
+    def order(one: Placed) -> tuple[float, ...]:
+        price = one.sram_bytes if saves_sram else 0
+        return (one.cycles > slowest, price, one.cycles, one.name != DEFAULT, one.sram_bytes)
+
+    return tuple(sorted(found, key=order))
 
 
 def _name(kind: str, arena: Names | None) -> str:

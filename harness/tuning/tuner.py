@@ -29,14 +29,12 @@ from tinyengine.errors import PlanError
 from tinyengine.ir import Graph
 from tinyengine.kernels.patches import PatchParameters
 from tinyengine.measured import tile_name, way_name
-from tinyengine.schedule import BYTE_PRICE, Optimize, Options, ScheduledStep
+from tinyengine.schedule import BYTE_PRICE, MOST_SLOWER, Optimize, Options, ScheduledStep
 from tinyengine.sheet import Sample, can_be_sampled
 
 DEFAULT_SLACK = 0.25
 LARGER_ARENAS = (1.5, 2.5, 1e9)
 """Times the default's arena, within which `balanced` looks for networks that the chip's memory makes faster."""
-MOST_SLOWER = 1.05
-"""Cycles that `balanced` gives for memory, relative to the fastest network."""
 _ROUNDS = 6
 """Searches until one picks nothing unmeasured."""
 

@@ -180,8 +180,8 @@ SIZES = {"t0": 100, "t1": 40, "t2": 10, "f": 64, "g": 30, "big": 900}
 
 def rooms(itcm: int, sram: int = 0) -> tuple[Room, ...]:
     return (
-        Room(memory=("itcm",), bytes=itcm, tier=0, holds_code=True),
-        Room(memory=("sram1",), bytes=sram, tier=1, holds_code=False),
+        Room(memory=("itcm",), bytes=itcm, tier=0, is_sram=False),
+        Room(memory=("sram1",), bytes=sram, tier=1, is_sram=True),
     )
 
 
@@ -216,13 +216,20 @@ class MadeUpBoard:
         for symbol in (s for copy in placement.copies for s in copy.symbols):
             for layer, cycles in self.saved.get(symbol, {}).items():
                 layers[layer] -= cycles
+        in_sram = [s for copy in placement.copies if copy.memory != ("itcm",) for s in copy.symbols]
         return placing.Placed(
-            name=name, placement=placement, cycles=sum(layers), layers=tuple(layers), sram_bytes=0
+            name=name,
+            placement=placement,
+            cycles=sum(layers),
+            layers=tuple(layers),
+            sram_bytes=sum(SIZES[s] for s in in_sram),
         )
 
-    def place(self, free: dict[Names | None, tuple[Room, ...]]) -> tuple[placing.Placed, ...]:
+    def place(
+        self, free: dict[Names | None, tuple[Room, ...]], *, saves_sram: bool = False
+    ) -> tuple[placing.Placed, ...]:
         rules = {"default": Placement(copies=(Copy(memory=("itcm",), symbols=("t0",)),))}
-        return placing.place(USES, SIZES, free, rules, self.run, lambda *_: None)
+        return placing.place(USES, SIZES, free, rules, self.run, lambda *_: None, saves_sram=saves_sram)
 
 
 def test_fast_memory_takes_what_gains_most_a_byte() -> None:
@@ -247,6 +254,35 @@ def test_small_things_do_not_take_the_room_of_a_large_one_that_gains_more() -> N
     assert {i.symbols for i in placing.fill([small, large, tiny], rooms(64)).items} == {("small",), ("tiny",)}
 
 
+def test_sram_is_given_for_cycles_that_are_worth_it_only() -> None:
+    board = MadeUpBoard()
+    board.saved["big"] = {2: 80}
+    free: dict[Names | None, tuple[Room, ...]] = {None: rooms(70, 2000)}
+    fast, saving = board.place(free)[0], board.place(free, saves_sram=True)[0]
+    assert (fast.name, fast.cycles, fast.sram_bytes) == ("measured", 2220, 1000)
+    assert (saving.name, saving.cycles, saving.sram_bytes) == ("lean", 2300, 100), "big's 80 cycles are below 4 %"
+    board.saved["big"] = {2: 400}
+    dear = board.place(free, saves_sram=True)[0]
+    assert (dear.cycles, dear.sram_bytes) == (1900, 1000), "what costs more than 5 % stays"
+
+
+def test_sram_is_saved_by_what_was_run_and_never_slower_than_the_default() -> None:
+    def best(*runs: tuple[str, int, int], saves_sram: bool = True) -> str:
+        found = [
+            placing.Placed(name=name, placement=Placement(), cycles=cycles, layers=(), sram_bytes=size)
+            for name, cycles, size in runs
+        ]
+        return placing.ranked(found, saves_sram=saves_sram)[0].name
+
+    default, fast = ("default", 1049, 0), ("measured", 1000, 900)
+    assert best(default, fast) == "default"
+    assert best(default, fast, saves_sram=False) == "measured"
+    assert best(("default", 1060, 0), fast, ("lean", 1050, 500)) == "lean"
+    assert best(("default", 1060, 0), fast, ("lean", 1051, 500)) == "measured"
+    assert best(("default", 1020, 400), fast, ("lean", 1030, 0)) == "default"
+    assert best(default, fast, ("lean", 1010, 0)) == "lean"
+
+
 def test_weights_that_code_leaves_no_room_go_to_slower_memory() -> None:
     found = MadeUpBoard().place({None: rooms(100, 2000)})[0].placement
     assert {c.memory[0]: set(c.symbols) for c in found.copies} == {"itcm": {"f"}, "sram1": {"t0", "big"}}
@@ -268,7 +304,8 @@ def test_a_rule_that_is_as_good_needs_no_record() -> None:
 
 
 def test_a_board_that_fails_places_nothing() -> None:
-    assert placing.place(USES, SIZES, {None: rooms(200)}, {}, lambda *_: None, lambda *_: None) == ()
+    free: dict[Names | None, tuple[Room, ...]] = {None: rooms(200)}
+    assert placing.place(USES, SIZES, free, {}, lambda *_: None, lambda *_: None, saves_sram=True) == ()
 
 
 def test_layers_that_share_a_value_share_the_input() -> None:
