@@ -140,8 +140,11 @@ def command(
         save=None if save is None else evidence.prepare(save),
         tunings=tunings(tuning, sources),
     )
+    screen = console(stderr=True)
+    if tuning and (line := untuned(request)) is not None:
+        screen.print(line, soft_wrap=True)
     with Store.open(results, now=time.time) as store:
-        result = run(request, store=store, fresh=fresh, screen=console(stderr=True))
+        result = run(request, store=store, fresh=fresh, screen=screen)
     if json is not None:
         write_json(row.bench_document(result.rows), json)
     _show(result, layers=layers, screen=console(stderr=json == "-"))
@@ -154,6 +157,21 @@ def command(
         )
     if not all_ok(result.rows, wanted=len(request.models) * len(request.boards)):
         raise typer.Exit(1)
+
+
+def untuned(request: Request) -> str | None:
+    """One line about the rows that no tuning record is for; None where each has one."""
+    options = request.options
+    if options.kernels is not Kernels.AUTO:
+        return f"--kernels {options.kernels.value} takes no tuning records: there is nothing to choose from"
+    pairs = [(m, b) for m in request.models for b in request.boards]
+    missing = [f"{m.name} on {b.name}" for m, b in pairs if request.options_for(m, b).tuning is None]
+    if not missing:
+        return None
+    return (
+        f"no tuning record ({options.requant.value}, memory {options.memory.value}) for {', '.join(missing)}: "
+        "measured as without --tuning; `tinyrack tune MODEL --board NAME` makes one"
+    )
 
 
 def run(request: Request, *, store: Store, fresh: bool, screen: Console) -> Result:
