@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests.benchmarks.bench_rows import CHECKOUT, NotMeasured
 from tests.benchmarks.figures import Better, Figure, figure
@@ -151,17 +151,20 @@ def table(name: str, found: Sequence[Outcome]) -> str:
         f"each training sample shown {study.budget.shown} times, {len({o.seed for o in found})} seeds; "
         "int8 top-1 in percent, mean and 95 % interval",
         "",
-        "| engine | scaled MbV2 | TinyNAS |",
-        "|---|---|---|",
+        "| memory of | scaled MbV2 | TinyNAS, its search paid for | the network it found, trained alone |",
+        "|---|---|---|---|",
     ]
     for engine in engines:
         own = [o for o in found if o.engine == engine]
         cells = []
-        for share, words in (("scaled_int8", "scaled"), ("searched_int8", "space")):
+        for share, words in (("scaled_int8", "scaled"), ("searched_int8", "space"), ("alone_int8", "space")):
             values = [v for o in own if (v := getattr(o, share)) is not None]
             names = ", ".join(sorted({getattr(o, words) for o in own if getattr(o, words)}))
             cells.append(f"{interval(values)} ({names})" if names else "nothing fits")
-        lines.append(f"| {engine} | {cells[0]} | {cells[1]} |")
+        lines.append(f"| {engine} | {' | '.join(cells)} |")
+    lines += ["", "| gain in points, seed by seed | mean and 95 % interval |", "|---|---|"]
+    for words, more, less in _GAINS:
+        lines.append(f"| {words} | {interval(_gains(found, more, less))} |")
     lines += ["", "| figure 13: best on the judging half, generation | evolution | random |", "|---|---|---|"]
     for engine in engines:
         curves = [o.curve for o in found if o.engine == engine and o.curve is not None]
@@ -175,26 +178,55 @@ def table(name: str, found: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def _gain(name: str) -> Figure:
+class _Cell(NamedTuple):
+    cmsis: bool
+    share: str
+
+
+_GAINS = (
+    ("both, over scaled networks on CMSIS-NN", _Cell(False, "searched_int8"), _Cell(True, "scaled_int8")),
+    ("both, the network trained alone, over the same", _Cell(False, "alone_int8"), _Cell(True, "scaled_int8")),
+    ("the engine, scaled networks", _Cell(False, "scaled_int8"), _Cell(True, "scaled_int8")),
+    ("the engine, searched networks", _Cell(False, "searched_int8"), _Cell(True, "searched_int8")),
+    ("the search, CMSIS-NN", _Cell(True, "searched_int8"), _Cell(True, "scaled_int8")),
+    ("the search, TinyEngine", _Cell(False, "searched_int8"), _Cell(False, "scaled_int8")),
+    ("the network trained alone, TinyEngine", _Cell(False, "alone_int8"), _Cell(False, "scaled_int8")),
+)  # fmt: skip
+"""What is compared, on the same samples."""
+
+
+def _gains(found: Sequence[Outcome], more: _Cell, less: _Cell) -> list[float]:
+    """Of each seed that has both."""
+    shares = {(o.seed, _Cell(o.engine == "cmsis-nn", name)): getattr(o, name) for o in found for name in _SHARES}
+    pairs = [(shares.get((seed, more)), shares.get((seed, less))) for seed in sorted({o.seed for o in found})]
+    return [a - b for a, b in pairs if a is not None and b is not None]
+
+
+_SHARES = ("scaled_int8", "searched_int8", "alone_int8")
+
+
+def _gain(name: str, of: str, more: _Cell, less: _Cell) -> Figure:
     @figure(
-        f"quadrants_{name}_tinyengine_tinynas_minus_cmsis_mbv2",
+        f"quadrants_{name}_{of}_minus_cmsis_mbv2",
         "points of int8 top-1, mean of 3 seeds",
         0.0,
         better=Better.MORE,
         slow=True,
     )
     def measure() -> float:
-        found = outcomes(name)
-        scaled = [o.scaled_int8 for o in found if o.engine == "cmsis-nn" and o.scaled_int8 is not None]
-        searched = [o.searched_int8 for o in found if o.engine != "cmsis-nn" and o.searched_int8 is not None]
-        if not scaled or not searched:
+        gains = _gains(outcomes(name), more, less)
+        if not gains:
             raise NotMeasured("nothing fits")
-        return 100 * (mean(searched) - mean(scaled))
+        return 100 * mean(gains)
 
     return measure
 
 
-GAINS = [_gain(name) for name in ("digits", "fsdd", "cifar")]
+GAINS = [
+    _gain(name, of, more, less)
+    for name in ("digits", "fsdd", "cifar")
+    for of, (_, more, less) in zip(("tinyengine_tinynas", "tinyengine_tinynas_alone"), _GAINS[:2], strict=True)
+]
 
 if __name__ == "__main__":
     chosen = [int(s) for s in sys.argv[2].split(",")] if len(sys.argv) > 2 else list(SEEDS)
