@@ -10,14 +10,12 @@ from statistics import fmean
 
 from tests.benchmarks.bench_rows import CHECKOUT, MODELS
 from tests.benchmarks.figures import Figure, figure
-from tests.tinyengine.corebuild import CoreBatch
+from tests.tinyengine.corebuild import TARGETS, CoreBatch
 from tests.tinyengine.random_graphs import random_inputs
 from tinyengine.compile import CompileOptions, compile_graph
 from tinyengine.importers import tflite
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.catalogue import Target
 
-_TARGET = {Core.M4: Target.M4, Core.M7: Target.M7}
 _WHOLE_PERCENT, _STEPS_PERCENT = 2.0, 4.0
 
 
@@ -25,7 +23,7 @@ _WHOLE_PERCENT, _STEPS_PERCENT = 2.0, 4.0
 def _steps(model: str, core: Core) -> tuple[tuple[float, int], ...]:
     """Estimated and modelled cycles of each step."""
     data = (CHECKOUT.parent / "shared" / "models" / MODELS[model]).read_bytes()
-    compiled = compile_graph(tflite.load(data, name=model), CompileOptions(target=_TARGET[core]))
+    compiled = compile_graph(tflite.load(data, name=model), CompileOptions(target=TARGETS[core]))
     found = CoreBatch([compiled], core).run(0, random_inputs(compiled.graph, 0)).layer_cycles
     estimates = [s.price.cycles if s.price is not None else 0.0 for s in compiled.schedule.steps]
     return tuple(zip(estimates, found, strict=True))

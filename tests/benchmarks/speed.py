@@ -10,7 +10,7 @@ from functools import cache
 
 from tests.benchmarks.bench_rows import CHECKOUT, MODELS, NotMeasured
 from tests.benchmarks.figures import Figure, figure
-from tests.tinyengine.corebuild import CoreBatch
+from tests.tinyengine.corebuild import TARGETS, CoreBatch
 from tests.tinyengine.random_graphs import random_inputs
 from tinyengine import reference
 from tinyengine.compile import CompileOptions, compile_graph
@@ -27,7 +27,6 @@ _TARGETS_MCYC = {
 }
 _FOLDED_TARGETS_MCYC = {Core.M4: {"vww": 5.2}, Core.M7: {"vww": 3.1}}
 FLASH_TARGETS_BYTES = {"vww": 272_108, "ic": 106_068, "kws": 56_752, "ad": 281_732, "mcunet_vww": 490_000}
-_TARGET = {Core.M4: Target.M4, Core.M7: Target.M7}
 
 
 @cache
@@ -39,7 +38,7 @@ def _graph(model: str) -> Graph:
 @cache
 def _mcyc(model: str, core: Core, requant: Requant, folded: bool) -> float:
     graph = _graph(model)
-    options = CompileOptions(requant=requant, target=_TARGET[core], fold_constants=folded)
+    options = CompileOptions(requant=requant, target=TARGETS[core], fold_constants=folded)
     batch = CoreBatch([compile_graph(graph, options)], core)
     inputs = random_inputs(graph, 0)
     found = batch.run(0, inputs)

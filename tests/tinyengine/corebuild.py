@@ -32,7 +32,9 @@ from tests.tinyengine.call_watch import CallWatch
 from tests.tinyengine.hostbuild import WARNINGS, cache_dir, parse_outputs, write
 from tinyengine.compile import Compiled
 from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.catalogue import Target
 
+TARGETS = {Core.M4: Target.M4, Core.M7: Target.M7}
 _CODE, _DATA, _STACK, _RETURN = 0x08000000, 0x20000000, 0x30000000, 0x0BFFFF00
 _CODE_BYTES, _DATA_BYTES, _STACK_BYTES = 1 << 26, 1 << 22, 1 << 14
 _ARENA = _DATA + 0x1010

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.tinyengine.corebuild import CoreBatch
+from tests.tinyengine.equality import assert_equal_to_reference
 from tests.tinyengine.qemubuild import MACHINES, QemuBatch
 from tests.tinyengine.random_graphs import random_graph, random_inputs
-from tests.tinyengine.test_dsp_networks import Layers, hand_picked
-from tests.tinyengine.test_vector_networks import assert_equal_to_reference
+from tests.tinyengine.single_layers import Layers, hand_picked
 from tinyengine.compile import Compiled, CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant
 from tinyengine.importers import tflite
@@ -75,8 +75,8 @@ def test_a_register_that_c_saves_too_is_seen() -> None:
 def test_generated_kernels_keep_the_rules(target: Target) -> None:
     """What the M55's kernels keep is seen wherever they are tested: on QEMU."""
     graphs = [g for _, g in hand_picked()][1::3]
-    assert_equal_to_reference(graphs, [Requant.EXACT], seeds=(3,), optimize=Optimize.LATENCY, target=target)
-    assert_equal_to_reference(graphs[::2], [Requant.SINGLE], seeds=(3,), target=target)
+    assert_equal_to_reference(graphs, [Requant.EXACT], target, seeds=(3,), optimize=Optimize.LATENCY)
+    assert_equal_to_reference(graphs[::2], [Requant.SINGLE], target, seeds=(3,))
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_generated_kernels_keep_the_rules(target: Target) -> None:
 @pytest.mark.parametrize("optimize", Optimize)
 def test_all_generated_kernels_keep_the_rules(target: Target, optimize: Optimize) -> None:
     graphs = [*(g for _, g in hand_picked()), *map(random_graph, range(700, 730))]
-    assert_equal_to_reference(graphs, list(Requant), optimize=optimize, target=target)
+    assert_equal_to_reference(graphs, list(Requant), target, optimize=optimize)
 
 
 @pytest.mark.slow
@@ -96,4 +96,4 @@ def test_real_models_keep_the_rules_in_every_configuration(
 ) -> None:
     files = sorted((shared_dir / "models").glob("*.tflite"))
     graphs = [tflite.load(f.read_bytes(), name=f.stem) for f in files]
-    assert_equal_to_reference(graphs, [mode], seeds=(3,), optimize=optimize, target=target)
+    assert_equal_to_reference(graphs, [mode], target, seeds=(3,), optimize=optimize)

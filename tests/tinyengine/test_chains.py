@@ -7,9 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.tinyengine.corebuild import CoreBatch
+from tests.tinyengine.corebuild import TARGETS, CoreBatch
+from tests.tinyengine.equality import MOST_STACK_BYTES
 from tests.tinyengine.random_graphs import Builder, f32, random_inputs
-from tests.tinyengine.test_dsp_networks import MOST_STACK_BYTES, TARGETS, Layers
+from tests.tinyengine.single_layers import Layers
 from tinyengine import reference
 from tinyengine.compile import Compiled, CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant

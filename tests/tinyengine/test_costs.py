@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tinyengine.corebuild import CoreBatch
+from tests.tinyengine.corebuild import TARGETS, CoreBatch
 from tests.tinyengine.random_graphs import random_inputs
 from tinyengine import costs, zoo
 from tinyengine.compile import Compiled, CompileOptions, compile_graph, lowered_graphs
@@ -15,11 +15,9 @@ from tinyengine.fixedpoint import Requant
 from tinyengine.importers import tflite
 from tinyengine.ir import Graph
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.catalogue import Target
 from tinyengine.schedule import Options
 from tinyengine.ways import parts
 
-CORES = {Core.M4: Target.M4, Core.M7: Target.M7}
 MODELS = (
     "mlperf_vww_96_int8",
     "mlperf_pretrainedResnet_quant",
@@ -32,7 +30,7 @@ MODELS = (
 @pytest.mark.parametrize("core", list(Core))
 @pytest.mark.parametrize("requant", list(Requant))
 def test_the_table_knows_every_count_of_a_network(core: Core, requant: Requant) -> None:
-    options = CompileOptions(target=CORES[core], requant=requant)
+    options = CompileOptions(target=TARGETS[core], requant=requant)
     graph = lowered_graphs(zoo.load("ds-cnn"), options)[0][0]
     table = costs.of_core(options.target.value)
     ways = [w for group in Options(graph, requant=requant, target=options.target).ways for w in group]
@@ -48,7 +46,7 @@ def test_the_table_knows_every_count_of_a_network(core: Core, requant: Requant) 
 
 @pytest.mark.parametrize("core", list(Core))
 def test_a_price_is_the_sum_of_its_parts(core: Core) -> None:
-    options = CompileOptions(target=CORES[core])
+    options = CompileOptions(target=TARGETS[core])
     graph = lowered_graphs(zoo.load("ds-cnn"), options)[0][0]
     table = costs.of_core(options.target.value)
     for group in Options(graph, requant=Requant.EXACT, target=options.target).ways:
@@ -70,7 +68,7 @@ def test_a_variant_without_an_entry_costs_what_its_plain_form_does() -> None:
 
 def compared(graph: Graph, core: Core) -> tuple[Compiled, list[tuple[str, float, int]]]:
     """Kernel, estimate and measured cycles of each step."""
-    compiled = compile_graph(graph, CompileOptions(target=CORES[core]))
+    compiled = compile_graph(graph, CompileOptions(target=TARGETS[core]))
     run = CoreBatch([compiled], core).run(0, random_inputs(compiled.graph, 0))
     rows = []
     for step, cycles in zip(compiled.schedule.steps, run.layer_cycles, strict=True):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.tinyengine import extremes
+from tests.tinyengine.equality import assert_equal_to_reference
 from tests.tinyengine.hostbuild import Flavour
 from tests.tinyengine.qemubuild import MACHINES
 from tests.tinyengine.test_generated_c import assert_equal_to_reference as assert_host_equals_reference
-from tests.tinyengine.test_vector_networks import assert_equal_to_reference
 from tinyengine import lowering
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D
@@ -33,7 +33,7 @@ def test_the_host_equals_the_reference() -> None:
 
 @pytest.mark.parametrize("target", MACHINES)
 def test_cores_equal_the_reference(target: Target) -> None:
-    models = assert_equal_to_reference(QUICK, list(Requant), target=target)
+    models = assert_equal_to_reference(QUICK, list(Requant), target)
     fast = sum(not layer.kernel.endswith("__c") for m in models for layer in m.layers)
     assert fast >= len(models), "too many layers fell to portable C to say anything"
 
@@ -48,4 +48,4 @@ def test_the_host_equals_the_reference_everywhere(start: int) -> None:
 @pytest.mark.parametrize("target", MACHINES)
 @pytest.mark.parametrize("optimize", Optimize)
 def test_cores_equal_the_reference_everywhere(target: Target, optimize: Optimize) -> None:
-    assert_equal_to_reference(GRAPHS, list(Requant), target=target, optimize=optimize)
+    assert_equal_to_reference(GRAPHS, list(Requant), target, optimize=optimize)

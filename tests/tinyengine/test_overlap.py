@@ -13,7 +13,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from tests.tinyengine.hostbuild import Flavour, HostBatch
 from tests.tinyengine.random_graphs import Builder, graphs, random_inputs
-from tests.tinyengine.test_dsp_networks import hand_picked
+from tests.tinyengine.single_layers import hand_picked
 from tinyengine import reference
 from tinyengine.compile import CompileOptions, compile_graph
 from tinyengine.errors import PlanError

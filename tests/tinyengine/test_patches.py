@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tinyengine.corebuild import CoreBatch
+from tests.tinyengine.corebuild import TARGETS, CoreBatch
 from tests.tinyengine.hostbuild import Flavour, HostBatch
 from tests.tinyengine.random_graphs import Builder, random_inputs
 from tests.tinyengine.test_chains import inverted_residuals, residual_stages
-from tests.tinyengine.test_dsp_networks import TARGETS
 from tests.tinyengine.test_generated_c import compare
 from tinyengine import reference
 from tinyengine.compile import Compiled, CompileOptions, compile_graph

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tinyengine.corebuild import CoreBatch
+from tests.tinyengine.corebuild import TARGETS, CoreBatch
 from tests.tinyengine.random_graphs import random_inputs
 from tinyengine import reference, zoo
 from tinyengine.compile import Compiled, CompileOptions, compile_graph, lowered_graphs
@@ -20,8 +20,6 @@ from tinyengine.kernels.catalogue import Target
 from tinyengine.measured import Measured, way_name
 from tinyengine.schedule import Optimize, Options
 from tinyengine.sheet import Sample, can_be_sampled, sheet
-
-CORES = {Core.M4: Target.M4, Core.M7: Target.M7}
 
 
 def every_way(graph: Graph, options: CompileOptions) -> dict[str, Sample]:
@@ -51,7 +49,7 @@ def assert_bit_exact(samples: Sequence[Sample], options: CompileOptions, core: C
 
 @pytest.mark.parametrize("core", list(Core))
 def test_ways_of_a_keyword_network_are_bit_exact(core: Core) -> None:
-    options = CompileOptions(target=CORES[core])
+    options = CompileOptions(target=TARGETS[core])
     samples = list(every_way(zoo.load("ds-cnn"), options).values())
     assert len(samples) > 60
     # A quarter a core keeps the test quick; which quarter differs.
@@ -73,7 +71,7 @@ def test_ways_of_a_keyword_network_are_bit_exact(core: Core) -> None:
 )
 def test_every_way_of_a_real_model_is_bit_exact(name: str, requant: Requant, core: Core, shared_dir: Path) -> None:
     graph = tflite.load((shared_dir / "models" / f"{name}.tflite").read_bytes(), name=name)
-    options = CompileOptions(target=CORES[core], requant=requant)
+    options = CompileOptions(target=TARGETS[core], requant=requant)
     samples = list(every_way(graph, options).values())
     for start in range(0, len(samples), 40):
         assert_bit_exact(samples[start : start + 40], options, core)

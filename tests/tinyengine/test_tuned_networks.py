@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.tinyengine.corebuild import CoreBatch
+from tests.tinyengine.corebuild import TARGETS, CoreBatch
 from tests.tinyengine.random_graphs import random_graph, random_inputs
-from tests.tinyengine.test_dsp_networks import TARGETS, hand_picked
+from tests.tinyengine.single_layers import hand_picked
 from tinyengine import reference
 from tinyengine.compile import Compiled, CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant

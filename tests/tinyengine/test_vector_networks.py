@@ -3,56 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
-from tests.tinyengine.qemubuild import QemuBatch
-from tests.tinyengine.random_graphs import random_graph, random_inputs
-from tests.tinyengine.test_dsp_networks import Layers, hand_picked
-from tinyengine import reference
-from tinyengine.compile import Compiled, CompileOptions, compile_graph
+from tests.tinyengine.equality import assert_equal_to_reference
+from tests.tinyengine.random_graphs import random_graph
+from tests.tinyengine.single_layers import Layers, hand_picked
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
 from tinyengine.schedule import Optimize
 
-MOST_STACK_BYTES = 1024
-
-
-def assert_equal_to_reference(
-    graphs: Sequence[Graph],
-    modes: Sequence[Requant],
-    seeds: Sequence[int] = (0, 3),
-    optimize: Optimize = Optimize.BALANCED,
-    target: Target = Target.M55,
-) -> list[Compiled]:
-    """Compiles all graphs into one image, runs each on several inputs, compares all bytes."""
-    cases = [(g, mode) for g in graphs for mode in modes]
-    models = [
-        compile_graph(g, CompileOptions(requant=mode, target=target, optimize=optimize)) for g, mode in cases
-    ]
-    requests = [(i, random_inputs(g, seed)) for i, (g, _) in enumerate(cases) for seed in seeds]
-    for (index, inputs), run in zip(requests, QemuBatch(models, target).run(requests), strict=True):
-        graph, mode = cases[index]
-        expected = reference.run(graph, inputs, requant=mode)
-        for want, got in zip(expected, run.outputs, strict=True):
-            where = f"{graph.name} {mode.value}: {[layer.kernel for layer in models[index].layers]}"
-            assert want.tobytes() == got.tobytes(), where
-        assert run.stack_bytes < MOST_STACK_BYTES
-    return models
-
 
 def test_layers_around_every_tile_equal_the_reference() -> None:
     graphs = [g for _, g in hand_picked()]
-    models = assert_equal_to_reference(graphs, [Requant.EXACT], optimize=Optimize.LATENCY)
+    models = assert_equal_to_reference(graphs, [Requant.EXACT], Target.M55, optimize=Optimize.LATENCY)
     used = Counter(m.schedule.steps[0].spec.template for m in models)
     for family, least in (("convolution", 40), ("depthwise", 15), ("dense", 7), ("add", 3)):
         assert used[f"mve/{family}.c.j2"] >= least, used
 
 
 def test_layers_rounded_once_equal_the_reference() -> None:
-    assert_equal_to_reference([g for _, g in hand_picked()][1::2], [Requant.SINGLE], seeds=(3,))
+    assert_equal_to_reference([g for _, g in hand_picked()][1::2], [Requant.SINGLE], Target.M55, seeds=(3,))
 
 
 def odd_shapes() -> Iterator[Graph]:
@@ -89,26 +62,26 @@ def odd_shapes() -> Iterator[Graph]:
 
 
 def test_odd_shapes_equal_the_reference() -> None:
-    models = assert_equal_to_reference(list(odd_shapes())[::2], [Requant.EXACT], seeds=(3,))
+    models = assert_equal_to_reference(list(odd_shapes())[::2], [Requant.EXACT], Target.M55, seeds=(3,))
     assert sum("__mve" in layer.kernel for m in models for layer in m.layers) > 0.9 * len(models)
 
 
 @pytest.mark.slow
 def test_all_odd_shapes_equal_the_reference() -> None:
-    assert_equal_to_reference(list(odd_shapes()), list(Requant))
+    assert_equal_to_reference(list(odd_shapes()), list(Requant), Target.M55)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimize", Optimize)
 def test_every_preference_equals_the_reference(optimize: Optimize) -> None:
-    assert_equal_to_reference([g for _, g in hand_picked()], list(Requant), optimize=optimize)
+    assert_equal_to_reference([g for _, g in hand_picked()], list(Requant), Target.M55, optimize=optimize)
 
 
 def test_random_networks_equal_the_reference() -> None:
-    assert_equal_to_reference([random_graph(seed) for seed in range(700, 712)], list(Requant))
+    assert_equal_to_reference([random_graph(seed) for seed in range(700, 712)], list(Requant), Target.M55)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(1000, 1400, 50))
 def test_many_random_networks_equal_the_reference(start: int) -> None:
-    assert_equal_to_reference([random_graph(s) for s in range(start, start + 50)], list(Requant))
+    assert_equal_to_reference([random_graph(s) for s in range(start, start + 50)], list(Requant), Target.M55)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.tinyengine.hostbuild import Flavour, HostBatch
 from tests.tinyengine.random_graphs import random_graph, random_inputs
-from tests.tinyengine.test_dsp_networks import hand_picked
+from tests.tinyengine.single_layers import hand_picked
 from tinyengine import reference
 from tinyengine.compile import Compiled, CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant
