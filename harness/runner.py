@@ -142,7 +142,7 @@ class Runner:
         options = job.options
         with self._timed("hello", attempt, stage):
             hello = device.hello(self._rng.getrandbits(63))
-            attempt.row = facts.hello_facts(attempt.row, hello, hello.boot)
+            attempt.row = facts.hello_facts(attempt.row, hello)
             warning = checks.check_hello(hello, chip=load_chip(job.board.chip), image=image, board=job.board)
             if warning:
                 attempt.row = facts.warned(attempt.row, warning)

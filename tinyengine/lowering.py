@@ -41,8 +41,6 @@ from tinyengine.ir import (
 
 SOFTMAX_INTEGER_BITS = 5
 """exp() of softmax reads Q5.26."""
-SOFTMAX_ACCUMULATION_BITS = 12
-"""The sum of exponentials is Q12.19: up to 4,095 classes."""
 LOGISTIC_INTEGER_BITS = 4
 """logistic() reads Q4.27."""
 ADD_LEFT_SHIFT = 20

@@ -170,7 +170,7 @@ def link_facts(row: Row, counted: Statistics) -> Row:
     )
 
 
-def hello_facts(row: Row, hello: Hello, boot: int) -> Row:
+def hello_facts(row: Row, hello: Hello) -> Row:
     """`row` with what the chip says of itself."""
     return replace(
         row,
@@ -187,7 +187,7 @@ def hello_facts(row: Row, hello: Hello, boot: int) -> Row:
             fpu=hello.fpu,
             reset_cause=hello.reset_cause,
             nonce=hello.nonce,
-            boot=boot,
+            boot=hello.boot,
         ),
     )
 

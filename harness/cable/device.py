@@ -127,15 +127,6 @@ class Device:
             early_garbage_bytes=self._early_garbage,
         )
 
-    @property
-    def boot(self) -> int:
-        """The board's boot counter as of HELLO.
-
-        Raises:
-            RuntimeError: no HELLO yet (a mistake of the caller).
-        """
-        return self._known().boot
-
     def hello(self, nonce: int) -> messages.Hello:
         """Opens a session: everything the board says from now on repeats `nonce`.
 

@@ -13,7 +13,6 @@ from typing import ClassVar
 from harness.sim.bus import Findings, RegisterFile
 
 _STARTUP_CYCLES = 64
-LSI_HZ = 32_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
