@@ -132,7 +132,7 @@ def chosen(options: Options, requant: Requant, target: Target) -> list[Sample]:
                 if chains % _LEFT_OUT == 0:
                     found.append(group[chains // _LEFT_OUT % len(group)])
             elif weights is Weights.SHORT or is_link or requant is not Requant.EXACT:
-                if is_third and (weights is not Weights.BYTES or is_link):
+                if is_third:
                     found.append(group[-1 if is_link else 0])
             elif weights is Weights.BYTES:
                 found.append(group[index % len(group)])

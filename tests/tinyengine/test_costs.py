@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.tinyengine.corebuild import TARGETS, CoreBatch
@@ -13,8 +15,11 @@ from tinyengine.compile import Compiled, CompileOptions, compile_graph, lowered_
 from tinyengine.costs import CoreCosts
 from tinyengine.fixedpoint import Requant
 from tinyengine.importers import tflite
-from tinyengine.ir import Graph
+from tinyengine.ir import Clamp, Graph
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.dsp import tiled_rows
+from tinyengine.kernels.dsp.gains import Constants
 from tinyengine.schedule import Options
 from tinyengine.ways import parts
 
@@ -64,6 +69,24 @@ def test_a_variant_without_an_entry_costs_what_its_plain_form_does() -> None:
     assert table.estimate("f", {"tap": 2}, "x") == 9
     assert table.unknown("f", ["tap", "tap.slow", "row"]) == ["tap.slow", "row"]
     assert table.estimate("g", {"anything": 5}) > 0
+
+
+def test_channels_apart_from_the_others_have_their_price() -> None:
+    plain = Epilogue(right_shift=8, sign_correction=False, clamp=Clamp(), rounding=Rounding.MIXED)
+    channels = tuple(
+        ChannelConstants(multiplier=m, addend=a, right_shift=8) for m, a in ((5, 0), (-5, 1), (5, 1), (5, 0))
+    )
+    constants = Constants(
+        gains=np.full(4, 2),
+        bias=np.zeros(4, dtype=np.int64),
+        offsets=np.zeros(4, dtype=np.int64),
+        channels=channels,
+        epilogue=plain,
+        most_sum=0,
+    )
+    assert tiled_rows.rescale_counts(100, constants) == {"rescale.mixed": 100, "rescale.apart": 25}
+    kinked = replace(constants, epilogue=replace(plain, rounding=Rounding.KINKED, kink=9))
+    assert tiled_rows.rescale_counts(100, kinked) == {"rescale.kink": 50}
 
 
 def compared(graph: Graph, core: Core) -> tuple[Compiled, list[tuple[str, float, int]]]:

@@ -1,10 +1,11 @@
-"""Helium's drivers and tables on the host, with each function's C twin in its place, under sanitizers."""
+"""Drivers and tables on the host, with each generated function's C twin in its place, under sanitizers."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -50,11 +51,17 @@ def with_twins(compiled: Compiled) -> Compiled:
     return dataclasses.replace(compiled, sources=Sources(files=files))
 
 
-def assert_twins_equal_the_reference(graphs: list[Graph], modes: list[Requant], flavour: Flavour) -> None:
-    cases = [(g, mode) for g in graphs for mode in modes]
+def assert_twins_equal_the_reference(
+    graphs: list[Graph],
+    flavour: Flavour,
+    target: Target = Target.M55,
+    optimizes: tuple[Optimize, ...] = (Optimize.LATENCY, Optimize.SRAM),
+) -> list[Compiled]:
+    """Every graph in both roundings; the modes in turn."""
+    cases = [(g, mode) for g in graphs for mode in Requant]
     models = [
-        with_twins(compile_graph(g, CompileOptions(requant=mode, target=Target.M55, optimize=optimize)))
-        for (g, mode), optimize in zip(cases, [Optimize.LATENCY, Optimize.SRAM] * len(cases), strict=False)
+        with_twins(compile_graph(g, CompileOptions(requant=mode, target=target, optimize=optimize)))
+        for (g, mode), optimize in zip(cases, cycle(optimizes))
     ]
     requests = [(i, random_inputs(g, 3)) for i, (g, _) in enumerate(cases)]
     for (index, inputs), run in zip(requests, HostBatch(models, flavour).run(requests), strict=True):
@@ -64,14 +71,24 @@ def assert_twins_equal_the_reference(graphs: list[Graph], modes: list[Requant], 
             where = f"{graph.name} {mode.value}: {[layer.kernel for layer in models[index].layers]}"
             assert np.array_equal(want, got), where
         assert run.arena_mark_bytes <= models[index].plan.arena_bytes
+    return models
 
 
 def test_layers_around_every_tile_equal_the_reference() -> None:
     picked = [g for _, g in hand_picked()]
-    assert_twins_equal_the_reference(picked[::3], list(Requant), Flavour.SANITIZED)
+    assert_twins_equal_the_reference(picked[::3], Flavour.SANITIZED)
+
+
+def test_matrix_layers_of_the_m4_equal_the_reference() -> None:
+    """Convolutions of all windows, in all forms of weights; Winograd and the other families have no twins."""
+    graphs = [g for _, g in hand_picked()][:26:2]
+    modes = (Optimize.BALANCED, Optimize.BALANCED, Optimize.FLASH)
+    models = assert_twins_equal_the_reference(graphs, Flavour.SANITIZED, Target.M4, modes)
+    used = {layer.kernel.split("s1_")[-1] for m in models for layer in m.layers}
+    assert used >= {"p2__dsp", "w8__dsp", "w8s__dsp"}
 
 
 @pytest.mark.slow
 def test_all_layers_and_networks_equal_the_reference() -> None:
     graphs = [g for _, g in hand_picked()] + [random_graph(seed) for seed in range(800, 840)]
-    assert_twins_equal_the_reference(graphs, list(Requant), Flavour.SANITIZED)
+    assert_twins_equal_the_reference(graphs, Flavour.SANITIZED)

@@ -12,14 +12,18 @@ from tinyengine.kernels.dsp import common
 
 @lru_cache(maxsize=8192)
 def layer_name(graph: Graph, node: Node, requant: Requant) -> str:
-    """A digest of operator, shapes and form of requantization; layers that differ in weights only share it."""
+    """A digest of operator, shapes and forms of requantization, with how many channels are apart from the others.
+
+    Layers that differ otherwise in weights only share it.
+    """
     tensors = [graph.tensors[t] for t in (*node.inputs, *node.outputs)]
     parts: list[object] = [node.op, requant.value, [(t.shape, t.dtype.value, t.is_constant) for t in tensors]]
     form = None
     if isinstance(node.op, Conv2D | DepthwiseConv2D | FullyConnected) and tensors[0].dtype is DType.INT8:
         form = common.weighted(graph, node, requant)
     if isinstance(form, common.Weighted):
-        parts += [form.epilogue, [w.value for w in common.weight_forms(form)], len(set(form.channels)) == 1]
+        forms = [(c.epilogue, c.floats, c.kinks) for c in (form.plain, form.gained, form.paired) if c is not None]
+        parts += [forms, [w.value for w in common.weight_forms(form)], len(set(form.channels)) == 1]
     else:
         parts += [(t.quant.scales, t.quant.zero_points) if t.quant else None for t in tensors]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -10,45 +10,13 @@ import numpy as np
 import pytest
 
 from tests.tinyengine.assembly import quantization
+from tests.tinyengine.assembly.matrix import SHAPES, pointwise
 from tests.tinyengine.assembly.quantization import QUANTIZATIONS, ROUNDINGS, Channels, Kinked, Quantization
 from tests.tinyengine.assembly.rig import Rig
 from tinyengine.kernels.assembly import resident, tile
-from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
+from tinyengine.kernels.assembly.requantize import Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.tile import MOST_PACKED_BIAS, Tile, Window
-
-
-def pointwise(
-    depth: int, channels: int, pixels: int, passes: int, epilogue: Epilogue, byte_weights: bool = False
-) -> Tile:
-    run = 2 * depth // passes
-    return Tile(
-        window=Window(offsets_bytes=tuple(range(0, run, 4)), passes=passes, step_bytes=run),
-        pixel_offsets_bytes=tuple(2 * depth * p for p in range(pixels)),
-        out_offsets_bytes=tuple(channels * p for p in range(pixels)),
-        tile_step_bytes=2 * depth * pixels,
-        out_step_bytes=channels * pixels,
-        epilogue=epilogue,
-        byte_weights=byte_weights,
-    )
-
-
-# depth, channels, pixels a tile, tiles, passes
-SHAPES = [
-    (2, 2, 1, 1, 1),
-    (2, 2, 4, 3, 1),
-    (6, 4, 3, 5, 1),
-    (8, 16, 4, 9, 1),
-    (8, 6, 2, 7, 1),
-    (14, 2, 4, 1, 1),
-    (30, 10, 3, 2, 1),
-    (32, 6, 4, 2, 1),
-    (34, 6, 4, 2, 1),
-    (64, 8, 4, 2, 2),
-    (62, 4, 1, 5, 1),
-    (128, 4, 2, 3, 4),
-    (256, 2, 4, 1, 2),
-]
 
 
 @pytest.mark.parametrize("core", Core)

@@ -9,25 +9,13 @@ import numpy as np
 import pytest
 
 from tests.tinyengine.assembly import quantization
-from tests.tinyengine.assembly.quantization import QUANTIZATIONS, Channels
+from tests.tinyengine.assembly.matrix import MOST_SUM, gained, in_order, interleaved
+from tests.tinyengine.assembly.quantization import QUANTIZATIONS
 from tests.tinyengine.assembly.rig import Rig
 from tinyengine.kernels.assembly import twin
-from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
+from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.twin import Twin
-
-ORDER = [0, 2, 1, 3]
-MOST_SUM = 1 << 22
-
-
-def in_order(x: np.ndarray) -> np.ndarray:
-    """The last axis as `interleave` writes it."""
-    return x.reshape(*x.shape[:-1], -1, 4)[..., ORDER].reshape(x.shape)
-
-
-def interleaved(x: np.ndarray) -> np.ndarray:
-    """(pixels, depth) to (pixels / 2, depth) halfwords: 256 * second + unsigned first."""
-    return in_order(256 * x[1::2].astype(np.int64) + x[0::2] + 128).astype(np.int16)
 
 
 @pytest.mark.parametrize("core", Core)
@@ -53,16 +41,6 @@ def test_interleaving_pairs_every_value_and_writes_nothing_else(core: Core, tmp_
 EPILOGUE = Epilogue(right_shift=7, sign_correction=False, clamp=QUANTIZATIONS[0].clamp, rounding=Rounding.ONCE)
 # depth, channels, tiles
 SHAPES = [(4, 2, 1), (8, 6, 3), (20, 4, 2), (60, 10, 2), (64, 4, 9), (128, 2, 3), (136, 4, 2), (256, 2, 2)]
-
-
-def gained(made: Channels, gains: np.ndarray) -> list[ChannelConstants]:
-    """Constants under which a sum of 2^(k + 1) times the accumulator truncates to what two roundings give."""
-    found = []
-    for c, gain in zip(made.constants, gains.tolist(), strict=True):
-        spare = gain.bit_length() - 2
-        addend = (c.addend << spare) + (1 << (spare - 1))
-        found.append(replace(c, addend=addend, right_shift=c.right_shift + spare))
-    return found
 
 
 @pytest.mark.parametrize("is_raw", [False, True])

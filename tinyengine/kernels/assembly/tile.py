@@ -32,29 +32,35 @@ from tinyengine.kernels.assembly.requantize import (
     ChannelConstants,
     Epilogue,
     Pair,
-    Rounding,
     choose_kink,
-    clamp,
     kinked_name,
-    rescale,
-    saturate,
 )
 from tinyengine.kernels.assembly.scheduler import Core
+from tinyengine.kernels.assembly.tile_epilogue import (
+    OUT,
+    PACKED,
+    W0,
+    W1,
+    X0,
+    X1,
+    X_END,
+    TileEpilogue,
+    branches,
+    compare,
+    load_kinks,
+)
 
 _FIRST: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
 _SECOND: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
-_W0, _W1, _X0, _X1 = "r10", "r11", "r12", "lr"
-# Loop state in FP registers.
-_OUT, _X_BASE, _X_END, _BLOCKS, _OUT_BASE, _SEGMENT_END = "s0", "s1", "s2", "s3", "s4", "s5"
-# Where tiles branch, the carry says from a pair's start to its end that a channel has a kink or is in float32.
+# Loop state in FP registers, beside the epilogue's.
+_X_BASE, _BLOCKS, _OUT_BASE, _SEGMENT_END = "s1", "s3", "s4", "s5"
 
 Words: TypeAlias = NDArray[np.uint32]
 
 BIAS_WORDS = 2
-_PACKED_SHIFTS = 10
+PACKED_SHIFTS = 10
 """Bits of two right shifts, below the first bias."""
 MOST_PACKED_BIAS = 1 << 21
-_PACKED = "s6"
 _MOST_LOOP_WORDS = 16
 """Longest window whose code is short enough to be there once for each kind of pair."""
 REGION_INSTRUCTIONS = 330
@@ -194,7 +200,7 @@ def pack(
         if tile.byte_weights:
             biases = np.array([bias[c], 256 * bias[c + 1] + bias[c]])
             if tile.packed_point is not None:
-                biases[0] = bias[c] << _PACKED_SHIFTS | a.right_shift << 5 | b.right_shift
+                biases[0] = bias[c] << PACKED_SHIFTS | a.right_shift << 5 | b.right_shift
                 tail = [a.multiplier, b.multiplier]
             blocks += [biases.astype(np.int32).view(np.uint32), words[c // 2]]
         else:
@@ -226,10 +232,10 @@ def _body(e: Emitter, name: str, tile: Tile) -> None:
     e.alu("lsr r5, r3, #16", "r5", "r3", comment="channel pairs")
     e.constant("r6", tile.tile_step_bytes)
     e.multiply("mla", "r4", "r4", "r6", "r0", comment="x after the last tile")
-    e.to_fp(_X_END, "r4")
+    e.to_fp(X_END, "r4")
     e.to_fp(_BLOCKS, "r5")
     e.label(f".L{name}_pair", align=False)
-    e.to_fp(_OUT, "r2")
+    e.to_fp(OUT, "r2")
     tail_bytes = 4 * BIAS_WORDS + tile.weight_bytes
     if tile.epilogue.is_mixed:
         e.add_immediate("r10", "r1", tail_bytes)
@@ -238,7 +244,7 @@ def _body(e: Emitter, name: str, tile: Tile) -> None:
         e.alu("orr r11, r11, r12", "r11", "r11", "r12")
         e.fixed("lsls r11, r11, #1", "carry: a channel is rounded in float32")
     if tile.epilogue.is_kinked:
-        _load_kinks(e, tail_bytes)
+        load_kinks(e, tail_bytes)
         if tile.has_loops:
             choose_kink(e, name, tile.epilogue, "r10")
         else:
@@ -257,24 +263,33 @@ def _tiles(e: Emitter, name: str, tile: Tile, pair: Pair) -> None:
     """A pair's loop over a row's tiles."""
     e.label(f".L{name}_tile")
     first, second = _FIRST[: len(tile.pixel_offsets_bytes)], _SECOND[: len(tile.pixel_offsets_bytes)]
-    tail_bytes, restore_bytes = 4 * BIAS_WORDS + tile.weight_bytes, 0
-    if tile.window.passes > 1:
+    tail_bytes = 4 * BIAS_WORDS + tile.weight_bytes
+    is_looped = tile.window.passes > 1
+    epilogue = TileEpilogue(
+        e=e,
+        name=name,
+        tile=tile,
+        first=first,
+        second=second,
+        tail_bytes=0 if is_looped else tail_bytes,
+        restore_bytes=tail_bytes if is_looped else 0,
+    )
+    if is_looped:
         _looped_window(e, name, tile, first, second)
-        tail_bytes, restore_bytes = 0, tail_bytes
         with e.scheduled():
-            _epilogue(e, name, tile, first, second, pair, tail_bytes=tail_bytes, restore_bytes=restore_bytes)
+            epilogue.emit(pair)
     else:
         regions = _regions(tile)
         for start, last in regions:
             with e.scheduled():
                 _steps(e, tile, first, second, start, last, fresh=start == 0)
                 if (start, last) == regions[-1]:
-                    _epilogue(e, name, tile, first, second, pair, tail_bytes=tail_bytes, restore_bytes=0)
-    if _branches(tile):
+                    epilogue.emit(pair)
+    if branches(tile):
         with e.out_of_line():
             e.label(f".L{name}_other")
-            _other_epilogue(e, name, tile, first, second, tail_bytes=tail_bytes, restore_bytes=restore_bytes)
-    _next_tile(e, name, tile)
+            epilogue.emit_others()
+    epilogue.next_tile()
 
 
 def _looped_window(
@@ -282,10 +297,10 @@ def _looped_window(
 ) -> None:
     """The window as a loop: biases go to the accumulators first, both pointers advance a pass."""
     end = tile.weight_bytes + 4 * BIAS_WORDS
-    e.add_immediate(_W0, "r1", end, "end of the pair's weights")
+    e.add_immediate(W0, "r1", end, "end of the pair's weights")
     e.ldr(first[0], "r1", 0, "bias")
     e.ldr(second[0], "r1", 4)
-    e.to_fp(_SEGMENT_END, _W0)
+    e.to_fp(_SEGMENT_END, W0)
     _unpack_bias(e, tile, first[0])
     for a, b in zip(first[1:], second[1:], strict=True):
         e.alu(f"mov {a}, {first[0]}", a, first[0])
@@ -297,10 +312,10 @@ def _looped_window(
         with e.scheduled():
             _steps(e, tile, first, second, start, last, fresh=False, table_bytes=0)
             if last == words:
-                e.from_fp(_W0, _SEGMENT_END)
+                e.from_fp(W0, _SEGMENT_END)
                 e.add_immediate("r1", "r1", tile.step_bytes * words, "next weights")
                 e.add_immediate("r0", "r0", tile.window.step_bytes, "next run of activations")
-    e.fixed(f"{_compare(tile)} r1, {_W0}")
+    e.fixed(f"{compare(tile)} r1, {W0}")
     e.fixed(f"bne .L{name}_run")
 
 
@@ -332,17 +347,17 @@ def _steps(
     for step in range(start, last):
         new = fresh and step == start
         bias0, bias1 = (first[-1], second[-1]) if new else ("", "")
-        first_weights, second_weights = (_W1, _W0) if tile.byte_weights else (_W0, _W1)
-        e.ldr(_W0, "r1", table_bytes + tile.step_bytes * step, f"weights {2 * step}, {2 * step + 1}")
+        first_weights, second_weights = (W1, W0) if tile.byte_weights else (W0, W1)
+        e.ldr(W0, "r1", table_bytes + tile.step_bytes * step, f"weights {2 * step}, {2 * step + 1}")
         if not tile.byte_weights:
-            e.ldr(_W1, "r1", table_bytes + 8 * step + 4)
+            e.ldr(W1, "r1", table_bytes + 8 * step + 4)
         for pixel in range(0, len(first), 2):
             pair = range(pixel, min(pixel + 2, len(first)))
-            for p, x in zip(pair, (_X0, _X1), strict=False):
+            for p, x in zip(pair, (X0, X1), strict=False):
                 e.ldr(x, "r0", tile.pixel_offsets_bytes[p] + tile.window.offsets_bytes[step])
             if tile.byte_weights and pixel == 0:
-                e.dsp(f"sxtb16 {_W1}, {_W0}", _W1, _W0, comment="first channel's")
-            for p, x in zip(pair, (_X0, _X1), strict=False):
+                e.dsp(f"sxtb16 {W1}, {W0}", W1, W0, comment="first channel's")
+            for p, x in zip(pair, (X0, X1), strict=False):
                 e.multiply("smlad", first[p], first_weights, x, bias0 or first[p])
                 e.multiply("smlad", second[p], second_weights, x, bias1 or second[p])
 
@@ -350,164 +365,8 @@ def _steps(
 def _unpack_bias(e: Emitter, tile: Tile, bias: Register) -> None:
     """Leaves the right shifts for the epilogue."""
     if tile.packed_point is not None:
-        e.to_fp(_PACKED, bias, "with both right shifts")
-        e.alu(f"asr {bias}, {bias}, #{_PACKED_SHIFTS}", bias, bias)
-
-
-def _compare(tile: Tile) -> str:
-    """For equality; TEQ leaves the carry alone."""
-    return "teq" if _branches(tile) else "cmp"
-
-
-def _branches(tile: Tile) -> bool:
-    """Whether tiles look which form their pair takes."""
-    return tile.epilogue.is_mixed or (tile.epilogue.is_kinked and not tile.has_loops)
-
-
-def _load_kinks(e: Emitter, tail_bytes: int) -> None:
-    """1 for a first and 2 for a second channel with a kink, together, to r10."""
-    if tail_bytes + 4 > MOST_LOAD_OFFSET_BYTES:
-        e.add_immediate("r10", "r1", tail_bytes)
-        e.ldr("r10", "r10", 4, "which channels have a kink")
-    else:
-        e.ldr("r10", "r1", tail_bytes + 4, "which channels have a kink")
-
-
-def _epilogue(
-    e: Emitter,
-    name: str,
-    tile: Tile,
-    first: Sequence[Register],
-    second: Sequence[Register],
-    pair: Pair,
-    *,
-    tail_bytes: int,
-    restore_bytes: int,
-) -> None:
-    """Requantize, clamp, store, advance; leaves the end of the row in r10 for the loop's compare."""
-    if tile.byte_weights:
-        _separate(e, first, second)
-    if _branches(tile):
-        e.branch_out("cs", f".L{name}_other", *first, *second, "r0", "r1", _OUT, comment="float32 or a kink")
-    for channel, accumulators in enumerate((first, second)):
-        if tile.packed_point is None:
-            _requantize(e, tile.epilogue.of_pair(pair)[channel], accumulators, tail_bytes, channel)
-        else:
-            _requantize_packed(e, tile.epilogue, tile.packed_point, accumulators, tail_bytes, channel)
-    _store(e, tile, first, second, restore_bytes=restore_bytes)
-
-
-def _requantize_packed(
-    e: Emitter, form: Epilogue, point: int, accumulators: Sequence[Register], tail_bytes: int, channel: int
-) -> None:
-    """As `_requantize`, the addend made of the shift: 2^(e-1) + point 2^e; float32 has neither."""
-    m, c, spare, shift = _W0, _W1, _X0, _X1
-    if form.rounding is Rounding.FLOAT:
-        e.constant(c, point)
-        e.ldr(m, "r1", tail_bytes + 4 * channel, "scale")
-        rescale(e, form, accumulators, m, c, spare)
-        for a in accumulators:
-            saturate(e, form, a)
-        return
-    e.from_fp(shift, _PACKED)
-    if channel == 0:
-        e.dsp(f"ubfx {shift}, {shift}, #5, #5", shift, shift, comment="right shift")
-    else:
-        e.alu(f"and {shift}, {shift}, #31", shift, shift, comment="right shift")
-    e.constant(c, 2 * point + 1)
-    e.ldr(m, "r1", tail_bytes + 4 * channel, "multiplier")
-    e.alu(f"lsl {c}, {c}, {shift}", c, c, shift)
-    e.alu(f"asr {c}, {c}, #1", c, c, comment="rounding and zero point")
-    rescale(e, form, accumulators, m, c, spare)
-    for a in accumulators:
-        e.alu(f"asr {a}, {a}, {shift}", a, a, shift)
-        saturate(e, form, a)
-
-
-def _separate(e: Emitter, first: Sequence[Register], second: Sequence[Register]) -> None:
-    """Sums over shared halfwords become two channels' doubled accumulators."""
-    for a, b in zip(first, second, strict=True):
-        e.alu(f"sub {b}, {b}, {a}", b, b, a, comment="256 * second channel")
-    for a, b in zip(first, second, strict=True):
-        e.alu(f"asr {b}, {b}, #7", b, b, comment="doubled")
-        e.alu(f"lsl {a}, {a}, #1", a, a)
-
-
-def _other_epilogue(
-    e: Emitter,
-    name: str,
-    tile: Tile,
-    first: Sequence[Register],
-    second: Sequence[Register],
-    *,
-    tail_bytes: int,
-    restore_bytes: int,
-) -> None:
-    """The epilogue of a pair with a channel in float32 or with a kink, once a case."""
-    form = tile.epilogue
-    cases = form.kinked_pairs if form.is_kinked else ((True, False), (False, True), (True, True))
-    for n, pair in enumerate(cases):
-        e.label(f".L{name}_other{n}", align=False)
-        if n < len(cases) - 1:
-            if form.is_kinked:
-                _load_kinks(e, tail_bytes)
-                e.fixed(f"cmp r10, #{pair[0] | pair[1] << 1}")
-                e.fixed(f"bne .L{name}_other{n + 1}")
-            else:
-                e.ldr(_W0, "r1", tail_bytes + 8 * (1 - n), "the other channel's multiplier")
-                e.fixed(f"cmp {_W0}, #0")
-                e.fixed(f"blt .L{name}_other{n + 1}")
-        with e.scheduled():
-            for channel, accumulators in enumerate((first, second)):
-                _requantize(e, form.of_pair(pair)[channel], accumulators, tail_bytes, channel)
-            _store(e, tile, first, second, restore_bytes=restore_bytes)
-        e.fixed("cmp r0, r0", "sets the carry again")
-        _next_tile(e, name, tile)
-        e.fixed(f"b .L{name}_next")
-
-
-def _requantize(
-    e: Emitter, form: Epilogue, accumulators: Sequence[Register], tail_bytes: int, channel: int
-) -> None:
-    """Doubled accumulators of one channel to int8, not clamped."""
-    m, c, spare = _W0, _W1, _X0
-    e.ldr(m, "r1", tail_bytes + 8 * channel, "multiplier")
-    if form.has_addend:
-        e.ldr(c, "r1", tail_bytes + 8 * channel + 4, "rounding and zero point")
-    rescale(e, form, accumulators, m, c, spare)
-    if form.right_shift is None:
-        e.ldr(m, "r1", tail_bytes + 16 + 4 * channel, "right shift")
-    for a in accumulators:
-        if form.right_shift is None:
-            e.alu(f"asr {a}, {a}, {m}", a, a, m)
-        saturate(e, form, a)
-
-
-def _store(
-    e: Emitter, tile: Tile, first: Sequence[Register], second: Sequence[Register], *, restore_bytes: int
-) -> None:
-    """Clamp, store, advance."""
-    form = tile.epilogue
-    for a in (*first, *second):
-        clamp(e, form, a)
-    e.from_fp(_X0, _OUT)
-    # Two channels in one store: byte stores in a row fill the M7's store buffer.
-    for a, b in zip(first, second, strict=True):
-        e.dsp(f"bfi {a}, {b}, #8, #8", a, a, b)
-    for a, offset in zip(first, tile.out_offsets_bytes, strict=True):
-        e.store("strh", a, _X0, offset)
-    if restore_bytes:
-        e.add_immediate("r1", "r1", -restore_bytes, "back to the pair's biases")
-    walked = tile.window.passes * tile.window.step_bytes if tile.window.passes > 1 else 0
-    e.add_immediate("r0", "r0", tile.tile_step_bytes - walked, "next tile")
-    e.add_immediate(_X0, _X0, tile.out_step_bytes)
-    e.from_fp(_W0, _X_END)
-    e.to_fp(_OUT, _X0)
-
-
-def _next_tile(e: Emitter, name: str, tile: Tile) -> None:
-    e.fixed(f"{_compare(tile)} r0, {_W0}")
-    e.fixed(f"bne .L{name}_tile")
+        e.to_fp(PACKED, bias, "with both right shifts")
+        e.alu(f"asr {bias}, {bias}, #{PACKED_SHIFTS}", bias, bias)
 
 
 def _next_pair(e: Emitter, name: str, tile: Tile) -> None:

@@ -11,7 +11,7 @@ from tinyengine import costs
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, Graph, Node
-from tinyengine.kernels.assembly import tile
+from tinyengine.kernels.assembly import plain_c, tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
@@ -160,12 +160,13 @@ def work(found: Layer, choice: Tile) -> Work:
     walk = _walk(found, band, choice.weights)
     kernel = _kernel(found, walk.row.pixels, vertical=walk.vertical, weights=choice.weights)
     rows = found.out[1] if walk.vertical else found.out[0]
+    constants = common.constants_for(found.weighted, choice.weights)
     # The kernels cannot weave in a companion channel; the driver does, far slower.
     kind = "" if found.wide_depth == found.depth else ".woven"
     counts = costs.total(
         (
             {f"widened{kind}": widened * found.row_halves, "widen_row": widened, "band": bands},
-            costs.times(rows, tiled_rows.row_counts(walk.row, kernel, found.channels, choice.weights)),
+            costs.times(rows, tiled_rows.row_counts(walk.row, kernel, constants, choice.weights)),
         )
     )
     flash = 4 * kernel.block_words * ((found.channels + 1) // 2) + common.code_bytes(kernel)
@@ -253,6 +254,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
     kh, kw = found.kernel
     for role, pixels in (("tile", walk.row.pixels), ("rest", walk.row.rest)):
         if pixels:
+            cut = _kernel(found, pixels, vertical=walk.vertical, weights=choice.weights)
             assembly.append(
                 Assembly(
                     role=role,
@@ -260,10 +262,11 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
                     prototype=common.TILE_PROTOTYPE,
                     text=tile.render(
                         PLACEHOLDER,
-                        _kernel(found, pixels, vertical=walk.vertical, weights=choice.weights),
+                        cut,
                         core,
                         f"2 channels x {pixels} pixels, window {kh}x{kw}, {found.depth} input channels",
                     ),
+                    twin=plain_c.tile(cut),
                 )
             )
     x_step, out_step = kernel.pixel_step_bytes, kernel.out_pixel_step_bytes
@@ -309,7 +312,6 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
 def _table(found: Layer, kernel: tile.Tile, form: Weights) -> tile.Words:
     """Weights in the order the window is walked; taps without a weight are zero."""
     kh, kw = found.kernel
-    constants = common.constants_for(found.weighted, form)
     weights = wide_maps.reorder(found.weighted.weights, found.order)
     if found.wide_depth != found.depth:
         weights = np.concatenate([weights, np.zeros((*weights.shape[:3], 1), dtype=np.int64)], axis=3)

@@ -110,7 +110,7 @@ def work(found: Layer, choice: Tile) -> Work:
         "product": found.rows * products * found.wide_depth,
         "output": outputs,
         "row": found.rows,
-        **tiled_rows.epilogue_counts(outputs, found.weighted.epilogue),
+        **tiled_rows.rescale_counts(outputs, found.weighted.plain),
     }
     flash = 0
     if found.blocks:

@@ -185,7 +185,7 @@ def work(found: Layer, choice: Tile) -> Work:
         f"output.s{found.stride}": outputs,
         f"tap.s{found.stride}": outputs * found.kernel[0] * found.kernel[1],
         f"row_tap.s{found.stride}": found.out[0] * found.kernel[0] * found.kernel[1],
-        **tiled_rows.epilogue_counts(outputs, kernel.epilogue),
+        **tiled_rows.rescale_counts(outputs, common.constants_for(found.weighted, choice.weights)),
     }
     if is_short:
         counts["expanded"] = _EXPANSION_CYCLES * kernel.table_words

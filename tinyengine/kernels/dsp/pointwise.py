@@ -9,7 +9,7 @@ from tinyengine import costs
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, Graph, Node, Padding
-from tinyengine.kernels.assembly import tile, twin
+from tinyengine.kernels.assembly import plain_c, tile, twin
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
@@ -109,13 +109,13 @@ def work(found: Layer, choice: Tile) -> Work:
     """Widening and tiles of every band."""
     if choice.weights is Weights.PAIRS:
         return _twin_work(found, choice)
-    bands = _bands(found, choice)
+    bands, constants = _bands(found, choice), common.constants_for(found.weighted, choice.weights)
     counts: dict[str, float] = {"widened": found.pixels * found.depth, "band": sum(n for n, _ in bands)}
     code = {}
     for count, pixels in bands:
         row = _row(found, pixels, choice.weights)
         kernel = _kernel(found, row.pixels, choice.weights)
-        one = tiled_rows.row_counts(row, kernel, found.channels, choice.weights)
+        one = tiled_rows.row_counts(row, kernel, constants, choice.weights)
         counts = costs.total((counts, costs.times(count, one)))
         code[row.pixels] = common.code_bytes(kernel)
     table = 4 * _kernel(found, 1, choice.weights).block_words * ((found.channels + 1) // 2)
@@ -187,7 +187,7 @@ def _twin(found: Layer) -> twin.Twin:
 
 def _twin_work(found: Layer, choice: Tile) -> Work:
     """Interleaving and tiles of every band."""
-    kernel = _twin(found)
+    kernel, constants = _twin(found), common.constants_for(found.weighted, choice.weights)
     pairs = (found.channels + 1) // 2
     bands = _bands(found, choice)
     counts: dict[str, float] = {"interleaved": found.pixels * found.depth, "band": sum(n for n, _ in bands)}
@@ -204,7 +204,7 @@ def _twin_work(found: Layer, choice: Tile) -> Work:
         if kernel.passes > 1:
             one["pass"] = pairs * tiles * kernel.passes
         outputs = 2 * twin.PIXELS * pairs * tiles
-        one = costs.total((one, tiled_rows.epilogue_counts(outputs, kernel.epilogue)))
+        one = costs.total((one, tiled_rows.rescale_counts(outputs, constants)))
         counts = costs.total((counts, costs.times(count, one)))
     code = 28 * found.depth // kernel.passes + 500
     return Work(counts=counts, flash_bytes=4 * kernel.block_words * pairs + code)
@@ -255,6 +255,7 @@ def _twin_plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParamete
                 text=twin.render_interleave(
                     PLACEHOLDER, kernel, core, f"pairs of pixels of {found.depth} channels"
                 ),
+                twin=plain_c.interleave(kernel),
             ),
             Assembly(
                 role="tile",
@@ -266,6 +267,7 @@ def _twin_plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParamete
                     core,
                     f"2 channels x 4 pixels in pairs, {found.depth} to {found.channels} channels",
                 ),
+                twin=plain_c.twin(kernel),
             ),
         ),
         table=twin.pack(
@@ -300,6 +302,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
                 core,
                 f"2 channels x {row.pixels} pixels, {found.depth} to {found.channels} channels",
             ),
+            twin=plain_c.tile(kernel),
         )
         parts.append(
             Band(

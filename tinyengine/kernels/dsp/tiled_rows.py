@@ -9,6 +9,7 @@ from tinyengine.kernels.assembly import resident
 from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.tile import Tile
+from tinyengine.kernels.dsp.gains import Constants
 from tinyengine.kernels.tiling import Weights
 
 # Cycles a step of two input channels takes on the M4 with this many pixels a tile: decides how rows are cut.
@@ -48,9 +49,9 @@ def row_of_tiles(length: int) -> Row:
     return min(options, key=lambda r: r.cycles)
 
 
-def row_counts(row: Row, kernel: Tile, channels: int, form: Weights) -> dict[str, float]:
+def row_counts(row: Row, kernel: Tile, constants: Constants, form: Weights) -> dict[str, float]:
     """The calls that compute a row: steps of two input channels and tiles by pixels, outputs by their epilogue."""
-    window, pairs = kernel.window, (channels + 1) // 2
+    window, pairs = kernel.window, (len(constants.channels) + 1) // 2
     calls = 2 if row.overlap or row.rest else 1
     # On cores that do without this form the table has the plain entries only.
     in_fp = resident.suits(kernel, Core.M4)
@@ -71,7 +72,18 @@ def row_counts(row: Row, kernel: Tile, channels: int, form: Weights) -> dict[str
             }
             found = costs.total((found, {name: count for name, count in some.items() if count}))
             outputs += 2 * pairs * tiles * pixels
-    return costs.total((found, epilogue_counts(outputs, kernel.epilogue)))
+    return costs.total((found, rescale_counts(outputs, constants)))
+
+
+def rescale_counts(outputs: float, constants: Constants) -> dict[str, float]:
+    """What outputs of all channels take beyond the shortest requantization; some channels may take more."""
+    form, share = constants.epilogue, outputs / len(constants.channels)
+    found = epilogue_counts(outputs, form)
+    if form.is_mixed:
+        found["rescale.apart"] = share * constants.floats
+    if form.is_kinked:
+        found["rescale.kink"] = share * constants.kinks
+    return found
 
 
 def epilogue_counts(outputs: float, form: Epilogue) -> dict[str, float]:

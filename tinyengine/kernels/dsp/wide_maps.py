@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyengine.kernels.assembly import widen
+from tinyengine.kernels.assembly import plain_c, widen
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly
@@ -37,6 +37,7 @@ def widen_assembly(order: Order, core: Core) -> Assembly:
         label=f"widen_{order.name.lower()}",
         prototype=WIDEN_PROTOTYPE,
         text=widen.render_widen(PLACEHOLDER, order, core, comment),
+        twin=plain_c.widen(order),
     )
 
 

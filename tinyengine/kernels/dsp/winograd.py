@@ -114,7 +114,7 @@ def work(found: Layer, choice: Tile) -> Work:
         "transformed": groups * found.depth,
         "pair": pairs,
         "product": pairs * found.depth,
-        **tiled_rows.epilogue_counts(2 * pairs * _ROWS * _COLUMNS, found.weighted.epilogue),
+        **tiled_rows.rescale_counts(2 * pairs * _ROWS * _COLUMNS, found.weighted.plain),
     }
     return Work(
         counts=costs.times(found.batch, counts),
