@@ -25,8 +25,8 @@ from elftools.elf.elffile import ELFFile
 from filelock import FileLock, Timeout
 
 from harness import digests, image, paths
-from harness.boards import ClockSource, hse_problem
-from harness.chips import Chip, UartPins
+from harness.boards import DEFAULT_BAUD, Board, ClockSource, hse_problem
+from harness.chips import Chip, UartPins, load_chip
 from harness.errors import ArenaOverflow, BuildFailed, ConfigError
 from harness.image import Image, Region
 from harness.layout import (
@@ -88,6 +88,36 @@ class BuildPlan:
     baud: int
     toolchain: Toolchain
     placement: Placement = PLAIN
+
+    @classmethod
+    def of_board(
+        cls, board: Board, sources: Sources, *, toolchain: Toolchain, placement: Placement = PLAIN
+    ) -> BuildPlan:
+        """For a board as it is wired."""
+        return cls(
+            sources=sources,
+            chip=load_chip(board.chip),
+            uart=board.uart,
+            clock_source=board.clock_source,
+            baud=board.baud,
+            toolchain=toolchain,
+            placement=placement,
+        )
+
+    @classmethod
+    def of_chip(
+        cls, chip: Chip, sources: Sources, *, toolchain: Toolchain, placement: Placement = PLAIN
+    ) -> BuildPlan:
+        """For a chip's own UART and oscillator, whatever board it is on."""
+        return cls(
+            sources=sources,
+            chip=chip,
+            uart=chip.uart,
+            clock_source=ClockSource(),
+            baud=DEFAULT_BAUD,
+            toolchain=toolchain,
+            placement=placement,
+        )
 
     def digest(self) -> str:
         """SHA-256 over all of it, the firmware's own files included; the image carries it and HELLO repeats it."""

@@ -100,14 +100,10 @@ class Runner:
         attempt.row = facts.image_facts(attempt.row, image, is_measured=job.has_measured_placement)
         with self._opened(job.board) as (probe, link):
             with self._timed("flash", attempt, stage):
-                limit_s = self._deadlines.flash_s + image.flash_bytes / deadlines.FLASH_BYTES_PER_S
+                limit_s = self._deadlines.flash_limit_s(image.flash_bytes)
                 report = probe.flash(image.elf, timeout_s=limit_s)
             attempt.row = facts.flash_facts(attempt.row, report)
-            if not report.verified:
-                raise FlashFailed(
-                    job.board.name, "verify", "the image was not read back", "flash again",
-                    fault_class=FaultClass.FLASH_WRITE,
-                )  # fmt: skip
+            checks.check_flash(report, board=job.board)
             if report.seconds > limit_s / 2:
                 attempt.row = facts.troubled(attempt.row, FaultClass.PROBE_SLOW)
             with self._timed("start", attempt, stage):
@@ -203,15 +199,8 @@ class Runner:
     def _plan(self, job: Job) -> BuildPlan:
         if self._toolchain is None:
             self._toolchain = find_toolchain()
-        return BuildPlan(
-            sources=job.model.compiled.sources,
-            chip=load_chip(job.board.chip),
-            uart=job.board.uart,
-            clock_source=job.board.clock_source,
-            baud=job.board.baud,
-            toolchain=self._toolchain,
-            placement=job.placement,
-        )
+        sources = job.model.compiled.sources
+        return BuildPlan.of_board(job.board, sources, toolchain=self._toolchain, placement=job.placement)
 
     @contextmanager
     def _timed(self, name: str, attempt: _Attempt, stage: Callable[[str], None]) -> Iterator[None]:

@@ -9,10 +9,11 @@ from dataclasses import replace
 from harness import stats
 from harness.attempt.facts import warned
 from harness.boards import Board
+from harness.cable.interfaces import FlashReport
 from harness.cable.messages import ClockStatus, Hello, MemoryReport
 from harness.chips import Chip
 from harness.diagnosis import ADVICE
-from harness.errors import FaultClass, Outcome, WrongImage
+from harness.errors import FaultClass, FlashFailed, Outcome, WrongImage
 from harness.image import Image
 from harness.job import sha256
 from harness.row import Row
@@ -42,6 +43,18 @@ def check_clock(cycles: int, clock_hz: int, seconds: float, *, board: Board) -> 
             f"{clock_hz / 1e6:g} MHz",
             f"about {cycles / seconds / 1e6:.3g} MHz",
             fault_class=FaultClass.WRONG_CLOCK,
+        )
+
+
+def check_flash(report: FlashReport, *, board: Board) -> None:
+    """Whether the image was read back as it was written.
+
+    Raises:
+        FlashFailed: it was not.
+    """
+    if not report.verified:
+        raise FlashFailed(
+            board.name, "verify", "the image was not read back", "flash again", fault_class=FaultClass.FLASH_WRITE
         )
 
 

@@ -34,6 +34,10 @@ class Deadlines:
     run_s: float = 10.0
     talk: Timing = field(default_factory=Timing)
 
+    def flash_limit_s(self, image_bytes: int) -> float:
+        """Until an image must have been written and read back."""
+        return self.flash_s + image_bytes / FLASH_BYTES_PER_S
+
 
 def inference_limit_s(job: Job) -> float:
     """What one inference may take at most, from the model's size and the board's speed."""

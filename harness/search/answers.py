@@ -18,14 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import paths, rack
-from harness.attempt.checks import check_hello
-from harness.attempt.deadlines import FLASH_BYTES_PER_S, Deadlines, inference_limit_s
+from harness.attempt.checks import check_flash, check_hello
+from harness.attempt.deadlines import Deadlines, inference_limit_s
 from harness.boards import Board
 from harness.build import BuildPlan, build
 from harness.cable.device import Device
 from harness.cable.messages import Hello
-from harness.chips import load_chip
-from harness.errors import FaultClass, FlashFailed
 from harness.image import Image
 from harness.job import Job, from_blob, to_blob
 from harness.placement import PLAIN, Placement
@@ -104,36 +102,18 @@ def conversation(
     Raises:
         HarnessError: the image cannot be built, or the board is at fault. Interrupted: `stop` was set.
     """
-    chip = load_chip(board.chip)
-    image = build(
-        BuildPlan(
-            sources=sources,
-            chip=chip,
-            uart=board.uart,
-            clock_source=board.clock_source,
-            baud=board.baud,
-            toolchain=find_toolchain(),
-            placement=placement,
-        ),
-        cache_dir=paths.cache_dir(),
-    )
+    plan = BuildPlan.of_board(board, sources, toolchain=find_toolchain(), placement=placement)
+    image = build(plan, cache_dir=paths.cache_dir())
     with (
         rack.lease(board, timeout_s=LEASE_WAIT_S, clock=clock, stop=stop),
         closing(hardware.probe(board)) as probe,
         closing(hardware.link(board)) as link,
     ):
-        report = probe.flash(image.elf, timeout_s=limits.flash_s + image.flash_bytes / FLASH_BYTES_PER_S)
-        if not report.verified:
-            raise FlashFailed(
-                board.name,
-                "verify",
-                "the image was not read back",
-                "flash again",
-                fault_class=FaultClass.FLASH_WRITE,
-            )
+        report = probe.flash(image.elf, timeout_s=limits.flash_limit_s(image.flash_bytes))
+        check_flash(report, board=board)
         link.discard_input()
         probe.reset_and_run(timeout_s=limits.reset_s)
         device = Device(link, board=board.name, clock=clock, timing=limits.talk)
         hello = device.hello(rng.getrandbits(63))
-        check_hello(hello, chip=chip, image=image, board=board)
+        check_hello(hello, chip=plan.chip, image=image, board=board)
         yield Conversation(device=device, hello=hello, image=image)

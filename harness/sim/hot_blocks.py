@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from harness import paths
-from harness.boards import DEFAULT_BAUD, ClockSource
 from harness.build import BuildPlan, build
 from harness.chips import EmulatedCore, load_chip
 from harness.job import Kernels
@@ -80,18 +79,9 @@ def hottest(core: EmulatedCore, model: str, *, count: int = _BLOCKS) -> tuple[Ho
     chip, toolchain = load_chip(_CHIPS[core]), find_toolchain()
     graph = zoo.load(model.removeprefix("zoo:"))
     compiled = compile_graph(graph, CompileOptions(target=Kernels.AUTO.target(core)))
-    image = build(
-        BuildPlan(
-            sources=compiled.sources,
-            chip=chip,
-            uart=chip.uart,
-            clock_source=ClockSource(),
-            baud=DEFAULT_BAUD,
-            toolchain=toolchain,
-            placement=placed(Rule.DEFAULT, chip, compiled),
-        ),
-        cache_dir=paths.cache_dir(),
-    )
+    placement = placed(Rule.DEFAULT, chip, compiled)
+    plan = BuildPlan.of_chip(chip, compiled.sources, toolchain=toolchain, placement=placement)
+    image = build(plan, cache_dir=paths.cache_dir())
     with BareMachine(image.elf, core=core) as machine:
         values = np.random.default_rng(0).integers(0, 256, compiled.plan.arena_bytes, dtype=np.uint8)
         return price(

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from harness.boards import load_boards
 from harness.build import BuildPlan, build
-from harness.chips import load_chip
 from harness.toolchain import find_toolchain
 from nas import network
 from nas.judge import FLASH_BYTE_CYCLES, Need, RealPlan
@@ -106,19 +105,9 @@ def _shipped() -> tuple[_Judged, ...]:
         options = Options(graph, requant=Requant.EXACT, target=Target.M7)
         arranged = best(options, Preferences(optimize=Optimize.SRAM), FLASH_BYTE_CYCLES)
         scheduled, plan = given(graph, arranged.ways, requant=Requant.EXACT)
-        chip = load_chip(board.chip)
+        sources = codegen.generate(graph, scheduled, plan, options="as the judge assumes")
         with tempfile.TemporaryDirectory() as folder:
-            image = build(
-                BuildPlan(
-                    sources=codegen.generate(graph, scheduled, plan, options="as the judge assumes"),
-                    chip=chip,
-                    uart=board.uart,
-                    clock_source=board.clock_source,
-                    baud=board.baud,
-                    toolchain=find_toolchain(),
-                ),
-                cache_dir=Path(folder),
-            )
+            image = build(BuildPlan.of_board(board, sources, toolchain=find_toolchain()), cache_dir=Path(folder))
         shipped = Need(sram_bytes=arranged.plan.arena_bytes, flash_bytes=image.model_flash_bytes)
         found.append(_Judged(judge.need(asked), shipped))
     return tuple(found)

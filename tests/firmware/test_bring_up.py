@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,15 +45,8 @@ def image(
         toolchain = find_toolchain()
     except MissingTool as e:
         pytest.skip(f"NO CROSS COMPILER: {e}")
-    plan = BuildPlan(
-        sources=sources or tiny_sources(),
-        chip=chip,
-        uart=uart or chip.uart,
-        clock_source=clock or ClockSource(),
-        baud=921_600,
-        toolchain=toolchain,
-    )
-    return build(plan, cache_dir=cache)
+    plan = BuildPlan.of_chip(chip, sources or tiny_sources(), toolchain=toolchain)
+    return build(replace(plan, uart=uart or plan.uart, clock_source=clock or plan.clock_source), cache_dir=cache)
 
 
 def talk(link: InProcessLink) -> Device:

@@ -45,15 +45,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(toolchain: Toolchain, chip: str = "stm32f746", sources: Sources | None = None) -> BuildPlan:
-    part = load_chip(chip)
-    return BuildPlan(
-        sources=sources or tiny_sources(),
-        chip=part,
-        uart=part.uart,
-        clock_source=ClockSource(),
-        baud=921_600,
-        toolchain=toolchain,
-    )
+    return BuildPlan.of_chip(load_chip(chip), sources or tiny_sources(), toolchain=toolchain)
 
 
 def symbols(image: Image) -> dict[str, int]:

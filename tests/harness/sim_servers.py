@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from harness import chips
-from harness.boards import Board, ClockSource, LinkConfig, ProbeConfig, UartPins
+from harness.boards import Board, LinkConfig, ProbeConfig, UartPins
 from harness.build import BuildPlan, build
 from harness.errors import MissingTool
 from harness.image import Image
@@ -62,9 +63,5 @@ def tiny_image(chip_name: str, cache: Path, *, extra: str = "", baud: int = 921_
         toolchain = find_toolchain()
     except MissingTool as e:
         pytest.skip(f"TOOLCHAIN ABSENT: {e}")
-    chip = chips.load_chip(chip_name)
-    plan = BuildPlan(
-        sources=tiny_sources(extra=extra), chip=chip, uart=chip.uart, clock_source=ClockSource(), baud=baud,
-        toolchain=toolchain,
-    )  # fmt: skip
-    return build(plan, cache_dir=cache)
+    plan = BuildPlan.of_chip(chips.load_chip(chip_name), tiny_sources(extra=extra), toolchain=toolchain)
+    return build(replace(plan, baud=baud), cache_dir=cache)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from harness import chips, host, paths
-from harness.boards import ClockSource
 from harness.build import BuildPlan, build
 from harness.cli.main import main
 from harness.errors import BoardTimeout, ConfigError, MissingTool
@@ -40,10 +39,7 @@ def image(chip_name: str) -> Path:
     except MissingTool as e:
         pytest.skip(f"TOOLCHAIN ABSENT: {e}")
     compiled = compile_graph(zoo.load("ds-cnn"), CompileOptions(target=Kernels.AUTO.target(chip.core)))
-    plan = BuildPlan(
-        sources=compiled.sources, chip=chip, uart=chip.uart, clock_source=ClockSource(), baud=921_600,
-        toolchain=toolchain,
-    )  # fmt: skip
+    plan = BuildPlan.of_chip(chip, compiled.sources, toolchain=toolchain)
     return build(plan, cache_dir=paths.cache_dir()).elf
 
 

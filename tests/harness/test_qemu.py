@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from harness import chips, paths, row
-from harness.boards import Board, ClockSource, load_boards
+from harness.boards import Board, load_boards
 from harness.build import BuildPlan, build
 from harness.cable.device import Device
 from harness.cable.serial_link import SerialLink
@@ -106,10 +106,7 @@ def test_a_board_hears_what_is_said_while_it_still_starts(machine: str) -> None:
 
 
 def _image(model: PreparedModel, chip: chips.Chip) -> Image:
-    plan = BuildPlan(
-        sources=model.compiled.sources, chip=chip, uart=chip.uart, clock_source=ClockSource(), baud=921_600,
-        toolchain=find_toolchain(),
-    )  # fmt: skip
+    plan = BuildPlan.of_chip(chip, model.compiled.sources, toolchain=find_toolchain())
     return build(plan, cache_dir=paths.cache_dir())
 
 

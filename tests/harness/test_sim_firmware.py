@@ -137,11 +137,8 @@ def _long_image(chip_name: str, cache: Path) -> Image:
                 "    te_reverse(arena);\n}\n"
             )
         files.append(SourceFile(name=file.name, text=text))
-    chip = chips.load_chip(chip_name)
-    plan = BuildPlan(
-        sources=Sources(files=tuple(files)), chip=chip, uart=chip.uart, clock_source=ClockSource(), baud=921_600,
-        toolchain=find_toolchain(),
-    )  # fmt: skip
+    sources = Sources(files=tuple(files))
+    plan = BuildPlan.of_chip(chips.load_chip(chip_name), sources, toolchain=find_toolchain())
     return build(plan, cache_dir=cache)
 
 
@@ -193,11 +190,8 @@ def test_a_fault_in_the_model_arrives_as_a_crash_record(cache: Path) -> None:
     for file in tiny_sources().files:
         text = file.text.replace("uint32_t sum = 0;", "uint32_t sum = *(volatile uint32_t *)0x60000000u;")
         files.append(SourceFile(name=file.name, text=text))
-    facts = chips.load_chip(chip)
-    plan = BuildPlan(
-        sources=Sources(files=tuple(files)), chip=facts, uart=facts.uart, clock_source=ClockSource(), baud=921_600,
-        toolchain=find_toolchain(),
-    )  # fmt: skip
+    sources = Sources(files=tuple(files))
+    plan = BuildPlan.of_chip(chips.load_chip(chip), sources, toolchain=find_toolchain())
     with running(name, chip, build(plan, cache_dir=cache)) as device:
         device.hello(5)
         device.load_input(INPUT)

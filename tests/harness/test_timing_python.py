@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.boards import DEFAULT_BAUD, ClockSource
 from harness.build import BuildPlan, build
 from harness.chips import load_chip
 from harness.errors import MissingTool
@@ -66,15 +65,8 @@ def _run(elf: Path, chip_name: str, memory: MemoryModel, core: Any, arena_bytes:
 def test_a_network_has_the_same_cycles_misses_and_stalls(chip_name: str, kernels: Kernels, tmp_path: Path) -> None:
     chip = load_chip(chip_name)
     compiled = compile_graph(zoo.load("ad-autoencoder"), CompileOptions(target=kernels.target(chip.core)))
-    plan = BuildPlan(
-        sources=compiled.sources,
-        chip=chip,
-        uart=chip.uart,
-        clock_source=ClockSource(),
-        baud=DEFAULT_BAUD,
-        toolchain=find_toolchain(),
-        placement=placed(Rule.DEFAULT, chip, compiled),
-    )
+    placement = placed(Rule.DEFAULT, chip, compiled)
+    plan = BuildPlan.of_chip(chip, compiled.sources, toolchain=find_toolchain(), placement=placement)
     elf = build(plan, cache_dir=tmp_path).elf
     for memory in (IDEAL, chip_memory(chip)):
         expected = _run(elf, chip_name, memory, NativeCore, compiled.plan.arena_bytes)
