@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -36,21 +35,6 @@ class Evidence:
 def folder_name(row: Row) -> str:
     """`model__board`, fit for any file system."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{row.model}__{row.board}")
-
-
-def prepare(folder: Path) -> Path:
-    """The folder, made and absolute: better refused before anything is measured than after.
-
-    Raises:
-        ConfigError: it cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot be created: {error.strerror}", file=str(folder), field="--save") from error
-    if not os.access(folder, os.W_OK):
-        raise ConfigError("cannot be written", file=str(folder), field="--save")
-    return folder.absolute()
 
 
 def save(folder: Path, row: Row, evidence: Evidence) -> None:

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from harness import evidence, host, row
+from harness import evidence, folder, host, row
 from harness.boards import load_boards, with_faults
 from harness.cli import compiling, view
 from harness.cli.compiling import (
@@ -137,7 +137,7 @@ def command(
             placement=placement,
         ),
         given=None if input_file is None else read_input(input_file),
-        save=None if save is None else evidence.prepare(save),
+        save=None if save is None else folder.made(save, option="--save"),
         tunings=tunings(tuning, sources),
     )
     screen = console(stderr=True)

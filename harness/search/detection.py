@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness import folder
 from harness.boards import Board
 from harness.chips import load_chip
 from harness.job import Job, JobOptions, prepare
@@ -115,6 +116,7 @@ def run(request: Request, *, store: Store, tell: Callable[[str], None]) -> Detec
 
 def _run(request: Request, store: Store, tell: Callable[[str], None], begun: float) -> Detected:
     device = pick_device(request.device)
+    out = None if request.out is None else folder.made(request.out)
     space = Space(skeleton=_SKELETON, resolution=request.side, width_percent=request.width_percent)
     arch = space.extreme(largest=False) if request.arch is None else Arch.decode(request.arch)
     space.refuse_foreign(arch)
@@ -141,7 +143,7 @@ def _run(request: Request, store: Store, tell: Callable[[str], None], begun: flo
         shapes,
         recipe,
         device=device,
-        checkpoint=None if request.out is None else request.out / "detector.pt",
+        checkpoint=None if out is None else out / "detector.pt",
         tell=lambda epoch, loss: tell(f"detector: epoch {epoch} of {request.epochs}, loss {loss:.2f}"),
     )
     exact = _precision(_float_maps(detector, judged, device), judged, shapes)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from harness import folder
 from harness.boards import Board
 from harness.chips import load_chip
 from harness.errors import ConfigError, HarnessError
@@ -179,17 +180,12 @@ class _Run:
         tell: Callable[[str], None],
     ) -> None:
         self._setup, self._request, self._limits, self._settings = setup, request, limits, settings
-        self._boards, self._out, self._device = request.boards, request.out, device
+        self._boards, self._out, self._device = request.boards, folder.made(request.out), device
         self._store, self._tell = store, tell
         self._stop = threading.Event()
         self._options = JobOptions(repetitions=1, warmups=0)
         self._measure = BoardMeasure(self._boards, store=store, options=self._options, stop=self._stop)
         self._phases: list[PhaseTime] = []
-        try:
-            self._out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            where = str(self._out)
-            raise ConfigError(f"cannot be made: {error.strerror}", file=where, field="--out") from error
 
     def all(self) -> SearchResult:
         """Every phase."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from harness.errors import ConfigError
+from harness import folder
 from harness.search.phases import SearchFailed, recipes
 from nas.accuracy import InheritedAccuracy
 from nas.errors import NasError
@@ -67,7 +67,7 @@ def run(request: Request, *, tell: Callable[[str], None], setup: Setup | None = 
         device = pick_device(request.device)
         with together(device) as rank:
             if rank == 0:
-                _make(request.out)
+                folder.made(request.out)
             speak: Callable[[str], None] = tell if rank == 0 else (lambda _: None)
             supernet, largest = _train(chosen, request, device, speak)
             processes = distributed.get_world_size() if distributed.is_initialized() else 1
@@ -97,13 +97,6 @@ def _train(
     )
     accuracy = InheritedAccuracy(supernet, task, device, seed=setup.recipe.seed)
     return supernet, accuracy(setup.space.extreme(largest=True))
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot be made: {error.strerror}", file=str(folder), field="--out") from error
 
 
 def _digest(supernet: Supernet) -> str:

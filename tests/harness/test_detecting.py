@@ -8,6 +8,7 @@ import pytest
 
 from harness import host
 from harness.boards import load_boards
+from harness.errors import ConfigError
 from harness.store import Store
 
 pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'")
@@ -46,5 +47,8 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with Store.open(str(tmp_path / "results"), now=lambda: 0.0) as store:
         with pytest.raises(SearchFailed, match=r"train\.txt: is the list of a split"):
             detection.run(_request(tmp_path), store=store, tell=print)
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ConfigError, match="cannot be created"):
+            detection.run(_request(tmp_path, out=tmp_path / "file"), store=store, tell=print)
         with pytest.raises(SearchFailed, match=r"is not of space w0\.3-r128"):
             detection.run(_request(tmp_path, arch="r48-w30:3e3.3e3"), store=store, tell=print)
