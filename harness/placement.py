@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from harness.chips import Chip, Names
 from tinyengine.compile import Compiled
+from tinyengine.kernels.binding import code_bytes
 from tinyengine.schedule import Optimize
 from tinyengine.sources import Sources
 
@@ -156,10 +157,8 @@ def most_missed(chip: Chip, compiled: Compiled) -> tuple[str, ...]:
 
 
 def symbol_bytes(sources: Sources) -> dict[str, int]:
-    """Bytes of constants and generated functions by name; of functions as if all instructions were wide."""
+    """Bytes of constants and generated functions by name; of functions an estimate."""
     files = {file.name: file.text for file in sources.files}
     found = {name: int(bits) // 8 * int(count) for bits, name, count in _ARRAY.findall(files["model.c"])}
-    for name, text in _SECTION.findall(files.get("model_kernels.S", "")):
-        lines = text.splitlines()
-        found[name] = 4 * sum(line.startswith("    ") and line[4:5] not in ("", ".", "@") for line in lines)
-    return found
+    sections = _SECTION.findall(files.get("model_kernels.S", ""))
+    return found | {name: code_bytes(text) for name, text in sections}

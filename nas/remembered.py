@@ -19,6 +19,7 @@ from tinyengine import ways
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Add, Clamp, Conv2D, DepthwiseConv2D, Graph, Node, Shape, TensorId
 from tinyengine.kernels import catalogue
+from tinyengine.kernels.binding import code_bytes
 from tinyengine.kernels.catalogue import Target
 from tinyengine.kernels.dsp import chain
 from tinyengine.kernels.dsp.chain import Chain
@@ -35,8 +36,6 @@ _BANDED_PIXELS = 256
 _BAND_PIXELS = 48
 _NEAR_CHANNELS = 85
 """Three pixels of outputs are within an 8-bit offset."""
-INSTRUCTION_BYTES = 4
-"""Most of the generated text is wide instructions, and alignment makes the others so."""
 
 
 class Key(NamedTuple):
@@ -288,7 +287,7 @@ class Memory:
         if alike not in self._code:
             texts, surplus = self._link_text(of) if isinstance(of, _Link) else self._text(of)
             self._code[alike] = Code(
-                {hashlib.sha256(t.encode()).hexdigest(): INSTRUCTION_BYTES * _instructions(t) for t in texts},
+                {hashlib.sha256(t.encode()).hexdigest(): code_bytes(t) for t in texts},
                 surplus,
             )
         return self._code[alike]
@@ -425,7 +424,3 @@ def _freer(a: Sequence[Rolling], b: Sequence[Rolling]) -> bool:
         (y.least is None and not y.exact) or (x.least is not None and y.least is not None and x.least <= y.least)
         for x, y in zip_longest(a, b, fillvalue=Rolling())  # an operand not named shares nothing
     )
-
-
-def _instructions(text: str) -> int:
-    return sum(line.startswith("    ") and line[4] != "." for line in text.splitlines())

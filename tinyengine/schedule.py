@@ -12,7 +12,7 @@ from tinyengine.costs import Price
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, TensorId, op_name
 from tinyengine.kernels import catalogue
-from tinyengine.kernels.binding import Binding
+from tinyengine.kernels.binding import Binding, code_bytes
 from tinyengine.kernels.catalogue import KernelSpec, Target
 from tinyengine.kernels.patches import PatchParameters
 from tinyengine.kernels.portable import moves
@@ -319,16 +319,14 @@ def flash_bytes(graph: Graph, steps: tuple[ScheduledStep, ...]) -> int:
     steps = tuple(e for s in steps for e in (s, *(inner for kind in s.patches for inner in kind)))
     tables = {t.data.tobytes() for s in steps for t in s.binding.tables}
     functions = {f.text for s in steps for f in s.binding.assembly}
-    instructions = sum(
-        line.startswith("    ") and line[4] != "." for text in functions for line in text.splitlines()
-    )
+    code = sum(map(code_bytes, functions))
     drivers = {(s.kernel, repr(s.binding.parameters)) for s in steps}
     # Ids of constants are the same in patches; those beyond the graph are tiles.
     read = [(s, t) for s in steps if not s.patches for n in s.step.nodes for t in n.inputs]
     others = {t for _, t in read if t < len(graph.tensors) and graph.tensors[t].is_constant}
     others -= {t for s, t in read if s.binding.tables}
     constants = sum(graph.tensors[t].size_bytes for t in others)
-    return sum(map(len, tables)) + 4 * instructions + _DRIVER_BYTES * len(drivers) + constants
+    return sum(map(len, tables)) + code + _DRIVER_BYTES * len(drivers) + constants
 
 
 def bind(graph: Graph, choice: Way, requant: Requant) -> ScheduledStep:

@@ -18,6 +18,11 @@ PLACEHOLDER = "te_assembly"
 """Stands for the function's name in assembly text until codegen has chosen one."""
 
 
+def code_bytes(text: str) -> int:
+    """Of generated text, as if all instructions were wide: most are, and alignment makes the others so."""
+    return 4 * sum(line.startswith("    ") and line[4:5] not in ("", ".", "@") for line in text.splitlines())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assembly:
     """One generated function a driver calls.
