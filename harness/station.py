@@ -72,7 +72,8 @@ class Station:
         self._stop = stop
         self._memory = memory
         self._emulated: dict[str, QemuBoard | RenodeBoard] = {}
-        self._lock = threading.Lock()
+        # A signal may ask for an abort in the middle of what its thread does here.
+        self._lock = threading.RLock()
         self._probes: set[_Held] = set()
 
     def probe(self, board: Board) -> Probe:
@@ -174,7 +175,7 @@ class _Held:
         self._probe = probe
         self._forget = forget
         self._tidy = tidy
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._closed = False
 
     def flash(self, elf: Path, *, timeout_s: float) -> FlashReport:

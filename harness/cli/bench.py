@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -19,7 +17,7 @@ from rich.console import Console
 
 from harness import evidence, folder, host, row
 from harness.boards import load_boards, with_faults
-from harness.cli import compiling, view
+from harness.cli import compiling, signals, view
 from harness.cli.compiling import (
     FlashLimitOption,
     FoldOption,
@@ -206,33 +204,27 @@ def run(request: Request, *, store: Store, fresh: bool, screen: Console) -> Resu
     )
     if session.resumed:
         screen.print(f"completing the unfinished session {session.id}", soft_wrap=True)
-    before = _handle_signals(stop)
-    progress.start()
-    try:
-        session.start()
-        deadline: float | None = None
-        while not session.wait(_REFRESH_S):
-            progress.refresh()
-            if stop.is_set():
-                station.abort()
-                deadline = deadline or time.monotonic() + _GRACE_S
-                if time.monotonic() > deadline:
-                    print("tinyrack: a board did not let go; ending without it", file=sys.stderr, flush=True)
-                    os._exit(Interrupted.exit_code)
-    finally:
-        progress.close()
-        for number, handler in before:
-            signal.signal(number, handler)
+    with signals.handled(stop):
+        progress.start()
+        try:
+            _finish(session, progress, stop, station)
+        finally:
+            progress.close()
     return session.finish()
 
 
-def _handle_signals(stop: threading.Event) -> list[tuple[signal.Signals, signal._HANDLER]]:
-    """The first signal ends the run in order. Returns what was set before."""
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    return [(number, signal.signal(number, on_signal)) for number in (signal.SIGINT, signal.SIGTERM)]
+def _finish(session: Session, progress: view.Progress, stop: threading.Event, station: Station) -> None:
+    """Until the session has ended, or must end because it was stopped."""
+    session.start()
+    deadline: float | None = None
+    while not session.wait(_REFRESH_S):
+        progress.refresh()
+        if stop.is_set():
+            station.abort()
+            deadline = deadline or time.monotonic() + _GRACE_S
+            if time.monotonic() > deadline:
+                print("tinyrack: a board did not let go; ending without it", file=sys.stderr, flush=True)
+                os._exit(Interrupted.exit_code)
 
 
 def _keep(folder: Path | None, made: Row, found: Evidence) -> None:

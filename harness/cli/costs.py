@@ -13,9 +13,10 @@ from rich.table import Table
 
 from harness import host, paths, rack
 from harness.boards import load_boards
+from harness.cli import signals
 from harness.cli.extras import nas_needed
 from harness.cli.output import JsonOption, check_json_target, console, write_json
-from harness.cli.tune import View, handled_signals
+from harness.cli.tune import View
 from harness.errors import ConfigError
 from harness.job import JobOptions, Memory
 from harness.models import resolve_all
@@ -56,7 +57,7 @@ def command(
     runner = Runner(hardware=station, stop=stop, clock=time.monotonic, now=time.time, rng=random.SystemRandom())
     screen = console(stderr=True)
     found: list[Measured] = []
-    with handled_signals(stop, station):
+    with signals.handled(stop, station.abort):
         for board in chosen:
             readings = Readings(
                 paths.cache_dir() / "readings",

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import random
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -21,7 +17,7 @@ from rich.text import Text
 from harness import host, paths, rack
 from harness.boards import load_boards
 from harness.chips import load_chip
-from harness.cli import compiling
+from harness.cli import compiling, signals
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, PatchesOption, SramLimitOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError
@@ -100,7 +96,7 @@ def command(
         paths.cache_dir() / "readings", kind_of(chosen[0], memory, toolchain=find_toolchain().description)
     )
     screen = console(stderr=True)
-    with handled_signals(stop, station):
+    with signals.handled(stop, station.abort):
         lease = rack.lease(
             chosen[0],
             timeout_s=LEASE_WAIT_S,
@@ -130,22 +126,6 @@ def command(
     shown.print(table(found))
     for line in summary(found, out or kept):
         shown.print(line, soft_wrap=True)
-
-
-@contextmanager
-def handled_signals(stop: threading.Event, station: Station) -> Iterator[None]:
-    """The first signal ends the run in order; what was set before comes back."""
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-        station.abort()
-
-    before = [(number, signal.signal(number, on_signal)) for number in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
 class View:

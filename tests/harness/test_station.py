@@ -96,6 +96,25 @@ def test_an_abort_ends_a_probe_in_the_middle_and_closes_it_once(
     assert made[0].closed == 1
 
 
+def test_a_stop_in_the_middle_of_opening_does_not_wait_for_itself(
+    boards: tuple[Board, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal does: on the same thread, between any two steps."""
+    monkeypatch.setattr(pyocd_probe, "PyocdProbe", MadeUpProbe)
+    station = Station(stop=threading.Event())
+
+    class Stopped(set[object]):
+        def add(self, held: object) -> None:
+            super().add(held)
+            station.abort()
+
+    monkeypatch.setattr(station, "_probes", Stopped())
+    opening = threading.Thread(target=station.probe, args=(boards[0],), daemon=True)
+    opening.start()
+    opening.join(10)
+    assert not opening.is_alive()
+
+
 def test_a_pipe_that_breaks_under_a_closed_probe_is_an_interruption(
     boards: tuple[Board, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
