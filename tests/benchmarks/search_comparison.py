@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+import nas
 from nas.arch import Arch
 from nas.costs import Cost, Costs, Limit, Value
 from nas.errors import Infeasible
@@ -40,6 +41,7 @@ from nas.evolve import MeasureArchs, Predict, Search, Settings
 from nas.guide import Guide
 from nas.pareto import fronts, hypervolume
 from nas.ranking import Mode
+from tests.benchmarks import search_ground
 from tests.benchmarks.figures import Better, figure
 from tests.benchmarks.search_ground import BOARD, FOLDER, Ground, ground
 
@@ -276,7 +278,11 @@ def runs() -> tuple[Run, ...]:
     """All of them; finished ones are read."""
     from harness import digests
 
-    asked = f"{digests.of_code()}/{BUDGET}/{LIMIT_MS}/{_EVOLUTION}"
+    # The search itself decides, and the ways here, as much as what makes a row.
+    here = Path(__file__).resolve()
+    ours = digests.of_files(here.parent, [here, Path(search_ground.__file__).resolve()])
+    searching = digests.of_folders(Path(folder) for folder in nas.__path__)
+    asked = f"{digests.of_code()}/{searching}/{ours}"
     folder = FOLDER / hashlib.sha256(asked.encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     found = []
