@@ -27,17 +27,17 @@ _STATIC_BYTES = 3 << 10
 
 
 def placed_best(job: Job, *, runner: Runner, stage: Callable[[str], None]) -> Job:
-    """The job with the placement that measuring finds best, or already has.
-
-    Raises:
-        Interrupted: the stop was set.
-    """
+    """The job with the placement that measuring finds best, or already has; as it is where the stop was set."""
     kind = kind_of(job.board, job.options.memory, toolchain=find_toolchain().description)
-    found = Placer(
+    placer = Placer(
         runner=runner,
         readings=Readings(paths.cache_dir() / "readings", kind),
         observe=lambda done, total: stage(f"placement {done}/{total}"),
-    ).place(job)
+    )
+    try:
+        found = placer.place(job)
+    except Interrupted:
+        return job  # its run ends at once, with a row that says so
     chosen = None if found is None else found.chosen
     wanted = chosen or default_rule(job.options.optimize)
     return replace(job, options=replace(job.options, placement=wanted))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -18,7 +19,8 @@ from harness.paths import default_boards_file
 from harness.placement import Placement, Rule
 from harness.row import LayerRow, PlacementRow, Row
 from harness.runner import Runner
-from harness.tuning.placer import Placer
+from harness.tuning import placer
+from harness.tuning.placer import Placer, placed_best
 from harness.tuning.readings import Readings, kind_of
 from harness.tuning.record import TunedPlacement
 from tests.harness.rows import OK
@@ -64,8 +66,7 @@ def model() -> PreparedModel:
 
 def place(runner: MadeUpRunner, job: Job, folder: Path) -> TunedPlacement | None:
     readings = Readings(folder, kind_of(job.board, job.options.memory, toolchain="gcc"))
-    placer = Placer(runner=cast(Runner, runner), readings=readings, observe=lambda *_: None)
-    return placer.place(job)
+    return Placer(runner=cast(Runner, runner), readings=readings, observe=lambda *_: None).place(job)
 
 
 def test_what_was_run_is_not_run_again(model: PreparedModel, tmp_path: Path) -> None:
@@ -98,6 +99,17 @@ def test_nothing_is_placed_where_nothing_waits_or_nothing_runs(model: PreparedMo
         assert len(runner.placements) == 1, "a board that fails is not asked again"
     with pytest.raises(Interrupted):
         place(MadeUpRunner(Outcome.INTERRUPTED), job, tmp_path)
+
+
+def test_what_is_stopped_while_it_is_placed_is_left_to_its_row(
+    model: PreparedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINYRACK_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(placer, "find_toolchain", lambda: SimpleNamespace(description="gcc"))
+    job = Job(board=F412, model=model, options=JobOptions(placement=Rule.AUTO))
+    stopped, fine = (cast(Runner, MadeUpRunner(o)) for o in (Outcome.INTERRUPTED, Outcome.OK))
+    assert placed_best(job, runner=stopped, stage=lambda _: None) == job
+    assert placed_best(job, runner=fine, stage=lambda _: None).has_measured_placement
 
 
 def test_a_job_takes_what_was_asked_for_then_what_was_measured_then_the_rule(model: PreparedModel) -> None:
