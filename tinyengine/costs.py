@@ -60,7 +60,8 @@ class CoreCosts:
 
     Args:
         cycles: by family and count.
-        layers: measured over fitted, by family and layer (`kernels.names.layer_name`).
+        layers: measured over fitted, by family and layer (`kernels.names.layer_name`); behind a dot a form of
+            its weights, where that is off by another factor.
         kernels: digest of the kernels that were measured.
         timing_model, toolchain, boards: what measured them.
         samples, mean_error, most_error: ways behind the fit, and how far estimates are off, relative.
@@ -80,7 +81,8 @@ class CoreCosts:
         """Cycles of so much work of a family."""
         known = self.cycles.get(family, {})
         found = sum(count * _of(known, name) for name, count in counts.items())
-        return found * self.layers.get(f"{family}/{layer}", 1.0)
+        factors = (self.layers.get(f"{family}/{name}") for name in (layer, plain_name(layer)))
+        return found * next((f for f in factors if f is not None), 1.0)
 
     def price(self, family: str, work: Work, layer: str = "") -> Price:
         """The price of a way."""
@@ -91,11 +93,16 @@ class CoreCosts:
         return [name for name in counts if name not in self.cycles.get(family, {})]
 
 
+def plain_name(name: str) -> str:
+    """Without the variant behind a dot."""
+    return name.partition(".")[0]
+
+
 def _of(known: Mapping[str, float], name: str) -> float:
     """An entry; a variant's plain form where only that is known."""
     if name in known:
         return known[name]
-    return known.get(name.partition(".")[0], _UNKNOWN_CYCLES)
+    return known.get(plain_name(name), _UNKNOWN_CYCLES)
 
 
 @cache

@@ -15,7 +15,7 @@ from tinyengine.kernels import catalogue
 from tinyengine.kernels.catalogue import KernelSpec, Target
 from tinyengine.kernels.dsp import chain
 from tinyengine.kernels.dsp.chain import Chain
-from tinyengine.kernels.names import layer_name
+from tinyengine.kernels.names import formed_name, layer_name
 from tinyengine.kernels.tiling import Tile
 from tinyengine.memory.lifetimes import Dataflow, Step
 from tinyengine.memory.plan import Rolling
@@ -181,7 +181,8 @@ def parts(graph: Graph, way: Way, requant: Requant) -> tuple[Part, ...]:
         name = layer_name(graph, node, requant)
         return (Part(family=cost.PORTABLE, counts=cost.portable_counts(graph, node), layer=name),)
     counts = way.spec.work(graph, node, way.tile).counts
-    return (Part(family=way.spec.family, counts=counts, layer=layer_name(graph, node, requant)),)
+    name = formed_name(graph, node, requant, way.tile.weights)
+    return (Part(family=way.spec.family, counts=counts, layer=name),)
 
 
 _PORTABLE_BYTES = 300

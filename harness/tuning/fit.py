@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
-from tinyengine.costs import CoreCosts
+from tinyengine.costs import CoreCosts, plain_name
 from tinyengine.kernels.dsp import chain
 from tinyengine.ways import Part
 
@@ -64,8 +64,10 @@ def fit(points: Sequence[Point], before: CoreCosts) -> tuple[dict[str, dict[str,
         part = p.parts[0]
         expected = fitted.estimate(part.family, part.counts)
         if part.layer and expected:
-            ratios.setdefault(f"{part.family}/{part.layer}", []).append(p.cycles / expected)
+            for name in {part.layer, plain_name(part.layer)}:
+                ratios.setdefault(f"{part.family}/{name}", []).append(p.cycles / expected)
     layers = {name: _short(median(found)) for name, found in sorted(ratios.items())}
+    layers = {n: f for n, f in layers.items() if plain_name(n) == n or layers[plain_name(n)] != f}
     fitted = CoreCosts(cycles=cycles, layers=layers)
     chains = [p for p in points if len(p.parts) > 1]
     if chains:

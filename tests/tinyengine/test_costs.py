@@ -64,9 +64,10 @@ def test_a_price_is_the_sum_of_its_parts(core: Core) -> None:
 
 
 def test_a_variant_without_an_entry_costs_what_its_plain_form_does() -> None:
-    table = CoreCosts(cycles={"f": {"tap": 3.0, "tap.fast": 2.0}}, layers={"f/x": 1.5})
+    table = CoreCosts(cycles={"f": {"tap": 3.0, "tap.fast": 2.0}}, layers={"f/x": 1.5, "f/x.bytes": 2.0})
     assert table.estimate("f", {"tap.fast": 2, "tap.slow": 2}) == 10
-    assert table.estimate("f", {"tap": 2}, "x") == 9
+    assert table.estimate("f", {"tap": 2}, "x") == table.estimate("f", {"tap": 2}, "x.halves") == 9
+    assert table.estimate("f", {"tap": 2}, "x.bytes") == 12
     assert table.unknown("f", ["tap", "tap.slow", "row"]) == ["tap.slow", "row"]
     assert table.estimate("g", {"anything": 5}) > 0
 
@@ -84,7 +85,7 @@ def test_channels_apart_from_the_others_have_their_price() -> None:
         epilogue=plain,
         most_sum=0,
     )
-    assert tiled_rows.rescale_counts(100, constants) == {"rescale.mixed": 100, "rescale.apart": 25}
+    assert tiled_rows.rescale_counts(100, constants) == {"rescale.mixed": 100, "rescale.float": 25}
     kinked = replace(constants, epilogue=replace(plain, rounding=Rounding.KINKED, kink=9))
     assert tiled_rows.rescale_counts(100, kinked) == {"rescale.kink": 50}
 

@@ -8,6 +8,12 @@ from functools import lru_cache
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, DepthwiseConv2D, DType, FullyConnected, Graph, Node
 from tinyengine.kernels.dsp import common
+from tinyengine.kernels.tiling import Weights
+
+
+def formed_name(graph: Graph, node: Node, requant: Requant, weights: Weights) -> str:
+    """The layer's name with a form of its weights."""
+    return f"{layer_name(graph, node, requant)}.{weights.name.lower()}"
 
 
 @lru_cache(maxsize=8192)

@@ -12,7 +12,7 @@ from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.binding import Plan
 from tinyengine.kernels.dsp import add, convolution, dense, depthwise, mean, pointwise, pool, winograd
 from tinyengine.kernels.family import Family
-from tinyengine.kernels.names import layer_name
+from tinyengine.kernels.names import formed_name
 from tinyengine.kernels.tiling import Tile, Weights
 
 
@@ -31,7 +31,8 @@ class ThumbFamily(Family):
         return tuple(t for t in found if t.weights is not Weights.PAIRS or self._core is Core.M4)
 
     def price(self, graph: Graph, node: Node, tile: Tile) -> Price:
-        return self._costs.price(self.name, self.work(graph, node, tile), layer_name(graph, node, self._requant))
+        name = formed_name(graph, node, self._requant, tile.weights)
+        return self._costs.price(self.name, self.work(graph, node, tile), name)
 
     def work(self, graph: Graph, node: Node, tile: Tile) -> Work:
         """What a node with a tile does, in the family's counts."""

@@ -80,7 +80,7 @@ def rescale_counts(outputs: float, constants: Constants) -> dict[str, float]:
     form, share = constants.epilogue, outputs / len(constants.channels)
     found = epilogue_counts(outputs, form)
     if form.is_mixed:
-        found["rescale.apart"] = share * constants.floats
+        found["rescale.float"] = share * constants.floats
     if form.is_kinked:
         found["rescale.kink"] = share * constants.kinks
     return found
