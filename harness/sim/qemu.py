@@ -12,12 +12,11 @@ import json
 import mmap
 import os
 import shutil
-import signal
 import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,15 @@ from elftools.elf.elffile import ELFFile
 
 from harness.cable.interfaces import FlashReport
 from harness.chips import Chip, Qemu
-from harness.errors import BoardTimeout, FlashFailed, MissingTool
+from harness.errors import FlashFailed, MissingTool
 from harness.sim import native, runtime
 from harness.sim.channel import Channel, Gone
+from harness.sim.emulator import STOP_TIMEOUT_S, Emulator, Refused
 from harness.sim.protocol import Window
 
 QEMU = "qemu-system-arm"
 INSTALL = "apt-get install qemu-system-arm"
 START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 5.0
 
 _SOURCES = Path(__file__).resolve().parent / "timing"
 _READS = 256
@@ -44,6 +43,8 @@ _CHUNK_BYTES = 1024
 _BOOT_BYTES = 8
 """Stack pointer and reset vector."""
 _POLL_S = 0.02
+_NOISE = ("redirected to", "has no peer")
+"""Lines of QEMU's that say nothing about an end."""
 _CORES = {"cortex-m4": 4, "cortex-m7": 7}
 
 
@@ -106,10 +107,13 @@ class QemuBoard:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 pass_fds=(theirs_monitor.fileno(), theirs_debug.fileno(), reads),
             )  # fmt: skip
+        self._emulator = Emulator(
+            name="QEMU", board=name, process=self._process, log_file=self._log_file, noise=_NOISE
+        )
         self._monitor = _Monitor(monitor)
         self._memory = _DebugServer(debug)
         try:
-            with self._deadline("starting QEMU", timeout_s) as until:
+            with self._emulator.deadline("starting QEMU", timeout_s) as until:
                 self._monitor.greet(until)
                 self.uart = self._find_uart(until)
         except BaseException:
@@ -145,7 +149,7 @@ class QemuBoard:
         Raises:
             FlashFailed: no memory takes them. BoardTimeout: the deadline passed.
         """
-        with self._deadline("writing the image", timeout_s) as until:
+        with self._emulator.deadline("writing the image", timeout_s) as until:
             self._monitor.call("stop", until)
             verified = True
             for address, data in pieces:
@@ -167,7 +171,7 @@ class QemuBoard:
             FlashFailed: no memory answers. BoardTimeout: the deadline passed.
         """
         out = b""
-        with self._deadline("reading memory", timeout_s) as until:
+        with self._emulator.deadline("reading memory", timeout_s) as until:
             self._monitor.call("stop", until)
             while len(out) < size:
                 part = self._memory.read(address + len(out), min(_CHUNK_BYTES, size - len(out)), until)
@@ -185,7 +189,7 @@ class QemuBoard:
         Raises:
             BoardTimeout: the deadline passed. FlashFailed: QEMU is gone.
         """
-        with self._deadline("the program", timeout_s) as until:
+        with self._emulator.deadline("the program", timeout_s) as until:
             while struct.unpack_from("<Q", self._reads)[0] < count:
                 if self._process.poll() is not None:
                     raise Gone
@@ -195,7 +199,7 @@ class QemuBoard:
 
     def reset_and_run(self, *, timeout_s: float) -> None:
         """Starts the firmware from reset."""
-        with self._deadline("starting the board", timeout_s) as until:
+        with self._emulator.deadline("starting the board", timeout_s) as until:
             self._monitor.call("stop", until)
             self._monitor.reset(until)
             self._monitor.call("cont", until)
@@ -245,24 +249,6 @@ class QemuBoard:
                 return str(device["filename"]).removeprefix("pty:")
         raise FlashFailed(self._name, "starting QEMU", "it has no pty for the UART", f"see {self._log_file}")
 
-    @contextlib.contextmanager
-    def _deadline(self, stage: str, timeout_s: float) -> Iterator[float]:
-        """What goes wrong in there, in the harness's words."""
-        try:
-            yield time.monotonic() + timeout_s
-        except TimeoutError as e:
-            raise BoardTimeout(self._name, stage, timeout_s, f"see {self._log_file}") from e
-        except Gone as e:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_TIMEOUT_S)
-            said = self._log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            lines = [line for line in said if "redirected to" not in line and "has no peer" not in line]
-            code = self._process.returncode
-            why = lines[-1] if lines else "it ended" if code is None else f"it ended with {_ended(code)}"
-            raise FlashFailed(self._name, stage, f"QEMU: {why}", f"see {self._log_file}") from e
-        except _Refused as e:
-            raise FlashFailed(self._name, stage, f"QEMU: {e}", f"see {self._log_file}") from e
-
 
 def _command(
     program: str, plugin: Path, qemu: Qemu, *, core: int, monitor: int, debug: int, reads: int
@@ -275,14 +261,6 @@ def _command(
         "-chardev", "pty,id=uart", "-serial", "chardev:uart",
         "-plugin", f"{str(plugin).replace(',', ',,')},{options}",
     ]  # fmt: skip
-
-
-def _ended(code: int) -> str:
-    return f"code {code}" if code >= 0 else signal.Signals(-code).name
-
-
-class _Refused(Exception):
-    """QEMU said no."""
 
 
 class _Monitor(Channel):
@@ -306,7 +284,7 @@ class _Monitor(Channel):
             if "return" in document:
                 return document["return"]
             if "error" in document:
-                raise _Refused(f"{command}: {document['error'].get('desc')}")
+                raise Refused(f"{command}: {document['error'].get('desc')}")
 
     def reset(self, until: float) -> None:
         """Resets the machine and waits until it has happened."""
@@ -322,9 +300,9 @@ class _Monitor(Channel):
         try:
             found = json.loads(line)
         except ValueError as e:
-            raise _Refused(f"said {line[:80]!r}") from e
+            raise Refused(f"said {line[:80]!r}") from e
         if not isinstance(found, dict):
-            raise _Refused(f"said {line[:80]!r}")
+            raise Refused(f"said {line[:80]!r}")
         if "event" in found:
             self._events.add(str(found["event"]))
         return found

@@ -9,15 +9,13 @@ what is tested here is our side, against a scripted monitor.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,14 +24,14 @@ from elftools.elf.elffile import ELFFile
 
 from harness.cable.interfaces import FlashReport
 from harness.chips import Chip, UartPins
-from harness.errors import BoardTimeout, FlashFailed, MissingTool
+from harness.errors import FlashFailed, MissingTool
 from harness.sim import keeper, runtime
 from harness.sim.channel import Channel, Gone
+from harness.sim.emulator import STOP_TIMEOUT_S, Emulator, Refused
 
 RENODE = "renode"
 INSTALL = "no package manager carries it: unpack a portable release of https://github.com/renode/renode/releases"
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 5.0
 _CHUNK_BYTES = 4096
 _CONNECT_POLL_S = 0.1
 _DWT = 0xE000_1000
@@ -211,9 +209,10 @@ class RenodeBoard:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=folder,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
             )  # fmt: skip
+        self._emulator = Emulator(name="Renode", board=name, process=self._process, log_file=self._log_file)
         self._monitor: Monitor | None = None
         try:
-            with self._deadline("starting Renode", timeout_s) as until:
+            with self._emulator.deadline("starting Renode", timeout_s) as until:
                 self._monitor = self._connect(port, until)
                 self._monitor.greet(until)
                 self._monitor.command(f"include {_path(resc)}", until)
@@ -248,7 +247,7 @@ class RenodeBoard:
                 ]
         except (OSError, ELFError) as e:
             raise FlashFailed(self._name, "reading the image", str(e), "build it again") from e
-        with self._deadline("loading the image", timeout_s) as until:
+        with self._emulator.deadline("loading the image", timeout_s) as until:
             self._say("pause", until)
             self._say(f"sysbus LoadELF {_path(elf)}", until)
             self._elf = elf
@@ -263,7 +262,7 @@ class RenodeBoard:
 
         A reset of Renode's machine forgets where the vectors are, which its loader finds out.
         """
-        with self._deadline("starting the board", timeout_s) as until:
+        with self._emulator.deadline("starting the board", timeout_s) as until:
             self._say("pause", until)
             self._say("machine Reset", until)
             if self._elf is not None:
@@ -277,7 +276,7 @@ class RenodeBoard:
         Raises:
             FlashFailed: what came is no number. BoardTimeout: nothing came.
         """
-        with self._deadline("reading the instruction count", timeout_s) as until:
+        with self._emulator.deadline("reading the instruction count", timeout_s) as until:
             said = self._say("sysbus.cpu ExecutedInstructions", until)
             found = re.fullmatch(r"0x[0-9A-Fa-f]+|\d+", said.strip())
             if found is None:
@@ -322,27 +321,6 @@ class RenodeBoard:
     def _check_alive(self) -> None:
         if self._process.poll() is not None:
             raise Gone
-
-    @contextlib.contextmanager
-    def _deadline(self, stage: str, timeout_s: float) -> Iterator[float]:
-        """What goes wrong in there, in the harness's words."""
-        try:
-            yield time.monotonic() + timeout_s
-        except TimeoutError as e:
-            raise BoardTimeout(self._name, stage, timeout_s, f"see {self._log_file}") from e
-        except Gone as e:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_TIMEOUT_S)
-            lines = self._log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            code = self._process.returncode
-            why = lines[-1] if lines else "it ended" if code is None else f"it ended with {_ended(code)}"
-            raise FlashFailed(self._name, stage, f"Renode: {why}", f"see {self._log_file}") from e
-        except Refused as e:
-            raise FlashFailed(self._name, stage, f"Renode: {e}", f"see {self._log_file}") from e
-
-
-class Refused(Exception):
-    """Renode said no, or something that makes no sense."""
 
 
 _TELNET = re.compile(rb"\xff(?:[\xfb-\xfe].|\xfa.*?\xff\xf0|[\xf0-\xf9])", re.DOTALL)
@@ -431,8 +409,3 @@ def _free_port() -> int:
 def _import_path() -> list[str]:
     """Makes `harness` importable in the keeper whatever its working folder is."""
     return [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-
-
-def _ended(code: int) -> str:
-    number = -code if code < 0 else code - 128
-    return signal.Signals(number).name if number in set(signal.Signals) else f"code {code}"

@@ -27,7 +27,8 @@ from harness.chips import chip_names, load_chip
 from harness.errors import BoardTimeout, ConfigError, FlashFailed, MissingTool
 from harness.sim import renode
 from harness.sim.boards import known_boards
-from harness.sim.renode import PLATFORMS, Monitor, Refused, RenodeBoard, overlay, script
+from harness.sim.emulator import Refused
+from harness.sim.renode import PLATFORMS, Monitor, RenodeBoard, overlay, script
 from harness.station import Station
 from tests.firmware.tiny_model import expected_output
 from tests.harness import scripted_renode
