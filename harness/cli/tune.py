@@ -213,7 +213,8 @@ def summary(tuning: Tuning, file: Path) -> list[Text]:
     placed = tuning.placement
     if placed is not None:
         others = ", ".join(f"{name} {cycles:,}" for name, cycles in placed.tried.items() if name != placed.name)
-        lines.insert(1, Text(f"placement {placed.name}: {placed.cycles:,} cycles ({others})"))
+        why = "" if placed.cycles <= min(placed.tried.values()) else "; faster ones are not worth their SRAM"
+        lines.insert(1, Text(f"placement {placed.name}: {placed.cycles:,} cycles ({others}){why}"))
     if tuning.wrong:
         lines.append(
             Text(

@@ -15,6 +15,7 @@ import pytest
 
 from harness.boards import load_boards
 from harness.cli.bench import untuned
+from harness.cli.tune import summary
 from harness.errors import ConfigError, Outcome
 from harness.evidence import Evidence
 from harness.job import Job, JobOptions, Kernels, Memory, compile_options
@@ -27,7 +28,7 @@ from harness.tuning import fit, record, sampling, tuner
 from harness.tuning.bench import Bench, GaveUp, Step
 from harness.tuning.fit import Point
 from harness.tuning.readings import Reading, Readings, Verdict, generators, kernels_digest, kind_of
-from harness.tuning.record import Chosen, TunedStep, Tuning, Whole
+from harness.tuning.record import Chosen, TunedPlacement, TunedStep, Tuning, Whole
 from tests.harness.rows import OK
 from tinyengine import costs, zoo
 from tinyengine.compile import CompileOptions, compile_graph, lowered_graphs
@@ -305,6 +306,16 @@ def test_a_record_is_used_for_its_model_on_its_kind_of_board_only() -> None:
     assert compile_options(replace(tuned, sram_limit_bytes=50), Target.M4).sram_limit_bytes == 50
     unused = replace(ideal, tuning=replace(TUNING, chosen=Chosen.DEFAULT))
     assert compile_options(unused, Target.M4) == compile_options(ideal, Target.M4)
+
+
+def test_a_placement_that_is_not_the_fastest_says_why() -> None:
+    def words(name: str, tried: dict[str, int]) -> str:
+        placed = TunedPlacement(sources_digest="d", name=name, chosen=None, cycles=tried[name], tried=tried)
+        return str(summary(replace(TUNING, placement=placed), Path("record.json"))[1])
+
+    tried = {"default": 104, "measured": 100}
+    assert words("measured", tried) == "placement measured: 100 cycles (default 104)"
+    assert words("default", tried).endswith("(measured 100); faster ones are not worth their SRAM")
 
 
 def test_rows_without_a_record_are_told_of_in_one_line() -> None:
