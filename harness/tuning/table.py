@@ -134,6 +134,9 @@ def chosen(options: Options, requant: Requant, target: Target) -> list[Sample]:
             elif weights is Weights.SHORT or is_link or requant is not Requant.EXACT:
                 if is_third:
                     found.append(group[-1 if is_link else 0])
+                elif is_link and requant is Requant.EXACT and weights is not Weights.SHORT:
+                    # A whole map in one band is what competes with the pointwise kernel.
+                    found.append(group[0])
             elif weights is Weights.BYTES:
                 found.append(group[index % len(group)])
             else:
