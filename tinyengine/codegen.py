@@ -64,9 +64,7 @@ _TEMPLATES = ("kernels", "kernels/portable")
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader("tinyengine", f) for f in ("kernels", "kernels/portable")]
-        ),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader("tinyengine", folder) for folder in _TEMPLATES]),
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # C, not HTML; names pass `sanitise`
         variable_start_string="${",

@@ -28,6 +28,7 @@ from tinyengine.fixedpoint import (
     rounding_divide_by_power_of_two,
 )
 from tinyengine.ir import (
+    Clamp,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -336,9 +337,14 @@ def conv_single_multipliers(graph: Graph, node: Node) -> tuple[Multiplier | None
     if scales is None or not isinstance(node.op, Conv2D | DepthwiseConv2D | FullyConnected):
         return None
     zero_point, clamp = quant_params(output_tensor(graph, node)).zero_point, node.op.clamp
-    steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
+    steps = steps_within(clamp, zero_point)
     ranges = zip(scales, *conv_accumulator_range(graph, node), strict=True)
     return tuple(_equal_multiplier(scale, int(low), int(high), steps) for scale, low, high in ranges)
+
+
+def steps_within(clamp: Clamp, zero_point: int) -> NDArray[np.int64]:
+    """Outputs, without zero point, between which the clamp leaves a difference."""
+    return np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
 
 
 def _equal_multiplier(scale: float, low: int, high: int, steps: NDArray[np.int64]) -> Multiplier | None:

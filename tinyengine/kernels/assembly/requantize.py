@@ -15,7 +15,7 @@ has, and kernels branch on it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeAlias
@@ -71,6 +71,7 @@ class ChannelConstants:
 
 Pair: TypeAlias = tuple[bool, bool]
 PLAIN_PAIR: Pair = (False, False)
+_FLOAT_PAIRS: tuple[Pair, ...] = ((True, False), (False, True), (True, True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +236,21 @@ def clamp(e: Emitter, form: Epilogue, a: Register) -> None:
         e.add_immediate(a, a, 127 - high)
         e.dsp(f"ssat {a}, #8, {a}", a, a)
         e.add_immediate(a, a, high - 127)
+
+
+def float_cases(e: Emitter, label: str, load: Callable[[int], Register]) -> Iterator[Pair]:
+    """The kinds of pairs with a channel in float32: each one's label, and the way to the next where it is another.
+
+    Args:
+        label: what labels start with.
+        load: emits what loads a channel's multiplier, whose sign says whether it is in float32; returns where to.
+    """
+    for n, pair in enumerate(_FLOAT_PAIRS):
+        e.label(f"{label}{n}", align=False)
+        if n < len(_FLOAT_PAIRS) - 1:
+            e.fixed(f"cmp {load(1 - n)}, #0")
+            e.fixed(f"blt {label}{n + 1}")
+        yield pair
 
 
 def kinked_pairs(channels: Sequence[ChannelConstants]) -> tuple[Pair, ...]:

@@ -22,6 +22,7 @@ from tinyengine.kernels.assembly.requantize import (
     Rounding,
     choose_kink,
     clamp,
+    float_cases,
     kinked_name,
     rescale,
     saturate,
@@ -205,14 +206,13 @@ class _Body:
         """The same for a pair with a channel in float32, once a case; multipliers' signs say which."""
         e, form = self.e, self.tile.epilogue
         m, c, spare = "r10", "r11", "r12"
-        for case, forms in enumerate(
-            ((form.in_float, form.in_integers), (form.in_integers, form.in_float), (form.in_float, form.in_float))
-        ):
-            e.label(f".L{self.name}_float{case}", align=False)
-            if case < 2:
-                e.from_fp(m, f"s{self.tail + 2 * (1 - case)}", "the other channel's multiplier")
-                e.fixed(f"cmp {m}, #0")
-                e.fixed(f"blt .L{self.name}_float{case + 1}")
+
+        def load(channel: int) -> Register:
+            e.from_fp(m, f"s{self.tail + 2 * channel}", "the other channel's multiplier")
+            return m
+
+        for pair in float_cases(e, f".L{self.name}_float", load):
+            forms = form.of_pair(pair)
             with e.scheduled():
                 for kept, bias in _KEPT_BIASES:
                     e.from_fp(kept, bias, "an FP register for a while")

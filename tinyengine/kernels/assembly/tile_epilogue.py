@@ -6,13 +6,21 @@ carry says from a pair's start to its end that a channel has a kink or is in flo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
-from tinyengine.kernels.assembly.requantize import Epilogue, Pair, Rounding, clamp, rescale, saturate
+from tinyengine.kernels.assembly.requantize import (
+    Epilogue,
+    Pair,
+    Rounding,
+    clamp,
+    float_cases,
+    rescale,
+    saturate,
+)
 
 if TYPE_CHECKING:
     from tinyengine.kernels.assembly.tile import Tile
@@ -87,18 +95,8 @@ class TileEpilogue:
     def emit_others(self) -> None:
         """The epilogue of a pair with a channel in float32 or with a kink, once a case."""
         e, form = self.e, self.tile.epilogue
-        cases = form.kinked_pairs if form.is_kinked else ((True, False), (False, True), (True, True))
-        for n, pair in enumerate(cases):
-            e.label(f".L{self.name}_other{n}", align=False)
-            if n < len(cases) - 1:
-                if form.is_kinked:
-                    load_kinks(e, self.tail_bytes)
-                    e.fixed(f"cmp r10, #{pair[0] | pair[1] << 1}")
-                    e.fixed(f"bne .L{self.name}_other{n + 1}")
-                else:
-                    e.ldr(W0, "r1", self.tail_bytes + 8 * (1 - n), "the other channel's multiplier")
-                    e.fixed(f"cmp {W0}, #0")
-                    e.fixed(f"blt .L{self.name}_other{n + 1}")
+        label = f".L{self.name}_other"
+        for pair in self._kinked_cases(label) if form.is_kinked else float_cases(e, label, self._load_multiplier):
             with e.scheduled():
                 for channel, accumulators in enumerate((self.first, self.second)):
                     self._requantize(form.of_pair(pair)[channel], accumulators, channel)
@@ -106,6 +104,21 @@ class TileEpilogue:
             e.fixed("cmp r0, r0", "sets the carry again")
             self.next_tile()
             e.fixed(f"b .L{self.name}_next")
+
+    def _load_multiplier(self, channel: int) -> Register:
+        self.e.ldr(W0, "r1", self.tail_bytes + 8 * channel, "the other channel's multiplier")
+        return W0
+
+    def _kinked_cases(self, label: str) -> Iterator[Pair]:
+        """As `float_cases`, of the kinds of pairs with a kink that there are."""
+        e, pairs = self.e, self.tile.epilogue.kinked_pairs
+        for n, pair in enumerate(pairs):
+            e.label(f"{label}{n}", align=False)
+            if n < len(pairs) - 1:
+                load_kinks(e, self.tail_bytes)
+                e.fixed(f"cmp r10, #{pair[0] | pair[1] << 1}")
+                e.fixed(f"bne {label}{n + 1}")
+            yield pair
 
     def next_tile(self) -> None:
         """Back to the loop's start till the row ends."""

@@ -28,6 +28,7 @@ from tinyengine.kernels.assembly.requantize import (
     Epilogue,
     Rounding,
     clamp,
+    float_cases,
     rescale,
     saturate,
 )
@@ -264,17 +265,17 @@ def _mixed_epilogue(e: Emitter, name: str, twin: Twin, x_step_bytes: int) -> Non
     """The epilogue of a pair with a channel in float32, once a case; multipliers' signs say which."""
     m, c, spare = _W[0], _W[1], _X[0]
     temporaries = (f"s{_SHIFTS}", f"s{_SHIFTS + 1}")
-    for case, in_float in enumerate(((0,), (1,), (0, 1))):
-        e.label(f".L{name}_float{case}", align=False)
-        if case < 2:
-            e.from_fp(m, f"s{_TAIL + 2 * (1 - case)}", "the other channel's multiplier")
-            e.fixed(f"cmp {m}, #0")
-            e.fixed(f"blt .L{name}_float{case + 1}")
+
+    def load(channel: int) -> Register:
+        e.from_fp(m, f"s{_TAIL + 2 * channel}", "the other channel's multiplier")
+        return m
+
+    for in_float in float_cases(e, f".L{name}_float", load):
         with e.scheduled():
             for channel in range(2):
                 scale = f"s{_TAIL + 2 * channel}"
                 e.from_fp(c, f"s{_TAIL + 2 * channel + 1}", "rounding and zero point")
-                if channel not in in_float:
+                if not in_float[channel]:
                     e.from_fp(m, scale, "multiplier")
                     _requantize(e, twin, channel)
                     continue

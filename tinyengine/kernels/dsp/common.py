@@ -168,26 +168,28 @@ def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
         epilogue=requantize.epilogue(multipliers, zero_point_out, op.clamp),
         most_accumulator=most,
     )
+    channels = gains.Channels(
+        multipliers=multipliers,
+        bias=bias,
+        low=low,
+        high=high,
+        largest=np.abs(weights).max(axis=others),
+        zero_point=zero_point_out,
+        clamp=op.clamp,
+        scales=None if floats is None else floats.tolist(),
+        most_awkward=0 if floats is None else len(floats) // _LEAST_INTEGERS,
+    )
     if floats is not None:
         may_mix = not isinstance(op, FullyConnected)
         if may_mix:
             found = replace(found, once=(tuple(floats.tolist()), bias))
         once = _once(found, floats, low, high, zero_point_out, may_mix=may_mix)
-        return _gained_once(once, floats, multipliers, bias, low, high, others) if may_mix else once
+        return _gained_once(once, channels) if may_mix else once
     reason = requantize.refusal(multipliers)
     if reason:
         return reason
     found = replace(found, twice=(tuple(multipliers), bias))
     if not found.epilogue.sign_correction:
-        channels = gains.Channels(
-            multipliers=multipliers,
-            bias=bias,
-            low=low,
-            high=high,
-            largest=np.abs(weights).max(axis=others),
-            zero_point=zero_point_out,
-            clamp=op.clamp,
-        )
         found = replace(
             found,
             gained=gains.products(channels) or gains.sums(channels),
@@ -207,7 +209,7 @@ def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
 @lru_cache(maxsize=1 << 16)
 def _as_one(m: Multiplier, low: int, high: int, clamp: Clamp, zero_point: int, shift: int) -> OneRounding | None:
     """A channel's search is the dear part of compiling, and the same layer comes in several graphs."""
-    return rounding.two_roundings_as_one(m, low, high, _steps(clamp, zero_point), shift)
+    return rounding.two_roundings_as_one(m, low, high, lowering.steps_within(clamp, zero_point), shift)
 
 
 def _once(
@@ -252,27 +254,8 @@ def _once(
     )
 
 
-def _gained_once(
-    found: Weighted,
-    scales: NDArray[np.float32],
-    multipliers: Sequence[Multiplier],
-    bias: Integers,
-    low: Integers,
-    high: Integers,
-    others: tuple[int, ...],
-) -> Weighted:
+def _gained_once(found: Weighted, channels: gains.Channels) -> Weighted:
     """`found` with gains, where an output then costs less."""
-    channels = gains.Channels(
-        multipliers=multipliers,
-        bias=bias,
-        low=low,
-        high=high,
-        largest=np.abs(found.weights).max(axis=others),
-        zero_point=found.zero_point_out,
-        clamp=found.epilogue.clamp,
-        scales=[float(s) for s in scales],
-        most_awkward=len(scales) // _LEAST_INTEGERS,
-    )
     plain, product = found.plain, gains.products(channels)
     # Sums are searched for where the forms at hand leave something to win: the search is most of compiling.
     total = None if product is not None else gains.sums(channels)
@@ -302,12 +285,7 @@ def _one_rounding(
     scale: float, low: int, high: int, clamp: Clamp, zero_point: int, right_shift: int
 ) -> OneRounding | None:
     """Kept: other graphs of the same network ask again."""
-    return rounding.one_rounding(scale, low, high, _steps(clamp, zero_point), right_shift)
-
-
-def _steps(clamp: Clamp, zero_point: int) -> Integers:
-    """Outputs, without zero point, between which the clamp leaves a difference."""
-    return np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
+    return rounding.one_rounding(scale, low, high, lowering.steps_within(clamp, zero_point), right_shift)
 
 
 def _integers(

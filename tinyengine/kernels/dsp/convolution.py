@@ -15,7 +15,7 @@ from tinyengine.kernels.assembly import plain_c, tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
-from tinyengine.kernels.dsp import common, pointwise, tiled_rows, wide_maps
+from tinyengine.kernels.dsp import common, tiled_rows, wide_maps
 from tinyengine.kernels.dsp.common import Weighted
 from tinyengine.kernels.dsp.tiled_rows import Call, Row
 from tinyengine.kernels.dsp.wide_maps import Widening
@@ -189,10 +189,10 @@ def _offsets(found: Layer) -> tuple[tuple[int, ...], ...]:
 
 
 def _window(found: Layer, weights: Weights) -> tile.Window:
-    """All rows in one pass where they fit, else a pass a row; a window of one row as pointwise divides it."""
+    """All rows in one pass where they fit, else a pass a row; a window of one row is a run of words."""
     rows = _offsets(found)
     if len(rows) == 1 and found.dilation[1] == 1:
-        return pointwise.window(2 * len(rows[0]), weights)
+        return tiled_rows.run_of_words(len(rows[0]), weights)
     most = _MOST_UNROLLED_SHORT_WORDS if weights is Weights.SHORT else _MOST_UNROLLED_WORDS
     if sum(len(r) for r in rows) <= most or len(rows) == 1:  # a dilated row has gaps
         return tile.Window(offsets_bytes=tuple(o for r in rows for o in r))

@@ -17,7 +17,7 @@ from tinyengine.ir import Graph, Integers, Node
 from tinyengine.kernels.assembly import dense, tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
-from tinyengine.kernels.dsp import common, pointwise, tiled_rows, wide_maps
+from tinyengine.kernels.dsp import common, tiled_rows, wide_maps
 from tinyengine.kernels.dsp.common import Weighted
 from tinyengine.kernels.dsp.tiled_rows import Call, Row
 from tinyengine.kernels.dsp.wide_maps import Widening
@@ -130,7 +130,7 @@ def _kernel(found: Layer) -> dense.Dense:
 def _pairs(found: Layer, weights: Weights) -> tile.Tile:
     constants, packed_point = common.formed(found.weighted, weights)
     return tile.Tile(
-        window=pointwise.window(found.wide_depth, weights),
+        window=tiled_rows.run_of_words(found.wide_depth // 2, weights),
         pixel_offsets_bytes=(0,),
         out_offsets_bytes=(0,),
         tile_step_bytes=2 * found.wide_depth,

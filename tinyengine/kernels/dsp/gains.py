@@ -93,9 +93,7 @@ class Channels:
     @property
     def steps(self) -> Integers:
         """Outputs, without zero point, between which the clamp leaves a difference."""
-        return np.arange(
-            self.clamp.low - self.zero_point + 1, self.clamp.high - self.zero_point + 1, dtype=np.int64
-        )
+        return lowering.steps_within(self.clamp, self.zero_point)
 
     @property
     def reach(self) -> Integers:
@@ -140,13 +138,13 @@ class Channels:
 @lru_cache(maxsize=1 << 14)
 def _first_once(scale: float, low: int, high: int, clamp: Clamp, zero_point: int) -> Integers:
     """Kept: each form asks again."""
-    steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
+    steps = lowering.steps_within(clamp, zero_point)
     return lowering.first_reaching(scale, low, high, steps)
 
 
 @lru_cache(maxsize=1 << 14)
 def _fitted_once(scale: float, low: int, high: int, clamp: Clamp, zero_point: int) -> Multiplier | None:
-    steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
+    steps = lowering.steps_within(clamp, zero_point)
     first = _first_once(scale, low, high, clamp, zero_point)
     return rounding.widest(first, low, high, steps, fixedpoint.quantize_multiplier(scale))
 
@@ -155,7 +153,7 @@ def _fitted_once(scale: float, low: int, high: int, clamp: Clamp, zero_point: in
 def _kink_once(
     scale: float, low: int, high: int, clamp: Clamp, zero_point: int, shift: int, kink: int, most_gain: int
 ) -> kinks.Kinked | None:
-    steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
+    steps = lowering.steps_within(clamp, zero_point)
     first = _first_once(scale, low, high, clamp, zero_point)
     stairs = kinks.staircase(first, low, high, steps, right_shift=shift, zero_point=zero_point)
     return kinks.fit(stairs, scale, right_shift=shift, zero_point=zero_point, kink=kink, most_gain=most_gain)

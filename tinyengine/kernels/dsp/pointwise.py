@@ -20,9 +20,6 @@ from tinyengine.kernels.dsp.wide_maps import Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
 _BAND_PIXELS = (256, 192, 144, 96, 72, 48, 36, 24, 16, 12, 8, 4)
-_MOST_UNROLLED_WORDS = 64
-_MOST_SHORT_WORDS = 8
-_LEAST_LOOPED_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,32 +126,10 @@ def _bands(found: Layer, choice: Tile) -> tuple[tuple[int, int], ...]:
     return ((whole, band), (1, rest)) if rest else ((whole, band),)
 
 
-def window(depth: int, weights: Weights) -> tile.Window:
-    """The walk over a pixel's channels."""
-    words = depth // 2
-    divisors = [p for p in range(1, words + 1) if words % p == 0]
-    if weights is Weights.SHORT:
-        # Short at any price, but for a prime number of words.
-        passes = next((p for p in divisors if 2 <= words // p <= _MOST_SHORT_WORDS), 1)
-    else:
-        # A pass has some words at least: a depth without useful divisors takes longer passes, or one.
-        passes = next(
-            (
-                p
-                for most in (_MOST_UNROLLED_WORDS, 2 * _MOST_UNROLLED_WORDS)
-                for p in divisors
-                if words // p <= most and (p == 1 or words // p >= _LEAST_LOOPED_WORDS)
-            ),
-            1,
-        )
-    run = words // passes
-    return tile.Window(offsets_bytes=tuple(range(0, 4 * run, 4)), passes=passes, step_bytes=4 * run)
-
-
 def _kernel(found: Layer, pixels: int, weights: Weights = Weights.HALVES) -> tile.Tile:
     _, packed_point = common.formed(found.weighted, weights)
     return tile.Tile(
-        window=window(found.depth, weights),
+        window=tiled_rows.run_of_words(found.depth // 2, weights),
         pixel_offsets_bytes=tuple(2 * found.depth * p for p in range(pixels)),
         out_offsets_bytes=tuple(found.channels * p for p in range(pixels)),
         tile_step_bytes=2 * found.depth * pixels,

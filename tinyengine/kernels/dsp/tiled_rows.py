@@ -8,13 +8,16 @@ from tinyengine import costs
 from tinyengine.kernels.assembly import resident
 from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.assembly.tile import Tile
+from tinyengine.kernels.assembly.tile import Tile, Window
 from tinyengine.kernels.dsp.gains import Constants
 from tinyengine.kernels.tiling import Weights
 
 # Cycles a step of two input channels takes on the M4 with this many pixels a tile: decides how rows are cut.
 _STEP_CYCLES = {4: 16, 3: 13, 2: 9, 1: 6}
 _TILE_CYCLES = 40
+_MOST_UNROLLED_WORDS = 64
+_MOST_SHORT_WORDS = 8
+_LEAST_LOOPED_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,27 @@ def row_of_tiles(length: int) -> Row:
         if tiles:
             options.append(Row(pixels=pixels, tiles=tiles, overlap=length - pixels if rest else 0))
     return min(options, key=lambda r: r.cycles)
+
+
+def run_of_words(words: int, weights: Weights) -> Window:
+    """The walk over words that follow each other, in passes that are short enough."""
+    divisors = [p for p in range(1, words + 1) if words % p == 0]
+    if weights is Weights.SHORT:
+        # Short at any price, but for a prime number of words.
+        passes = next((p for p in divisors if 2 <= words // p <= _MOST_SHORT_WORDS), 1)
+    else:
+        # A pass has some words at least: a depth without useful divisors takes longer passes, or one.
+        passes = next(
+            (
+                p
+                for most in (_MOST_UNROLLED_WORDS, 2 * _MOST_UNROLLED_WORDS)
+                for p in divisors
+                if words // p <= most and (p == 1 or words // p >= _LEAST_LOOPED_WORDS)
+            ),
+            1,
+        )
+    run = words // passes
+    return Window(offsets_bytes=tuple(range(0, 4 * run, 4)), passes=passes, step_bytes=4 * run)
 
 
 def row_counts(row: Row, kernel: Tile, constants: Constants, form: Weights) -> dict[str, float]:
