@@ -4,7 +4,12 @@ from __future__ import annotations
 
 
 class NasError(Exception):
-    """Root of all user-facing errors of the search; the command line prints it as one line."""
+    """Root of all user-facing errors of the search; the command line prints it as one line.
+
+    Most say that what was asked for cannot be used, hence the exit code of wrong usage.
+    """
+
+    exit_code = 2
 
 
 class EncodingError(NasError):
@@ -16,13 +21,15 @@ class EncodingError(NasError):
 
 
 class Infeasible(NasError):
-    """No network that was looked at meets every limit.
+    """No network that was looked at meets every limit: an answer, if not the one that was hoped for.
 
     Args:
         constraint: the limit that the nearest one breaks most.
         nearest: the encoding of the network that misses by least.
         miss: by how much of the limit, 0.1 is 10 %.
     """
+
+    exit_code = 1
 
     def __init__(self, constraint: str, nearest: str, miss: float) -> None:
         super().__init__(f"nothing meets {constraint}; {nearest} comes nearest, {miss:.1%} over; raise the limit")

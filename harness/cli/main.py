@@ -1,6 +1,7 @@
 """`tinyrack`: the entry point that turns our errors into one line and an exit code.
 
-Exit codes: 0 every row ok, 1 some row not ok, 2 bad usage or configuration, 3 a missing tool, 130 interrupted.
+Exit codes: 0 every row ok, 1 some row not ok or no network that meets the limits, 2 bad usage, configuration or
+training data, 3 a missing tool, 130 interrupted.
 Anything that is not one of our errors is our bug and keeps its traceback.
 """
 
@@ -36,6 +37,7 @@ from harness.cli import (
     tune,
 )
 from harness.errors import HarnessError, Interrupted
+from nas.errors import NasError
 from tinyengine.errors import TinyEngineError
 
 app = typer.Typer(
@@ -106,11 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=with_json_values(given), prog_name="tinyrack")
-    except (HarnessError, TinyEngineError) as error:
+    except (HarnessError, NasError, TinyEngineError) as error:
         # Whoever read the file knows its name, the compiler does not.
         where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
         print(f"tinyrack: {where}{error}", file=sys.stderr)
-        raise SystemExit(error.exit_code if isinstance(error, HarnessError) else 1) from None
+        raise SystemExit(1 if isinstance(error, TinyEngineError) else error.exit_code) from None
     except sqlalchemy.exc.DBAPIError as error:
         print(f"tinyrack: the results cannot be written or read: {error.orig}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -31,7 +31,6 @@ from nas.arch import Arch
 from nas.data.voc import scenes
 from nas.deploy import answers as reference_answers
 from nas.detection import Detector, Floats, Pictures
-from nas.errors import NasError
 from nas.measure import Candidate, Measured, Unmeasured
 from nas.processes import pick_device
 from nas.space import IMAGENET, Space, layout
@@ -105,16 +104,9 @@ def run(request: Request, *, store: Store, tell: Callable[[str], None]) -> Detec
     """All of it.
 
     Raises:
-        SearchFailed: the data or the architecture cannot be read. HarnessError: boards, machine.
+        NasError: the data or the architecture cannot be read. HarnessError: boards, machine.
     """
     begun = time.monotonic()
-    try:
-        return _run(request, store, tell, begun)
-    except NasError as error:
-        raise SearchFailed(str(error)) from error
-
-
-def _run(request: Request, store: Store, tell: Callable[[str], None], begun: float) -> Detected:
     device = pick_device(request.device)
     out = None if request.out is None else folder.made(request.out)
     space = Space(skeleton=_SKELETON, resolution=request.side, width_percent=request.width_percent)

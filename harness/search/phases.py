@@ -36,7 +36,6 @@ from nas.costs import Cost, Limit, Member
 from nas.data.task import Task, everything
 from nas.deploy import answers as reference_answers
 from nas.deploy import int8_graph
-from nas.errors import NasError
 from nas.evolve import Result, Search, Settings
 from nas.guide import BoardFacts, Guide
 from nas.library import Facts, library
@@ -54,9 +53,7 @@ _KIB = 1024
 
 
 class SearchFailed(HarnessError):
-    """The search's own words, as an error with an exit code."""
-
-    exit_code = 1
+    """A final network was not measured, or breaks a limit that the network it comes from kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +95,7 @@ def run(
         setup: what `request.task` names, unless the caller brings its own.
 
     Raises:
-        SearchFailed: no network meets the limits, or the data cannot be read. HarnessError: boards, machine.
+        NasError: no network meets the limits, or the data cannot be read. HarnessError: boards, machine.
     """
     settings = Settings(
         mode=request.mode,
@@ -116,12 +113,9 @@ def run(
         if not counts_cycles(board):
             raise ConfigError("counts instructions, no cycles: no latency follows from them", file=board.name)
     limits = _limits(request.boards, request.latency_ms, request.sram_kb, request.flash_kb)
-    try:
-        chosen = recipes(setup or find(request.task), seed=request.seed, quick=request.quick)
-        device = pick_device(request.device)
-        return _Run(chosen, request, limits, settings, device, store, tell).all()
-    except NasError as error:
-        raise SearchFailed(str(error)) from error
+    chosen = recipes(setup or find(request.task), seed=request.seed, quick=request.quick)
+    device = pick_device(request.device)
+    return _Run(chosen, request, limits, settings, device, store, tell).all()
 
 
 def recipes(setup: Setup, *, seed: int, quick: bool) -> Setup:

@@ -15,9 +15,8 @@ import torch
 from torch import distributed
 
 from harness import folder
-from harness.search.phases import SearchFailed, recipes
+from harness.search.phases import recipes
 from nas.accuracy import InheritedAccuracy
-from nas.errors import NasError
 from nas.processes import pick_device, together
 from nas.setups import Setup, find
 from nas.supernet import Supernet
@@ -59,20 +58,17 @@ def run(request: Request, *, tell: Callable[[str], None], setup: Setup | None = 
     of one process; two runs with as many processes end with the same.
 
     Raises:
-        SearchFailed: the data cannot be read, or the device or the group cannot be had.
+        NasError: the data cannot be read, or the device or the group cannot be had.
     """
     begun = time.monotonic()
     chosen = recipes(setup or find(request.task), seed=request.seed, quick=request.quick)
-    try:
-        device = pick_device(request.device)
-        with together(device) as rank:
-            if rank == 0:
-                folder.made(request.out)
-            speak: Callable[[str], None] = tell if rank == 0 else (lambda _: None)
-            supernet, largest = _train(chosen, request, device, speak)
-            processes = distributed.get_world_size() if distributed.is_initialized() else 1
-    except NasError as error:
-        raise SearchFailed(str(error)) from error
+    device = pick_device(request.device)
+    with together(device) as rank:
+        if rank == 0:
+            folder.made(request.out)
+        speak: Callable[[str], None] = tell if rank == 0 else (lambda _: None)
+        supernet, largest = _train(chosen, request, device, speak)
+        processes = distributed.get_world_size() if distributed.is_initialized() else 1
     if rank:
         return None
     return Trained(

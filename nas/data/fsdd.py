@@ -41,8 +41,14 @@ def load(
         validation_indexes: none of the test split; more of them judge better and leave less to learn from.
 
     Raises:
-        DataError: there are no such recordings.
+        DataError: there are no such recordings, or `validation_indexes` reach into the test split.
     """
+    taken = sorted({*TEST_INDEXES} & {*validation_indexes})
+    if taken:
+        raise DataError(
+            f"indexes {TEST_INDEXES.start} to {TEST_INDEXES.stop - 1} are the test split; judge by others",
+            f"validation_indexes={taken}",
+        )
     clips: dict[int, list[tuple[int, Path]]] = {}
     for file in sorted((folder / "recordings").glob("*.wav")):
         found = _NAME.fullmatch(file.name)

@@ -14,8 +14,8 @@ from harness.store import Store
 pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'")
 
 from harness.search import detection
-from harness.search.phases import SearchFailed
 from harness.sim import boards as simulated
+from nas.errors import NasError
 
 
 def _request(data: Path, **changes: object) -> detection.Request:
@@ -40,15 +40,14 @@ def test_blood_cells_are_found_by_a_simulated_board(
     assert board.bit_exact and board.measurement and board.latency_ms > 0 and found.test_pictures == 12
     assert found.validation_float > 0.1 and abs(found.validation_int8 - found.validation_float) < 0.05
     assert board.precision > 0.1 and set(found.classes) == {"Platelets", "RBC", "WBC"}
-    print(detection.document(found))
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with Store.open(str(tmp_path / "results"), now=lambda: 0.0) as store:
-        with pytest.raises(SearchFailed, match=r"train\.txt: is the list of a split"):
+        with pytest.raises(NasError, match=r"train\.txt: is the list of a split"):
             detection.run(_request(tmp_path), store=store, tell=print)
         (tmp_path / "file").write_text("")
         with pytest.raises(ConfigError, match="cannot be created"):
             detection.run(_request(tmp_path, out=tmp_path / "file"), store=store, tell=print)
-        with pytest.raises(SearchFailed, match=r"is not of space w0\.3-r128"):
+        with pytest.raises(NasError, match=r"is not of space w0\.3-r128"):
             detection.run(_request(tmp_path, arch="r48-w30:3e3.3e3"), store=store, tell=print)

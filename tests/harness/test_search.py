@@ -15,7 +15,9 @@ import pytest
 from harness import host
 from harness.boards import load_boards
 from harness.cli import search
+from harness.cli.main import main
 from harness.store import Store
+from nas.errors import Infeasible
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,3 +158,58 @@ def test_an_impossible_limit_ends_in_one_line_that_names_the_nearest(tmp_path: P
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("tinyrack:") and "sram_bytes" in last and "r16-w100" in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ("search", "--task", "sums", "--board", "f746-sim", "--out", "found"),
+            "sums: no such task; there are digits",
+        ),
+        (("search", "--task", "fsdd", "--board", "f746-sim", "--out", "found"), "fsdd: needs its data"),
+        (
+            ("search", "--task", "fsdd", "--board", "f746-sim", "--out", "found", "--data", "void"),
+            "void: holds no",
+        ),
+        (("search", "--task", "digits", "--board", "f746-sim", "--out", "found", "--device", "tpu"), "no 'tpu'"),
+        (("train", "--task", "sums", "--out", "found"), "sums: no such task"),
+        (("train", "--task", "cifar", "--out", "found", "--data", "void"), "void: holds no train"),
+        (("detect", "--data", "void", "--board", "f746-sim"), "void/ImageSets/Main/train.txt: is the list"),
+        (
+            ("detect", "--data", "void", "--board", "f746-sim", "--arch", "big"),
+            "'big': an architecture looks like",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and said[-1].startswith("tinyrack: ") and says in said[-1]
+
+
+def test_limits_that_nothing_meets_are_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'")
+    from harness.search import phases
+
+    def nothing(*_: object, **__: object) -> None:
+        raise Infeasible("0.1 ms on f746-sim", "r16-w100:3e3/3e3", 4.0)
+
+    monkeypatch.setattr(phases, "run", nothing)
+    with pytest.raises(SystemExit) as ended:
+        main(["search", "--task", "digits", "--board", "f746-sim", "--out", str(tmp_path / "found")])
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1 and said == [
+        "tinyrack: nothing meets 0.1 ms on f746-sim; r16-w100:3e3/3e3 comes nearest, 400.0% over; raise the limit"
+    ]

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'")
 
 from harness.search import training  # noqa: E402
-from harness.search.phases import SearchFailed  # noqa: E402
+from nas.errors import NasError  # noqa: E402
 from nas.processes import pick_device  # noqa: E402
 from nas.setups import Setup, find  # noqa: E402
 from nas.train import Recipe  # noqa: E402
@@ -50,9 +50,9 @@ def test_one_process_trains_alone_and_leaves_a_checkpoint(tmp_path: Path) -> Non
 
 def test_a_card_that_is_not_there_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SearchFailed, match=r"--device cuda: .*leave it out to train on the CPU"):
+    with pytest.raises(NasError, match=r"--device cuda: .*leave it out to train on the CPU"):
         training.run(_request(tmp_path, device="cuda"), tell=print, setup=SETUP)
-    with pytest.raises(SearchFailed, match="there are auto, cpu, cuda"):
+    with pytest.raises(NasError, match="there are auto, cpu, cuda"):
         training.run(_request(tmp_path, device="tpu"), tell=print, setup=SETUP)
     assert pick_device("auto").type == "cpu"
 
@@ -71,7 +71,7 @@ def test_a_group_that_is_half_described_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(SearchFailed, match="several processes cannot train together"):
+    with pytest.raises(NasError, match="several processes cannot train together"):
         training.run(_request(tmp_path), tell=print, setup=SETUP)
 
 

@@ -218,6 +218,11 @@ def test_fsdd_is_split_by_index_and_its_test_split_is_read_on_demand(shared_dir:
         task.test()
 
 
+def test_the_test_split_is_no_split_to_judge_by(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"validation_indexes=\[3, 4\]: indexes 0 to 4 are the test split"):
+        fsdd.load(tmp_path, validation_indexes=range(3, 9))
+
+
 def test_augmentation_moves_masks_and_mirrors_without_touching_its_input() -> None:
     rng = np.random.default_rng(0)
     batch = np.random.default_rng(1).integers(-100, 100, (8, 12, 10, 1)).astype(np.int8)
