@@ -41,7 +41,7 @@ from nas.space_search import Verdict, choose
 from nas.supernet import Network
 from nas.train import Recipe, train_network, train_supernet
 
-STAGE1_SAMPLES = 60
+STAGE1_SAMPLES = 200
 _SPLIT_SEED = 7
 _FREE = Value(value=0.0, low=0.0, high=0.0, id="counted")
 
@@ -79,6 +79,9 @@ class Study:
     Args:
         task: the data for inputs of so many rows.
         spaces: what stage 1 chooses from; `scaled`: what S-MbV2 is chosen from.
+        share: of a space, that must surely fit. Evolution draws until enough do, and a draw that does not costs
+            next to nothing here: more than that takes the narrowest spaces, whose networks compute less than the
+            scaled network that just fits.
         limit: without what every firmware takes.
     """
 
@@ -86,6 +89,7 @@ class Study:
     task: Callable[[int], Task]
     spaces: tuple[Space, ...]
     scaled: tuple[Space, ...]
+    share: float
     limit: Need
     budget: Budget
 
@@ -129,7 +133,8 @@ def outcome(
         DataError: the data cannot be read.
     """
     kept = tuple(field.name for field in fields(Outcome))
-    asked = (study.name, study.spaces, study.scaled, study.limit, study.budget, engine.name, seed, kept)
+    settings = (study.spaces, study.scaled, study.share, study.limit, study.budget, STAGE1_SAMPLES)
+    asked = (study.name, settings, engine.name, seed, kept)
     file = (
         folder / f"{study.name}-{engine.name}-{seed}-{hashlib.sha256(repr(asked).encode()).hexdigest()[:12]}.json"
     )
@@ -164,7 +169,7 @@ class _Run:
         """The fields of `Outcome` that are about S-MbV2."""
         study = self._study
         known = [(space, mobilenet(space)) for space in study.scaled]
-        fitting = [(s, a) for s, a in known if fits(self._need(s.skeleton, a), study.limit)]
+        fitting = [(s, a) for s, a in known if self._fits(s, a)]
         if not fitting:
             return {"scaled": None, "scaled_need": None, "scaled_int8": None}
         space, arch = max(fitting, key=lambda f: (layout(f[0].skeleton, f[1]).macs, f[0].name))
@@ -179,17 +184,18 @@ class _Run:
     def searched(self) -> dict[str, Any]:
         """The fields of `Outcome` that are about TinyNAS."""
         study, seed = self._study, self._seed
-        space = self._space()
-        if space is None:
+        chosen = self._space()
+        if chosen is None:
             return dict.fromkeys(("space", "searched", "searched_need", "searched_int8", "alone_int8", "curve"))
+        space, verdict = chosen
         judged = halves(study.task(space.resolution))
         recipe = replace(study.budget.supernet, seed=seed)
         supernet = train_supernet(
             space, judged.task, recipe, device=self._device, checkpoint=self._checkpoint(space, recipe)
         )
         inherited = InheritedAccuracy(supernet, judged.task, self._device, seed=seed)
-        evolution, best = self._evolve(space, inherited, random_only=False)
-        random_search, _ = self._evolve(space, inherited, random_only=True)
+        evolution, best = self._evolve(space, inherited, drawn=0)
+        random_search, _ = self._evolve(space, inherited, drawn=round(study.budget.population / verdict.share))
         tuning = replace(study.budget.tuning, seed=seed)
         network = supernet.extract(best)
         train_network(
@@ -212,11 +218,11 @@ class _Run:
             "curve": Curve(evolution=evolution, random=random_search),
         }
 
-    def _space(self) -> Space | None:
+    def _space(self) -> tuple[Space, Verdict] | None:
         """Stage 1; where no space surely fits often enough, the one that fits most often."""
         verdicts = [self._verdict(space) for space in self._study.spaces]
-        chosen = choose(verdicts) or max(verdicts, key=lambda v: (v.share, v.mean_macs))
-        return next((s for s in self._study.spaces if s.name == chosen.space and chosen.fitting), None)
+        chosen = choose(verdicts, share=self._study.share) or max(verdicts, key=lambda v: (v.share, v.mean_macs))
+        return next(((s, chosen) for s in self._study.spaces if s.name == chosen.space and chosen.fitting), None)
 
     def _verdict(self, space: Space) -> Verdict:
         rng = random.Random(f"{self._seed}/{space.name}")
@@ -232,17 +238,21 @@ class _Run:
         return Verdict.of(judged, self._study.limit)
 
     def _evolve(
-        self, space: Space, inherited: InheritedAccuracy, *, random_only: bool
+        self, space: Space, inherited: InheritedAccuracy, *, drawn: int
     ) -> tuple[tuple[float | None, ...], Arch]:
-        """The best accuracy after each generation, and the best network."""
+        """The best accuracy after each generation, and the best network.
+
+        Args:
+            drawn: 0 evolves; for a random search, draws of which a population fits.
+        """
         study, judge = self._study, Counted(self._engine, space.skeleton)
         population = study.budget.population
         settings = Settings(
             population=population,
             parents=max(2, population // 3),
-            crossed=0 if random_only else population // 2,
-            mutated=0 if random_only else population - population // 2,
-            drawn=population if random_only else 0,
+            crossed=0 if drawn else population // 2,
+            mutated=0 if drawn else population - population // 2,
+            drawn=drawn,
             generations=study.budget.generations,
             measured_a_generation=0,
             seed=self._seed,
@@ -258,7 +268,7 @@ class _Run:
             space,
             limits,
             settings,
-            accuracy=lambda archs: [inherited(a) for a in archs],
+            accuracy=lambda archs: [inherited(a) if self._fits(space, a) else 0.0 for a in archs],
             predict=judge,
             measure=judge,
         ).run()
@@ -285,6 +295,9 @@ class _Run:
     def _int8(self, network: Network, judged: Halves) -> float:
         graph = int8_graph(network, judged.task.train, name=self._study.name)
         return top1_of_scores(answers(graph, everything(judged.held)), judged.held.labels)
+
+    def _fits(self, space: Space, arch: Arch) -> bool:
+        return fits(self._need(space.skeleton, arch), self._study.limit)
 
     def _need(self, skeleton: Skeleton, arch: Arch) -> Need:
         return self._engine.need(layout(skeleton, arch))

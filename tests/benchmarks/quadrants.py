@@ -1,11 +1,14 @@
 """The paper's table 2 and figure 13 in small: engine x search, three seeds, mean and 95 % interval of int8 top-1.
 
 `python -m tests.benchmarks.quadrants digits` prints a study's table; each engine and seed is kept in
-results/quadrants, so that it goes on where it was stopped. Budgets are small, and stated in the table.
+results/quadrants, in a folder of today's code, so that it goes on where it was stopped. `--folder NAME` goes on in
+another one, with what older code left there, and the table says so. Budgets are small, and stated in the table.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,13 +28,15 @@ SEEDS = (0, 1, 2)
 _T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t, two-sided 95 %, by the number of values."""
 _DATA = CHECKOUT.parent / "shared" / "data"
-_FOLDER = CHECKOUT / "results" / "quadrants"
+_KEPT = CHECKOUT / "results" / "quadrants"
 
 
 RESOLUTIONS = (32, 40, 48, 64)
 _WIDTHS = (20, 30, 40, 50)
 _SCALED = tuple(range(10, 61, 5))
 _FLASH_BYTES = 256 * 1024
+_SHARE = 0.05
+"""Of the spaces; see `nas.quadrants.Study`."""
 
 
 def _studies() -> dict[str, Study]:
@@ -59,6 +64,7 @@ def _studies() -> dict[str, Study]:
             task=lambda _: DIGITS.task(None),
             spaces=spaces(DIGITS, (20, 30, 40, 50, 60, 80, 100, 130), (DIGITS.space.resolution,)),
             scaled=spaces(DIGITS, range(10, 201, 10), (DIGITS.space.resolution,)),
+            share=_SHARE,
             limit=Need(sram_bytes=5 * 1024, flash_bytes=_FLASH_BYTES),
             budget=budget(DIGITS, largest=3, elastic=3, tuning=9),
         ),
@@ -67,6 +73,7 @@ def _studies() -> dict[str, Study]:
             task=_spoken,
             spaces=spaces(FSDD, _WIDTHS, RESOLUTIONS),
             scaled=spaces(FSDD, _SCALED, RESOLUTIONS),
+            share=_SHARE,
             limit=Need(sram_bytes=14 * 1024, flash_bytes=_FLASH_BYTES),
             budget=budget(FSDD, largest=6, elastic=6, tuning=30),
         ),
@@ -75,6 +82,7 @@ def _studies() -> dict[str, Study]:
             task=_pictures,
             spaces=spaces(CIFAR, _WIDTHS, RESOLUTIONS[:-1]),
             scaled=spaces(CIFAR, _SCALED, RESOLUTIONS[:-1]),
+            share=_SHARE,
             limit=Need(sram_bytes=20 * 1024, flash_bytes=_FLASH_BYTES),
             budget=replace(budget(CIFAR, largest=2, elastic=2, tuning=10), population=6, generations=3),
         ),
@@ -118,8 +126,23 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def outcomes(name: str, seeds: Sequence[int] = SEEDS) -> tuple[Outcome, ...]:
-    """Both engines with every seed."""
+def _code() -> str:
+    """Digest of what decides results: the search, the compiler that judges memory, and this file."""
+    import nas
+    import tinyengine
+    from harness import digests
+
+    here = Path(__file__).resolve()
+    folders = digests.of_folders(Path(p) for package in (tinyengine, nas) for p in package.__path__)
+    return hashlib.sha256(f"{folders}/{digests.of_files(here.parent, [here])}".encode()).hexdigest()[:12]
+
+
+def outcomes(name: str, seeds: Sequence[int] = SEEDS, *, folder: str | None = None) -> tuple[Outcome, ...]:
+    """Both engines with every seed.
+
+    Args:
+        folder: below results/quadrants, to go on from; None: that of today's code.
+    """
     import torch
 
     from nas.judge import CmsisNN, RealPlan
@@ -127,8 +150,9 @@ def outcomes(name: str, seeds: Sequence[int] = SEEDS) -> tuple[Outcome, ...]:
     from tinyengine.kernels.catalogue import Target
 
     study, device = _studies()[name], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kept = _KEPT / (folder or _code())
     return tuple(
-        outcome(study, judge, seed, folder=_FOLDER, device=device, tell=lambda t: print(t, file=sys.stderr))
+        outcome(study, judge, seed, folder=kept, device=device, tell=lambda t: print(t, file=sys.stderr))
         for seed in seeds
         for judge in (CmsisNN(), RealPlan(Target.M7))
     )
@@ -142,14 +166,15 @@ def interval(values: Sequence[float]) -> str:
     return f"{100 * mean(values):.1f} ± {100 * half:.1f}"
 
 
-def table(name: str, found: Sequence[Outcome]) -> str:
-    """Table 2's shape as Markdown, and figure 13's ends."""
+def table(name: str, found: Sequence[Outcome], *, folder: str | None = None) -> str:
+    """Table 2's shape as Markdown, and figure 13's curves."""
     engines = list(dict.fromkeys(o.engine for o in found))
     study = _studies()[name]
     lines = [
         f"{name}: {study.limit.sram_bytes / 1024:g} kB and {study.limit.flash_bytes / 1024:g} kB for the network, "
         f"each training sample shown {study.budget.shown} times, {len({o.seed for o in found})} seeds; "
-        "int8 top-1 in percent, mean and 95 % interval",
+        "int8 top-1 in percent, mean and 95 % interval; "
+        + (f"code {_code()}" if folder is None else f"continued from {folder}: NOT ALL BY TODAY'S CODE"),
         "",
         "| memory of | scaled MbV2 | TinyNAS, its search paid for | the network it found, trained alone |",
         "|---|---|---|---|",
@@ -229,5 +254,10 @@ GAINS = [
 ]
 
 if __name__ == "__main__":
-    chosen = [int(s) for s in sys.argv[2].split(",")] if len(sys.argv) > 2 else list(SEEDS)
-    print(table(sys.argv[1], outcomes(sys.argv[1], chosen)))
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.quadrants")
+    parser.add_argument("study", choices=("digits", "fsdd", "cifar"))
+    parser.add_argument("seeds", nargs="?", default=",".join(map(str, SEEDS)), help="as 0,2")
+    parser.add_argument("--folder", help="below results/quadrants, with what older code left")
+    asked = parser.parse_args()
+    chosen = [int(s) for s in asked.seeds.split(",")]
+    print(table(asked.study, outcomes(asked.study, chosen, folder=asked.folder), folder=asked.folder))

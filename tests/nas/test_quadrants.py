@@ -26,6 +26,7 @@ STUDY = Study(
     task=lambda _: stripes(),
     spaces=tuple(replace(SPACE, width_percent=w) for w in (100, 200)),
     scaled=tuple(replace(SPACE, width_percent=w) for w in (50, 100, 150, 200)),
+    share=0.05,
     limit=LIMIT,
     budget=BUDGET,
 )
