@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 
 from nas import network
 from nas.network import Weights
-from nas.remembered import Key, Known, Memory, Remembering
+from nas.remembered import Memory, Remembering
+from nas.shapes import Key, Known
 from nas.space import BlockShape, Layout
 from tinyengine.arrange import Arrangement, best
 from tinyengine.ir import Conv2D, DepthwiseConv2D, DType, Graph, Node
@@ -126,19 +127,19 @@ class RealPlan:
 
     @property
     def name(self) -> str:
-        return f"plan-{self._memory.target.value}"
+        return f"plan-{self._memory.prices.target.value}"
 
     def need(self, layout: Layout) -> Need:
         graph, keys = _keyed(layout)
         if self._most is not None:
-            least_flash = self._memory.least_flash_bytes(graph, keys)
+            least_flash = self._memory.prices.least_flash_bytes(graph, keys)
             if least_flash > self._most.flash_bytes:
                 return Need(sram_bytes=graph.tensors[graph.inputs[0]].size_bytes, flash_bytes=least_flash)
         found = self._arranged(graph, keys)
         functions: dict[str, int] = {}
         tables = 0
         for way in found.ways:
-            code = self._memory.code(way)
+            code = self._memory.prices.code(way)
             functions.update(code.functions)
             tables += way.price.flash_bytes + code.surplus_bytes
         drivers = {way.form if isinstance(way, Known) else way for way in found.ways}

@@ -1,4 +1,4 @@
-"""The compiler's ways to compute a network, remembered by shape: what judging a hundred thousand networks needs.
+"""All ways to compute a network, put together from what was priced before: what judging a hundred thousand needs.
 
 `tinyengine.schedule.Options` prices every kernel with every tile and every chain of layers anew for each network,
 most of a second. Sub-networks of one space share their layers, so here each shape is priced once, with noise for
@@ -8,122 +8,22 @@ needs anyway: elsewhere they take no less memory, no less flash and more cycles.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import zip_longest
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from nas import network
+from nas.prices import Prices
+from nas.shapes import Key, Known
 from tinyengine import ways
 from tinyengine.fixedpoint import Requant
-from tinyengine.ir import Add, Clamp, Conv2D, DepthwiseConv2D, Graph, Node, Shape, TensorId
-from tinyengine.kernels import catalogue
-from tinyengine.kernels.binding import code_bytes
+from tinyengine.ir import Add, Graph, Node, TensorId
 from tinyengine.kernels.catalogue import Target
 from tinyengine.kernels.dsp import chain
-from tinyengine.kernels.dsp.chain import Chain
-from tinyengine.kernels.tiling import Tile
-from tinyengine.memory import lifetimes
 from tinyengine.memory.lifetimes import Step
-from tinyengine.memory.plan import Rolling
 from tinyengine.schedule import Options
 from tinyengine.ways import Way
 
 _MOST_RUNS = 40_000
 """Chains that are remembered; then it starts anew."""
-_BANDED_PIXELS = 256
-_BAND_PIXELS = 48
-_NEAR_CHANNELS = 85
-"""Three pixels of outputs are within an 8-bit offset."""
-
-
-class Key(NamedTuple):
-    """What decides a layer's ways."""
-
-    op: str
-    stride: tuple[int, int] | None
-    clamp: Clamp | None
-    shapes: tuple[Shape, ...]
-
-    @classmethod
-    def of(cls, graph: Graph, node: Node) -> Key:
-        """The node's."""
-        shapes = tuple(graph.tensors[t].shape for t in (*node.inputs, *node.outputs))
-        return cls(
-            type(node.op).__name__, getattr(node.op, "stride", None), getattr(node.op, "clamp", None), shapes
-        )
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        """In and out."""
-        return self.shapes[0][-1], self.shapes[-1][-1]
-
-    def code(self) -> tuple[object, ...]:
-        """What decides the size of generated functions.
-
-        Those of a depthwise layer work on one channel's plane. Those of a pointwise layer loop over channels and
-        over bands of pixels: of channels it matters whether offsets fit an instruction, of large maps the
-        remainder after whole bands.
-        """
-        if self.op == DepthwiseConv2D.__name__:
-            return self.op, self.stride, self.shapes[0][2], self.shapes[1][1:3]
-        if self.op == Conv2D.__name__ and self.shapes[1][1:3] == (1, 1):
-            pixels = self.shapes[0][1] * self.shapes[0][2]
-            banded = pixels if pixels <= _BANDED_PIXELS else _BANDED_PIXELS + pixels % _BAND_PIXELS
-            depth, channels = self.channels
-            return self.op, self.clamp, depth, channels % 2, channels <= _NEAR_CHANNELS, banded
-        return tuple(self)
-
-
-class Form(NamedTuple):
-    """A shape, or several in a row, with a kernel and a tile; steps of one form share their driver."""
-
-    key: Key
-    others: tuple[Key, ...]
-    template: str
-    tile: Tile
-
-
-class Code(NamedTuple):
-    """Generated functions with their bytes, by digest; and what tables take beyond (or under) their price."""
-
-    functions: dict[str, int]
-    surplus_bytes: int
-
-
-class _Link(NamedTuple):
-    """A layer of a chain; of an add, whether the chain's value is its first operand."""
-
-    key: Key
-    first_operand: bool
-    tile: Tile
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Known(Way):
-    """A way of a shape that was priced before.
-
-    Args:
-        rollings: how its output may share bytes with each operand.
-        form: names it among all ways of all shapes.
-        links: of a chain, its layers with their tiles.
-    """
-
-    rollings: tuple[Rolling, ...]
-    form: Form
-    links: tuple[_Link, ...] = ()
-
-    def rolling(self, graph: Graph) -> tuple[Rolling, ...]:  # noqa: ARG002
-        return self.rollings
-
-
-class _Single(NamedTuple):
-    """A layer's ways, what their tables take at least, and the layer as a graph of its own."""
-
-    graph: Graph
-    ways: tuple[Known, ...]
-    least_flash_bytes: int
 
 
 class _Place(NamedTuple):
@@ -143,16 +43,10 @@ class _Place(NamedTuple):
 
 
 class Memory:
-    """What was priced so far, for one core and one price of flash."""
+    """Prices, and what a way needs with so much alive around it, for one core and one price of flash."""
 
     def __init__(self, target: Target, byte_price: float) -> None:
-        self.target = target
-        self._byte_price = byte_price
-        self._singles: dict[Key, _Single] = {}
-        self._layers: dict[tuple[Key, bool], Any] = {}
-        self._runs: dict[tuple[tuple[Key, bool], ...], tuple[Known, ...] | None] = {}
-        self._code: dict[tuple[object, ...], Code] = {}
-        self._code_of: dict[Known, Code] = {}
+        self.prices = Prices(target, byte_price)
         self._places: dict[_Place, int] = {}
         self.runs_of: dict[tuple[int, ...], tuple[Known, ...] | None] = {}
         self.alone: dict[tuple[int, int | None], tuple[Way, ...]] = {}
@@ -165,146 +59,9 @@ class Memory:
     def begin(self) -> None:
         """Forgets what is known of runs, where that has become too much; asked before a network is judged."""
         if len(self.runs_of) + len(self.alone) > _MOST_RUNS:
-            for known in (self._runs, self.runs_of, self.alone, self.needs, self._code_of):
+            self.prices.forget_runs()
+            for known in (self.runs_of, self.alone, self.needs):
                 known.clear()
-
-    def singles(self, graph: Graph, node: Node, key: Key) -> tuple[Known, ...]:
-        """The layer's ways, no portable kernel among them where there is a fast one."""
-        return self._single(graph, node, key).ways
-
-    def least_flash_bytes(self, graph: Graph, keys: Sequence[Key]) -> int:
-        """What the layers' tables take at least; a key for each node."""
-        return sum(self._single(graph, n, k).least_flash_bytes for n, k in zip(graph.nodes, keys, strict=True))
-
-    def _single(self, graph: Graph, node: Node, key: Key) -> _Single:
-        if key not in self._singles:
-            alone = network.alone(graph, node)
-            step = lifetimes.dataflow(alone).steps[0]
-            constants = sum(t.size_bytes for t in alone.tensors if t.is_constant)
-            found = [
-                Known(
-                    step=w.step,
-                    spec=w.spec,
-                    tile=w.tile,
-                    scratch_bytes=w.scratch_bytes,
-                    price=w.price if w.price.flash_bytes else replace(w.price, flash_bytes=constants),
-                    rollings=w.rolling(alone),
-                    form=Form(key, (), w.spec.template, w.tile),
-                )
-                for w in ways.ways(alone, step, Requant.EXACT, self.target)
-                if not w.last_resort
-            ]
-            kept = tuple(self._best(found))
-            self._singles[key] = _Single(alone, kept, min(w.price.flash_bytes for w in kept))
-        return self._singles[key]
-
-    def _best(self, found: Iterable[Known]) -> list[Known]:
-        """Those that no other beats in working memory and cost while it shares at least as freely."""
-        kept: list[Known] = []
-        for way in sorted(found, key=lambda w: (w.scratch_bytes, w.cost(self._byte_price))):
-            if not any(
-                o.cost(self._byte_price) <= way.cost(self._byte_price) and _freer(o.rollings, way.rollings)
-                for o in kept
-            ):
-                kept.append(way)
-        return kept
-
-    def run(self, graph: Graph, nodes: tuple[Node, ...]) -> tuple[Known, ...] | None:
-        """The layers as one step; None where they cannot be."""
-        value = nodes[0].inputs[0]
-        key: list[tuple[Key, bool]] = []
-        for node in nodes:
-            key.append((Key.of(graph, node), node.inputs[0] == value))
-            value = node.outputs[0]
-        known = tuple(key)
-        if known not in self._runs:
-            self._runs[known] = self._price(graph, nodes, known)
-        return self._runs[known]
-
-    def _price(
-        self, graph: Graph, nodes: tuple[Node, ...], keys: tuple[tuple[Key, bool], ...]
-    ) -> tuple[Known, ...] | None:
-        makers = catalogue.chains(self.target)
-        layers: list[Any] = []
-        for node, (key, first_operand) in zip(nodes, keys, strict=True):
-            if makers is None:
-                return None
-            if (key, first_operand) not in self._layers:
-                alone = self._single(graph, node, key).graph
-                only = alone.nodes[0]
-                self._layers[key, first_operand] = makers.link(
-                    alone, only, only.inputs[0 if first_operand else 1], Requant.EXACT
-                )
-            layer = self._layers[key, first_operand]
-            if layer is None or (layer.kind == "add" and not layers):
-                return None
-            if layers and layers[-1].rows.out_height != layer.rows.height:
-                return None
-            layers.append(layer)
-        if makers is None:
-            return None
-        fused = Chain(layers=tuple(layers), operands=())
-        spec = catalogue.chain_spec(fused, self.target)
-        step = Step(name="", node=nodes[-1], reads=(), writes=(), chain=nodes)
-        others = tuple(key for key, _ in keys[1:])
-        found = [
-            Known(
-                step=step,
-                spec=spec,
-                tile=Tile(band=band),
-                scratch_bytes=makers.scratch_bytes(fused, band),
-                price=makers.price(fused, band),
-                length=len(nodes),
-                chain=fused,
-                rollings=chain.rollings(fused, band),
-                form=Form(keys[0][0], others, spec.template, Tile(band=band)),
-                links=tuple(_Link(*k, tile) for k, tile in zip(keys, chain.tiles(fused, band), strict=True)),
-            )
-            for band in chain.BANDS
-            if band < graph.tensors[nodes[-1].outputs[0]].shape[1]
-        ]
-        return tuple(self._best(found))
-
-    def code(self, way: Way) -> Code:
-        """A way's generated functions, and by how much its tables differ from their price.
-
-        Their size hangs on few of a shape's numbers, so few shapes are rendered.
-        """
-        if not isinstance(way, Known):
-            return Code({}, 0)
-        if way not in self._code_of:
-            self._code_of[way] = self._code_of_known(way)
-        return self._code_of[way]
-
-    def _code_of_known(self, way: Known) -> Code:
-        if not way.links:
-            return self._rendered(way.form.key, (way.spec.template, way.tile), way)
-        links = [self._rendered(link.key, ("link", link.tile), link) for link in way.links]
-        return Code({k: v for c in links for k, v in c.functions.items()}, sum(c.surplus_bytes for c in links))
-
-    def _rendered(self, key: Key, form: tuple[object, ...], of: Known | _Link) -> Code:
-        alike = (key.code(), form)
-        if alike not in self._code:
-            texts, surplus = self._link_text(of) if isinstance(of, _Link) else self._text(of)
-            self._code[alike] = Code(
-                {hashlib.sha256(t.encode()).hexdigest(): code_bytes(t) for t in texts},
-                surplus,
-            )
-        return self._code[alike]
-
-    def _text(self, way: Known) -> tuple[list[str], int]:
-        alone = self._singles[way.form.key].graph
-        bound = way.spec.bind(alone, alone.nodes[0], Requant.EXACT, way.tile)
-        tables = sum(t.data.nbytes for t in bound.tables)
-        return [f.text for f in bound.assembly], 0 if way.spec.price is None else tables - way.price.flash_bytes
-
-    def _link_text(self, link: _Link) -> tuple[list[str], int]:
-        makers = catalogue.chains(self.target)
-        layer = self._layers[link.key, link.first_operand]
-        if makers is None or layer is None:
-            return [], 0
-        plan = makers.plan(layer, link.tile)
-        return [f.text for f in plan.assembly], plan.table.nbytes - chain.link_price(layer, link.tile).flash_bytes
 
 
 class Remembering(Options):
@@ -319,7 +76,7 @@ class Remembering(Options):
         self._floor: int | None = None
         self._at: list[int] = []
         self._steps: dict[tuple[int, int], Step] = {}
-        super().__init__(graph, requant=Requant.EXACT, target=memory.target)
+        super().__init__(graph, requant=Requant.EXACT, target=memory.prices.target)
         # Where a layer alone needs more than the network needs anyway, chains that hold it may help.
         wanted = {
             start
@@ -353,7 +110,7 @@ class Remembering(Options):
 
     def _alone(self, index: int, node: Node) -> tuple[Way, ...]:
         found: list[Way] = []
-        for way in reversed(self._memory.singles(self.graph, node, self._keys[index])):
+        for way in reversed(self._memory.prices.singles(self.graph, node, self._keys[index])):
             found.append(way)
             if self._floor is not None and self.need(index, way) <= self._floor:
                 break
@@ -386,7 +143,7 @@ class Remembering(Options):
             if asked not in self._memory.runs_of:
                 runs = list(ways.runs(self.graph, self.flow, index)) if runs is None else runs
                 nodes = runs[length - 2] if length - 2 < len(runs) else None
-                self._memory.runs_of[asked] = None if nodes is None else self._memory.run(self.graph, nodes)
+                self._memory.runs_of[asked] = None if nodes is None else self._memory.prices.run(self.graph, nodes)
             found = self._memory.runs_of[asked]
             if found is None:
                 return
@@ -417,10 +174,3 @@ def _operands(nodes: tuple[Node, ...]) -> tuple[TensorId, ...]:
             found.append(node.inputs[1] if node.inputs[0] == value else node.inputs[0])
         value = node.outputs[0]
     return tuple(found)
-
-
-def _freer(a: Sequence[Rolling], b: Sequence[Rolling]) -> bool:
-    return a == b or all(
-        (y.least is None and not y.exact) or (x.least is not None and y.least is not None and x.least <= y.least)
-        for x, y in zip_longest(a, b, fillvalue=Rolling())  # an operand not named shares nothing
-    )

@@ -9,7 +9,8 @@ import pytest
 from nas import network
 from nas.judge import CmsisNN, Need, PaperCost, RealPlan, fits, profile, whole_tensors
 from nas.network import Weights
-from nas.remembered import Key, Memory, Remembering
+from nas.remembered import Memory, Remembering
+from nas.shapes import Key
 from nas.space import IMAGENET, Baseline, Skeleton, Space, baseline, layout
 from tinyengine.arrange import best
 from tinyengine.fixedpoint import Requant
