@@ -6,6 +6,7 @@ values and were not run here; those of `digits` and `fsdd` were chosen for minut
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from nas.data import digits, fsdd, images, speech_commands, voc, vww
 from nas.data.front_end import FrontEnd
 from nas.data.task import Task
-from nas.errors import DataError
+from nas.errors import DataError, EncodingError
 from nas.space import IMAGENET, Skeleton, Space, spectrograms
 from nas.train import Recipe
 
@@ -49,6 +50,28 @@ class Setup:
             raise DataError("needs its data: name their folder", self.name)
         return self.read(folder, self.space)
 
+    def within(self, space: str) -> Setup:
+        """The same in a space that stage 1 named, as w0.5-r144.
+
+        Raises:
+            EncodingError: that is no space. DataError: the task's inputs have another number of rows.
+        """
+        found = _SPACE.fullmatch(space)
+        width_percent, rows = (round(100 * float(found[1])), int(found[2])) if found else (0, 0)
+        if not (10 <= width_percent <= 400 and 16 <= rows <= 512):
+            raise EncodingError("a space looks like w0.5-r144: width 0.1 to 4, 16 to 512 rows", space)
+        own = self.space.resolution
+        if rows != own and (self.read is None or self.front_end is not None):
+            raise DataError(f"its inputs have {own} rows, so a space looks like w0.5-r{own}", self.name)
+        return replace(self, space=replace(self.space, width_percent=width_percent, resolution=rows))
+
+    def for_classes(self, count: int) -> Setup:
+        """The same with as many classes as the data have."""
+        skeleton = replace(self.space.skeleton, classes=count)
+        return replace(self, space=replace(self.space, skeleton=skeleton))
+
+
+_SPACE = re.compile(r"w(\d(?:\.\d{1,2})?)-r(\d{1,3})", re.ASCII)
 
 _SMALL = Skeleton(
     name="mcunet-digits",

@@ -22,6 +22,7 @@ def command(
     task: Annotated[str, typer.Option("--task", help="As `tinyrack search` has them.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where supernet.pt goes.")],
     data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="The data; digits need none.")] = None,
+    space: Annotated[str | None, typer.Option(help="As `tinyrack space` names it, w0.5-r144.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Two epochs a phase.")] = False,
     device: Annotated[str, typer.Option(help="What trains: auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(help="The same seed as the search's.")] = 0,
@@ -33,7 +34,7 @@ def command(
     with nas_needed("train"):
         from harness.search import training
     screen = console(stderr=True)
-    request = training.Request(task=task, out=out, data=data, quick=quick, device=device, seed=seed)
+    request = training.Request(task=task, out=out, data=data, space=space, quick=quick, device=device, seed=seed)
     found = training.run(request, tell=lambda text: screen.print(text, soft_wrap=True, highlight=False))
     if found is None:
         return  # one of several processes, and not the one that speaks

@@ -62,6 +62,7 @@ class Request:
 
     Args:
         data: the folder of the data; None for a task that needs none.
+        space: its name, as stage 1 prints it; None takes the task's.
         latency_ms, sram_kb, flash_kb: limits on every board; kB are 1024 bytes, the firmware included.
         quick: train for two epochs a phase.
         qat: train the final network in integers as well, and deploy the better of the two.
@@ -73,6 +74,7 @@ class Request:
     boards: tuple[Board, ...]
     out: Path
     data: Path | None = None
+    space: str | None = None
     latency_ms: float | None = None
     sram_kb: float | None = None
     flash_kb: float | None = None
@@ -113,13 +115,15 @@ def run(
         if not counts_cycles(board):
             raise ConfigError("counts instructions, no cycles: no latency follows from them", file=board.name)
     limits = _limits(request.boards, request.latency_ms, request.sram_kb, request.flash_kb)
-    chosen = recipes(setup or find(request.task), seed=request.seed, quick=request.quick)
+    chosen = recipes(setup or find(request.task), space=request.space, seed=request.seed, quick=request.quick)
     device = pick_device(request.device)
     return _Run(chosen, request, limits, settings, device, store, tell).all()
 
 
-def recipes(setup: Setup, *, seed: int, quick: bool) -> Setup:
-    """`setup` with that seed in all its recipes; `quick` leaves two epochs a phase."""
+def recipes(setup: Setup, *, space: str | None, seed: int, quick: bool) -> Setup:
+    """`setup` in that space, with that seed in all its recipes; `quick` leaves two epochs a phase."""
+    if space is not None:
+        setup = setup.within(space)
     recipe, tuning, rounding = (replace(r, seed=seed) for r in (setup.recipe, setup.fine_tuning, setup.rounding))
     if quick:
         recipe = replace(recipe, largest_epochs=2, elastic_epochs=2)
@@ -183,10 +187,10 @@ class _Run:
 
     def all(self) -> SearchResult:
         """Every phase."""
-        setup = self._setup
         try:
             with self._phase("data"):
-                task = setup.task(self._request.data)
+                task = self._setup.task(self._request.data)
+            setup = self._setup = self._setup.for_classes(len(task.classes))
             self._tell(f"{task.name}: {len(task.train.labels):,} samples to train on")
             with self._phase("supernet"):
                 inherited = self._supernet(task)

@@ -30,6 +30,7 @@ class Request:
     task: str
     out: Path
     data: Path | None = None
+    space: str | None = None
     quick: bool = False
     device: str = "auto"
     seed: int = 0
@@ -61,7 +62,7 @@ def run(request: Request, *, tell: Callable[[str], None], setup: Setup | None = 
         NasError: the data cannot be read, or the device or the group cannot be had.
     """
     begun = time.monotonic()
-    chosen = recipes(setup or find(request.task), seed=request.seed, quick=request.quick)
+    chosen = recipes(setup or find(request.task), space=request.space, seed=request.seed, quick=request.quick)
     device = pick_device(request.device)
     with together(device) as rank:
         if rank == 0:
@@ -87,6 +88,7 @@ def _train(
         tell(f"supernet, {p.phase.value}: epoch {p.epoch} of {p.epochs}, loss {p.loss:.3f}")
 
     task = setup.task(request.data)
+    setup = setup.for_classes(len(task.classes))
     tell(f"{task.name}: {len(task.train.labels):,} samples to train on")
     supernet = train_supernet(
         setup.space, task, setup.recipe, device=device, checkpoint=request.out / "supernet.pt", tell=progress

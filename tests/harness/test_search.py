@@ -173,6 +173,14 @@ def test_an_impossible_limit_ends_in_one_line_that_names_the_nearest(tmp_path: P
             "void: holds no",
         ),
         (("search", "--task", "digits", "--board", "f746-sim", "--out", "found", "--device", "tpu"), "no 'tpu'"),
+        (
+            ("search", "--task", "digits", "--board", "f746-sim", "--out", "found", "--space", "wide"),
+            "looks like w0.5",
+        ),
+        (
+            ("train", "--task", "digits", "--out", "found", "--space", "w0.5-r32"),
+            "digits: its inputs have 16 rows",
+        ),
         (("train", "--task", "sums", "--out", "found"), "sums: no such task"),
         (("train", "--task", "cifar", "--out", "found", "--data", "void"), "void: holds no train"),
         (("detect", "--data", "void", "--board", "f746-sim"), "void/ImageSets/Main/train.txt: is the list"),

@@ -315,6 +315,36 @@ def test_cifar_is_read_from_its_archives(shared_dir: Path, tmp_path: Path) -> No
     assert len(task.train.labels) + len(task.validation.labels) == len(members)
 
 
+def test_photographs_in_folders_are_those_of_the_archive(shared_dir: Path, tmp_path: Path) -> None:
+    whole = shared_dir / "data" / "cifar10_jpeg_subset"
+    members: dict[str, bytes] = {}
+    for split, tar, every in (("train", "train_15000.tar", 500), ("test", "test_3000.tar", 300)):
+        with tarfile.open(whole / tar) as archive:
+            for member in archive.getmembers()[::every]:
+                content = archive.extractfile(member)
+                if content is not None:
+                    file = tmp_path / split / Path(member.name).relative_to(split)
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    members[member.name] = content.read()
+                    file.write_bytes(members[member.name])
+    in_folders = images.folder(tmp_path, side=32, validation_share=0.2)
+    train = _tar(tmp_path / "train.tar", {n: c for n, c in members.items() if n.startswith("train")})
+    test = _tar(tmp_path / "test.tar", {n: c for n, c in members.items() if n.startswith("test")})
+    archived = images.archives(train, test, side=32, validation_share=0.2)
+    assert in_folders.classes == archived.classes and len(in_folders.classes) == 10
+    for folder, tar_file in (
+        (in_folders.train, archived.train),
+        (in_folders.validation, archived.validation),
+        (in_folders.test(), archived.test()),
+    ):
+        assert len(folder.labels) == len(tar_file.labels) > 0
+        seen = [
+            {(x.tobytes(), int(y)) for x, y in zip(everything(s), s.labels, strict=True)}
+            for s in (folder, tar_file)
+        ]
+        assert seen[0] == seen[1]
+
+
 @pytest.mark.slow
 def test_the_whole_cifar_subset_is_read(shared_dir: Path) -> None:
     folder = shared_dir / "data" / "cifar10_jpeg_subset"
@@ -399,6 +429,49 @@ def test_wake_words_are_labelled_by_the_share_a_person_covers(tmp_path: Path) ->
         (tmp_path / "annotations" / "instances_train2017.json").write_text(spoilt)
         with pytest.raises(DataError):
             vww.load(tmp_path, side=16)
+
+
+def test_photographs_are_labelled_by_coco_annotations(shared_dir: Path, tmp_path: Path) -> None:
+    """Blood cells as COCO would have them; a platelet stands for a person, and some cover too little."""
+    root = shared_dir / "data" / "bccd_voc"
+    (tmp_path / "annotations").mkdir()
+    wanted: dict[str, set[int]] = {}
+    for split, of in (("train2017", "train"), ("val2017", "test")):
+        found = voc.scenes(root, of)[:12]
+        (tmp_path / split).mkdir()
+        boxes = []
+        for number, scene in enumerate(found):
+            (tmp_path / split / scene.image.name).symlink_to(scene.image)
+            boxes += [(number, 1 if b.name == "Platelets" else 2, b) for b in scene.boxes]
+        document = {
+            "images": [
+                {"id": i, "file_name": s.image.name, "width": s.width, "height": s.height}
+                for i, s in enumerate(found)
+            ],
+            "annotations": [
+                {
+                    "id": i,
+                    "image_id": n,
+                    "category_id": c,
+                    "iscrowd": 0,
+                    "bbox": [b.left, b.top, b.right - b.left, b.bottom - b.top],
+                }
+                for i, (n, c, b) in enumerate(boxes)
+            ],
+            "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "cell"}],
+        }
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+        wanted[split] = {
+            n
+            for n, c, b in boxes
+            if c == 1 and (b.right - b.left) * (b.bottom - b.top) > 0.005 * found[n].width * found[n].height
+        }
+        assert 0 < len(wanted[split]) < len(found)
+    task = vww.load(tmp_path, side=48, validation_share=0.25)
+    assert task.train.labels.sum() + task.validation.labels.sum() == len(wanted["train2017"])
+    test = task.test()
+    assert test.labels.sum() == len(wanted["val2017"])
+    assert everything(test).shape == (12, 48, 48, 3) and everything(test).std() > 10
 
 
 def test_voc_objects_are_cut_out_by_their_boxes(shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
