@@ -32,14 +32,14 @@ class Assembly:
         label: what it is, for its final name: letters, digits, underscores.
         prototype: C declaration with `PLACEHOLDER` as the name.
         text: Thumb-2 with `PLACEHOLDER` as the name.
-        twin: plain C of the same function, where a test wants it.
+        twin: plain C of the same function.
     """
 
     role: str
     label: str
     prototype: str
     text: str
-    twin: str = ""
+    twin: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

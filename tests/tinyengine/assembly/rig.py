@@ -25,7 +25,7 @@ _CODE_BYTES, _DATA_BYTES, _STACK_BYTES = 1 << 24, 1 << 20, 1 << 16
 _SAVED = [getattr(arm_const, f"UC_ARM_REG_R{n}") for n in range(4, 12)]
 _SAVED_FP = [getattr(arm_const, f"UC_ARM_REG_S{n}") for n in range(16, 32)]
 _GUARD_BYTES = 64
-_GUARD, _PAINT = 0xA7, 0x3C
+_GUARD, PAINT = 0xA7, 0x3C
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Rig:
         """Painted memory of that size between two guards, which `call` finds intact or fails."""
         address = self.place(np.full(_GUARD_BYTES, _GUARD, np.uint8)) + _GUARD_BYTES
         self.next_data = address
-        self.place(np.full(like.nbytes, _PAINT, np.uint8))
+        self.place(np.full(like.nbytes, PAINT, np.uint8))
         self.place(np.full(_GUARD_BYTES, _GUARD, np.uint8), align=1)
         self.guarded.append((address, like.nbytes))
         return address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from tests.tinyengine.assembly.rig import Rig
 from tinyengine import fixedpoint
 from tinyengine.fixedpoint import Multiplier
 from tinyengine.kernels.assembly import add, requantize
+from tinyengine.kernels.assembly.add import Sum
+from tinyengine.kernels.assembly.requantize import Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 
 
@@ -21,7 +24,7 @@ def test_sums_equal_numpy_for_all_pairs_of_bytes(core: Core, tmp_path: Path) -> 
     usual = [q for q in QUANTIZATIONS if len(q.shifts) == 1]
     multipliers = [Multiplier(multiplier=int(rng.integers(1 << 30, 1 << 31)), shift=-q.shifts[0]) for q in usual]
     forms = [requantize.epilogue([m], q.zero_point, q.clamp) for m, q in zip(multipliers, usual, strict=True)]
-    text = "".join(add.render(f"k{n}", form, core, "") for n, form in enumerate(forms))
+    text = "".join(add.render(f"k{n}", Sum(epilogue=form), core, "") for n, form in enumerate(forms))
     rig = Rig(core=core, text=text, folder=tmp_path)
     values = np.arange(-128, 128, dtype=np.int8)
     a, b = (v.reshape(-1) for v in np.meshgrid(values, values))
@@ -41,3 +44,11 @@ def test_sums_equal_numpy_for_all_pairs_of_bytes(core: Core, tmp_path: Path) -> 
         np.testing.assert_array_equal(rig.read(at, a), wanted, err_msg=f"{core} {q}")
         rig.call(f"k{n}", at_a, at_b, at_b, table, a.size // add.GROUP)
         np.testing.assert_array_equal(rig.read(at_b, a), wanted, err_msg=f"{core} {q} in place")
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    usual = requantize.epilogue([Multiplier(multiplier=1 << 30, shift=-7)], 0, QUANTIZATIONS[0].clamp)
+    assert Sum(epilogue=usual).refusal() is None
+    assert "literal" in (Sum(epilogue=replace(usual, right_shift=None)).refusal() or "")
+    with pytest.raises(ValueError, match="rounded as float"):
+        add.render("k", Sum(epilogue=replace(usual, rounding=Rounding.FLOAT)), Core.M4, "")

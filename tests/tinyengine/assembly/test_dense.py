@@ -65,3 +65,8 @@ def test_depths_that_do_not_divide_are_refused() -> None:
     assert "divide" in (Dense(depth=6, unroll=2, epilogue=made.epilogue).refusal() or "")
     with pytest.raises(ValueError, match="divide"):
         dense.render("k", Dense(depth=6, unroll=2, epilogue=made.epilogue), Core.M7, "")
+
+
+def test_channels_in_different_roundings_are_refused() -> None:
+    made = quantization.layer(QUANTIZATIONS[0], 8, 8, np.random.default_rng(0), rounding=Rounding.MIXED)
+    assert "different ways" in (Dense(depth=8, unroll=2, epilogue=made.epilogue).refusal() or "")

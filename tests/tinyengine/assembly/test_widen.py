@@ -10,7 +10,7 @@ import pytest
 from tests.tinyengine.assembly.rig import Rig
 from tinyengine.kernels.assembly import widen
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.assembly.widen import WIDEN_GROUP_BYTES, Order, PlaneFill
+from tinyengine.kernels.assembly.widen import WIDEN_GROUP_BYTES, Order, PlaneFill, Widen
 
 
 @pytest.mark.parametrize("core", Core)
@@ -18,7 +18,7 @@ from tinyengine.kernels.assembly.widen import WIDEN_GROUP_BYTES, Order, PlaneFil
 @pytest.mark.parametrize("groups", [1, 3, 4, 17])
 def test_widening_keeps_every_value(core: Core, order: Order, groups: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
-    rig = Rig(core=core, text=widen.render_widen("k", order, core, ""), folder=tmp_path)
+    rig = Rig(core=core, text=widen.render_widen("k", Widen(order=order), core, ""), folder=tmp_path)
     x = rng.integers(-128, 128, WIDEN_GROUP_BYTES * groups).astype(np.int8)
     out = np.zeros(x.size, np.int16)
     at = rig.room(out)

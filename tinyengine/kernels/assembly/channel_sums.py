@@ -1,41 +1,50 @@
 """Sums of int8 channels over pixels in a row, four channels a word: one SXTAB16 adds two of them.
 
-    void name(const int8_t *x, int16_t *sums, uint32_t groups);
-
 A group is 4, 8 or 16 channels. The sums of each four channels lie in the order 0, 2, 1, 3; they fit int16 where no
-more than 255 pixels are summed. `x` is word-aligned.
+more than 255 pixels are summed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tinyengine.kernels.assembly.declaration import Constraint, Declaration, Literals, aligned
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
 from tinyengine.kernels.assembly.scheduler import Core
 
+DECLARATION = Declaration(
+    arguments=("const int8_t *x", "int16_t *sums", "uint32_t groups"),
+    callers_keep=(*aligned("x", "sums"), "groups > 0"),
+)
 MOST_PIXELS = 255
+ORDER = (0, 2, 1, 3)
+"""Of each four channels' sums."""
 _EVEN: tuple[Register, ...] = ("r4", "r5", "r6", "r7")
 _ODD: tuple[Register, ...] = ("r8", "r9", "r10", "r11")
 _WORDS: tuple[Register, ...] = ("r2", "r3", "r12", "lr")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelSums:
+class ChannelSums(Literals):
     """Literals of one kernel: `pixels` of `pixel_bytes` channels each."""
 
     pixels: int
     pixel_bytes: int
 
-    def refusal(self) -> str | None:
-        """Why the kernel does not fit, or None."""
-        if self.pixel_bytes % 4:
-            return f"{self.pixel_bytes} channels are not a multiple of 4"
-        if not 1 <= self.pixels <= MOST_PIXELS:
-            return f"{self.pixels} pixels may overflow int16"
-        if self.pixel_bytes > MOST_LOAD_OFFSET_BYTES:
-            return f"a pixel of {self.pixel_bytes} B is out of an offset's reach"
-        return None
+    def constraints(self) -> Iterator[Constraint]:
+        """What words, halfwords and offsets hold."""
+        yield Constraint(
+            is_met=self.pixel_bytes % 4 == 0, otherwise=f"{self.pixel_bytes} channels are not a multiple of 4"
+        )
+        yield Constraint(
+            is_met=1 <= self.pixels <= MOST_PIXELS, otherwise=f"{self.pixels} pixels may overflow int16"
+        )
+        yield Constraint(
+            is_met=self.pixel_bytes <= MOST_LOAD_OFFSET_BYTES,
+            otherwise=f"a pixel of {self.pixel_bytes} B is out of an offset's reach",
+        )
 
     @property
     def words(self) -> int:
@@ -57,11 +66,9 @@ def render(name: str, sums: ChannelSums, core: Core, comment: str) -> str:
     """The function's text.
 
     Raises:
-        ValueError: `sums.refusal()` has a reason.
+        ValueError: a constraint is not met.
     """
-    reason = sums.refusal()
-    if reason:
-        raise ValueError(reason)
+    sums.require()
     e = Emitter(core)
     return e.function(name, lambda: _body(e, name, sums), comment)
 

@@ -3,33 +3,37 @@
 Two channels' int8 weights share a halfword as 256 * high + low. SMLAD on the raw word gives 256 * H + L of the
 pair's dot products, SMLAD on its sign-extended low bytes gives L; the difference, shifted down, is H. So a weight
 costs a byte of flash, and a load feeds four multiplies.
-
-    void name(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t blocks);
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyengine.kernels.assembly.declaration import Constraint, Declaration, Literals, aligned
 from tinyengine.kernels.assembly.emitter import Emitter
 from tinyengine.kernels.assembly.instruction import Register
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp, rescale, saturate
 from tinyengine.kernels.assembly.scheduler import Core
 
 CHANNELS = 8
-_PAIRS = 4
+PAIRS = 4
+DECLARATION = Declaration(
+    arguments=("const int16_t *x", "const uint32_t *table", "int8_t *out", "uint32_t blocks"),
+    callers_keep=(*aligned("x", "table"), "blocks > 0"),
+)
 _LOW: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
 _RAW: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
 _MOST_RAW_DOT = 1 << 23
 """256 * H must not leave 32 bits."""
+_MOST_UNROLL = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dense:
+class Dense(Literals):
     """Literals of one kernel.
 
     Args:
@@ -44,20 +48,26 @@ class Dense:
     epilogue: Epilogue
     uniform: bool = False
 
-    def refusal(self) -> str | None:
-        """Why this layer does not fit, or None."""
-        if self.depth % (2 * self.unroll):
-            return f"{self.depth} inputs do not divide by {2 * self.unroll}"
-        if self.uniform and self.epilogue.right_shift is None:
-            return "channels of different shifts are not uniform"
-        if self.unroll > 32:
-            return f"{self.unroll} words a pass are too many"
-        return None
+    def constraints(self) -> Iterator[Constraint]:
+        """What the loop and its epilogue can do."""
+        form = self.epilogue
+        yield Constraint(
+            is_met=self.depth % (2 * self.unroll) == 0,
+            otherwise=f"{self.depth} inputs do not divide by {2 * self.unroll}",
+        )
+        yield Constraint(
+            is_met=not self.uniform or form.right_shift is not None,
+            otherwise="channels of different shifts are not uniform",
+        )
+        yield Constraint(is_met=self.unroll <= _MOST_UNROLL, otherwise=f"{self.unroll} words a pass are too many")
+        yield Constraint(
+            is_met=not (form.is_mixed or form.is_kinked), otherwise="channels are rounded in different ways"
+        )
 
     @property
     def block_words(self) -> int:
         """Words of eight channels in the table: biases, weights, three constants a channel unless `uniform`."""
-        return CHANNELS + _PAIRS * self.depth // 2 + (0 if self.uniform else 3 * CHANNELS)
+        return CHANNELS + PAIRS * self.depth // 2 + (0 if self.uniform else 3 * CHANNELS)
 
     @property
     def head_words(self) -> int:
@@ -95,7 +105,7 @@ def pack(
         head = np.array([channels[0].multiplier, channels[0].addend], dtype=np.int64)
         blocks.append(head.astype(np.int32).view(np.uint32))
     for c in range(0, len(weights), CHANNELS):
-        low, high = slice(c, c + _PAIRS), slice(c + _PAIRS, c + CHANNELS)
+        low, high = slice(c, c + PAIRS), slice(c + PAIRS, c + CHANNELS)
         halves = (256 * weights[high] + weights[low]).astype(np.int16).view(np.uint16).astype(np.uint32)
         words = (halves[:, 0::2] | halves[:, 1::2] << 16).astype(np.uint32)  # (4, depth / 2)
         biases = np.concatenate([bias[low], 256 * bias[high] + bias[low]])
@@ -111,11 +121,9 @@ def render(name: str, dense: Dense, core: Core, comment: str) -> str:
     """The function's text.
 
     Raises:
-        ValueError: `dense.refusal()` has a reason.
+        ValueError: a constraint is not met.
     """
-    reason = dense.refusal()
-    if reason:
-        raise ValueError(reason)
+    dense.require()
     e = Emitter(core)
     return e.function(name, lambda: _body(e, name, dense), comment)
 
@@ -135,7 +143,7 @@ def _body(e: Emitter, name: str, dense: Dense) -> None:
     e.label(f".L{name}_run")
     with e.scheduled():
         _run(e, dense)
-        e.add_immediate("r1", "r1", 4 * _PAIRS * dense.unroll)
+        e.add_immediate("r1", "r1", 4 * PAIRS * dense.unroll)
         e.add_immediate("r0", "r0", 4 * dense.unroll)
         e.from_fp("r10", "s3")
     e.fixed("cmp r0, r10")
@@ -186,7 +194,7 @@ def _finish(e: Emitter, dense: Dense, a: Register, index: int) -> None:
 def _run(e: Emitter, dense: Dense) -> None:
     """One pass: each activation word against four weight words; loads in groups as large as registers allow."""
     free: list[Register] = ["r10", "r11", "r12", "lr"]
-    pending = [(word, pair) for word in range(dense.unroll) for pair in (-1, *range(_PAIRS))]
+    pending = [(word, pair) for word in range(dense.unroll) for pair in (-1, *range(PAIRS))]
     held: dict[tuple[int, int], Register] = {}
     while pending or held:
         while free and pending:
@@ -195,12 +203,12 @@ def _run(e: Emitter, dense: Dense) -> None:
             if pair < 0:
                 e.ldr(held[key], "r0", 4 * word, "activations")
             else:
-                e.ldr(held[key], "r1", 4 * (_PAIRS * word + pair))
+                e.ldr(held[key], "r1", 4 * (PAIRS * word + pair))
         for key in sorted(k for k in held if k[1] >= 0 and (k[0], -1) in held):
             w, x, pair = held.pop(key), held[key[0], -1], key[1]
             e.multiply("smlad", _RAW[pair], w, x, _RAW[pair])
             e.dsp(f"sxtb16 {w}, {w}", w, w)
             e.multiply("smlad", _LOW[pair], w, x, _LOW[pair])
             free.append(w)
-            if pair == _PAIRS - 1:
+            if pair == PAIRS - 1:
                 free.append(held.pop((key[0], -1)))

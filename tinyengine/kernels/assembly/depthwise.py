@@ -6,29 +6,33 @@ of a word serves every output whose window covers it, and two sequences of weigh
 Where all weight words fit six registers (3x3) they stay there for the whole plane; larger kernels reload a row's
 words for a group of outputs.
 
-    void name(const int16_t *plane, const uint32_t *table, int8_t *out, uint32_t rows);
-
 `plane` points at the first window's top left word, `table` is one channel's words from `pack`, `out` the channel's
 first output in an NHWC map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyengine.kernels.assembly.declaration import Constraint, Declaration, Literals, aligned
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding, clamp, rescale, saturate
 from tinyengine.kernels.assembly.scheduler import Core
 
+DECLARATION = Declaration(
+    arguments=("const int16_t *plane", "const uint32_t *table", "int8_t *out", "uint32_t rows"),
+    callers_keep=(*aligned("plane", "table"), "rows > 0"),
+)
 _RESIDENT: tuple[Register, ...] = ("r2", "r3", "r4", "r5", "r6", "r7")
 _OUT, _ROWS, _MULTIPLIER, _ADDEND, _BIAS, _SHIFT, _GROUPS = "s0", "s1", "s2", "s3", "s4", "s5", "s6"
 HEADER_WORDS = 4
 """bias, multiplier, addend, right shift; weight words follow."""
+_MOST_ROW_WORDS = 7
 _UNROLLED_COLUMNS = 32
 SHORT_COLUMNS = 10
 """The same where code is to be short."""
@@ -37,7 +41,7 @@ _GROUP_COLUMNS = range(24, 3, -2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plane:
+class Plane(Literals):
     """Everything that is a literal in one depthwise kernel.
 
     Args:
@@ -100,19 +104,19 @@ class Plane:
             free = next((g for g in range(free, free // 2, -1) if self.columns % g == 0), free)
         return min(self.columns, free)
 
-    def refusal(self) -> str | None:
-        """Why the instruction set cannot encode this plane, or None."""
-        if self.stride not in (1, 2):
-            return f"stride {self.stride}"
-        if self.kernel[1] < 2:
-            return f"a kernel {self.kernel[1]} wide has no pairs"
-        if len(self.pairs) > 7:
-            return f"a kernel {self.kernel[1]} wide has {len(self.pairs)} weight words a row"
-        if self.row_bytes % 4:
-            return "rows are not word-aligned"
-        if not self._reaches(self.group):
-            return f"a window or its outputs span more than an offset's {MOST_LOAD_OFFSET_BYTES} B"
-        return None
+    def constraints(self) -> Iterator[Constraint]:
+        """What the instructions can encode."""
+        width, words = self.kernel[1], len(self.pairs)
+        yield Constraint(is_met=self.stride in (1, 2), otherwise=f"stride {self.stride}")
+        yield Constraint(is_met=width >= 2, otherwise=f"a kernel {width} wide has no pairs")
+        yield Constraint(
+            is_met=words <= _MOST_ROW_WORDS, otherwise=f"a kernel {width} wide has {words} weight words a row"
+        )
+        yield Constraint(is_met=self.row_bytes % 4 == 0, otherwise="rows are not word-aligned")
+        yield Constraint(
+            is_met=self._reaches(self.group),
+            otherwise=f"a window or its outputs span more than an offset's {MOST_LOAD_OFFSET_BYTES} B",
+        )
 
     def _reaches(self, group: int) -> bool:
         """Whether immediate offsets reach a group's last word and output."""
@@ -156,11 +160,9 @@ def render(name: str, plane: Plane, core: Core, comment: str) -> str:
     """The function's text.
 
     Raises:
-        ValueError: `plane.refusal()` has a reason.
+        ValueError: a constraint is not met.
     """
-    reason = plane.refusal()
-    if reason:
-        raise ValueError(reason)
+    plane.require()
     e = Emitter(core)
     return e.function(name, lambda: _body(e, name, plane), comment)
 

@@ -65,10 +65,9 @@ def suits(tile: Tile, core: Core) -> bool:
     )
 
 
-def render(name: str, tile: Tile, core: Core, comment: str) -> str:
-    """The function's text, for a tile that `suits`."""
-    e = Emitter(core)
-    return e.function(name, lambda: _Body(e, name, tile).emit(), comment)
+def body(e: Emitter, name: str, tile: Tile) -> None:
+    """The function's instructions, for a tile that `suits`."""
+    _Body(e, name, tile).emit()
 
 
 class _Body:

@@ -5,19 +5,17 @@ loop, the row's tiles the inner. All fourteen free registers are in use: eight a
 activation words, two pointers; loop state lives in FP registers. A tile's window is a list of word offsets, walked
 once or in equal passes, so that a 1x1, a KxK and a dilated kernel are the same code with other literals.
 
-    void name(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t tiles_and_blocks);
-
 Weights are int16, doubled; or, at `byte_weights`, a byte each: two channels share a halfword as 256 * second +
 first, SMLAD on the raw word gives 256 * S + F, on its sign-extended low bytes F; the difference is S. That costs
 one SXTB16 for each weight word saved, and three instructions for two outputs.
 
 `x` points at the window of the row's first pixel (word-aligned), `table` at the channel pairs' words as `pack`
-lays them out, `out` at the first pixel's first channel; the last argument is tiles | blocks << 16.
+lays them out, `out` at the first pixel's first channel; the last argument is tiles | pairs << 16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -25,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyengine.kernels.assembly import resident
+from tinyengine.kernels.assembly.declaration import Constraint, Declaration, Literals, aligned
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
 from tinyengine.kernels.assembly.requantize import (
@@ -50,6 +49,10 @@ from tinyengine.kernels.assembly.tile_epilogue import (
     load_kinks,
 )
 
+DECLARATION = Declaration(
+    arguments=("const int16_t *x", "const uint32_t *table", "int8_t *out", "uint32_t tiles_and_pairs"),
+    callers_keep=(*aligned("x", "table"), "tiles_and_pairs << 16 > 0", "tiles_and_pairs >> 16 > 0"),
+)
 _FIRST: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
 _SECOND: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
 # Loop state in FP registers, beside the epilogue's.
@@ -88,7 +91,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
+class Tile(Literals):
     """Everything that is a literal in one matrix kernel.
 
     Args:
@@ -112,19 +115,24 @@ class Tile:
     byte_weights: bool = False
     packed_point: int | None = None
 
-    def refusal(self) -> str | None:
-        """Why the instruction set cannot encode this tile, or None."""
-        if not 1 <= len(self.pixel_offsets_bytes) <= 4:
-            return f"{len(self.pixel_offsets_bytes)} pixels"
+    def constraints(self) -> Iterator[Constraint]:
+        """What registers hold and the instructions can encode."""
+        pixels, words = len(self.pixel_offsets_bytes), len(self.window.offsets_bytes)
+        yield Constraint(is_met=1 <= pixels <= len(_FIRST), otherwise=f"{pixels} pixels")
         steps = (self.tile_step_bytes, self.window.step_bytes)
-        if any(o % 4 for o in (*self.pixel_offsets_bytes, *self.window.offsets_bytes, *steps)):
-            return "a pixel's window is not word-aligned"
+        yield Constraint(
+            is_met=all(o % 4 == 0 for o in (*self.pixel_offsets_bytes, *self.window.offsets_bytes, *steps)),
+            otherwise="a pixel's window is not word-aligned",
+        )
         reach = max(self.pixel_offsets_bytes) + max(self.window.offsets_bytes)
-        if reach > MOST_LOAD_OFFSET_BYTES or max(self.out_offsets_bytes) + 1 > MOST_LOAD_OFFSET_BYTES:
-            return f"a tile spans {reach} B, an offset reaches {MOST_LOAD_OFFSET_BYTES}"
-        if self.step_bytes * len(self.window.offsets_bytes) + 64 > MOST_LOAD_OFFSET_BYTES:
-            return f"{len(self.window.offsets_bytes)} words a pass are too many"
-        return None
+        yield Constraint(
+            is_met=max(reach, max(self.out_offsets_bytes) + 1) <= MOST_LOAD_OFFSET_BYTES,
+            otherwise=f"a tile spans {reach} B, an offset reaches {MOST_LOAD_OFFSET_BYTES}",
+        )
+        yield Constraint(
+            is_met=self.step_bytes * words + 64 <= MOST_LOAD_OFFSET_BYTES,
+            otherwise=f"{words} words a pass are too many",
+        )
 
     @property
     def pixel_step_bytes(self) -> int:
@@ -214,15 +222,12 @@ def render(name: str, tile: Tile, core: Core, comment: str) -> str:
     """The function's text.
 
     Raises:
-        ValueError: `tile.refusal()` has a reason.
+        ValueError: a constraint is not met.
     """
-    reason = tile.refusal()
-    if reason:
-        raise ValueError(reason)
-    if resident.suits(tile, core):
-        return resident.render(name, tile, core, comment)
+    tile.require()
+    body = resident.body if resident.suits(tile, core) else _body
     e = Emitter(core)
-    return e.function(name, lambda: _body(e, name, tile), comment)
+    return e.function(name, lambda: body(e, name, tile), comment)
 
 
 def _body(e: Emitter, name: str, tile: Tile) -> None:

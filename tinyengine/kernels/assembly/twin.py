@@ -5,9 +5,7 @@ bit turned over, which the bias takes back). SMLAD on the raw word gives 256 * S
 bytes F; the difference is 256 * S. So a step of two input channels takes one group of four loads, two weight words
 and two activation words, and two UXTB16: 15 cycles for sixteen products. tile.py needs two groups: 16. Activations
 take half the room that int16 would, and interleaving them costs less than widening.
-
-    void tile(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t tiles_and_blocks);
-    void interleave(const int8_t *in, int16_t *out, uint32_t pairs);
+The tile is called as tile.py's.
 
 Where one literal shift serves all channels and no sign counts, 256 * S is requantized as it is, with a shift and
 an addend eight bits higher.
@@ -15,12 +13,13 @@ an addend eight bits higher.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyengine.kernels.assembly.declaration import Constraint, Declaration, Literals, aligned
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
 from tinyengine.kernels.assembly.requantize import (
@@ -35,6 +34,10 @@ from tinyengine.kernels.assembly.requantize import (
 from tinyengine.kernels.assembly.scheduler import Core
 
 PIXELS = 4
+INTERLEAVE = Declaration(
+    arguments=("const int8_t *in", "int16_t *out", "uint32_t pairs"),
+    callers_keep=(*aligned("in", "out"), "pairs > 0"),
+)
 _RAW: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
 _LOW: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
 """First channel of both pixel pairs, then second channel of both."""
@@ -52,7 +55,7 @@ _MOST_WORDS_A_PASS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Twin:
+class Twin(Literals):
     """Literals of one kernel.
 
     Args:
@@ -67,21 +70,30 @@ class Twin:
     epilogue: Epilogue
     most_sum: int
 
-    def refusal(self) -> str | None:
-        """Why this layer does not fit, or None."""
-        if self.depth % 4:
-            return f"{self.depth} channels are not a multiple of 4"
-        if self.passes == 0 or 4 * self.depth > MOST_LOAD_OFFSET_BYTES:
-            return f"{self.depth} channels are out of an offset's reach"
-        if 3 * self.channels > MOST_LOAD_OFFSET_BYTES:
-            return f"{self.channels} outputs a pixel are out of an offset's reach"
-        if self.most_sum >= _MOST_SUM:
-            return f"a sum may reach {self.most_sum}, {_MOST_SUM} is the limit"
-        if self.epilogue.rounding not in (Rounding.TWICE, Rounding.ONCE, Rounding.MIXED):
-            return "FP registers are in use"
-        if self.epilogue.is_mixed and self.epilogue.right_shift is None:
-            return "right shifts are in the FP registers that float rounding needs"
-        return None
+    def constraints(self) -> Iterator[Constraint]:
+        """What words, offsets and registers hold."""
+        form, reach = self.epilogue, MOST_LOAD_OFFSET_BYTES
+        yield Constraint(is_met=self.depth % 4 == 0, otherwise=f"{self.depth} channels are not a multiple of 4")
+        yield Constraint(
+            is_met=self.passes > 0 and 4 * self.depth <= reach,
+            otherwise=f"{self.depth} channels are out of an offset's reach",
+        )
+        yield Constraint(
+            is_met=3 * self.channels <= reach,
+            otherwise=f"{self.channels} outputs a pixel are out of an offset's reach",
+        )
+        yield Constraint(
+            is_met=self.most_sum < _MOST_SUM,
+            otherwise=f"a sum may reach {self.most_sum}, {_MOST_SUM} is the limit",
+        )
+        yield Constraint(
+            is_met=form.rounding in (Rounding.TWICE, Rounding.ONCE, Rounding.MIXED),
+            otherwise="FP registers are in use",
+        )
+        yield Constraint(
+            is_met=not form.is_mixed or form.right_shift is not None,
+            otherwise="right shifts are in the FP registers that float rounding needs",
+        )
 
     @property
     def passes(self) -> int:
@@ -153,11 +165,9 @@ def render(name: str, twin: Twin, core: Core, comment: str) -> str:
     """The tile's text.
 
     Raises:
-        ValueError: `twin.refusal()` has a reason.
+        ValueError: a constraint is not met.
     """
-    reason = twin.refusal()
-    if reason:
-        raise ValueError(reason)
+    twin.require()
     e = Emitter(core)
     return e.function(name, lambda: _body(e, name, twin), comment)
 
@@ -340,7 +350,12 @@ def _store(e: Emitter, twin: Twin, x_step_bytes: int) -> None:
 
 
 def render_interleave(name: str, twin: Twin, core: Core, comment: str) -> str:
-    """Pairs of pixels into shared halfwords; channels of four in the order 0, 2, 1, 3."""
+    """Pairs of pixels into shared halfwords; channels of four in the order 0, 2, 1, 3.
+
+    Raises:
+        ValueError: a constraint is not met.
+    """
+    twin.require()
     e = Emitter(core)
 
     def body() -> None:

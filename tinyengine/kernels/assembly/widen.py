@@ -1,15 +1,12 @@
-"""int8 maps to int16 operands: widening for the matrix tiles, and NHWC to padded channel planes for depthwise.
-
-void widen(const int8_t *in, int16_t *out, uint32_t groups);                    16 bytes a group
-void planes(const int8_t *in, int16_t *plane, uint32_t rows);                   4 channels at a time
-"""
+"""int8 maps to int16 operands: widening for the matrix tiles, and NHWC to padded channel planes for depthwise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from tinyengine.kernels.assembly.declaration import Constraint, Declaration, Literals, aligned
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
 from tinyengine.kernels.assembly.scheduler import Core
@@ -23,24 +20,45 @@ class Order(Enum):
 
 
 WIDEN_GROUP_BYTES = 16
+DECLARATION = Declaration(
+    arguments=("const int8_t *in", "int16_t *out", "uint32_t groups"),
+    callers_keep=(*aligned("in", "out"), "groups > 0"),
+)
+PLANES = Declaration(
+    arguments=("const int8_t *in", "int16_t *plane", "uint32_t rows"),
+    callers_keep=(*aligned("in", "plane"), "rows > 0"),
+)
 
 
-def render_widen(name: str, order: Order, core: Core, comment: str) -> str:
-    """Widens groups of 16 bytes; `in` and `out` are word-aligned."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widen(Literals):
+    """The literal of one widening."""
+
+    order: Order
+
+    def constraints(self) -> Iterator[Constraint]:
+        """What two extensions a word can do."""
+        order = self.order
+        yield Constraint(is_met=sorted(order.value) == [0, 1, 2, 3], otherwise=f"{order.name} loses a channel")
+
+
+def render_widen(name: str, widen: Widen, core: Core, comment: str) -> str:
+    """Groups of `WIDEN_GROUP_BYTES` bytes."""
+    widen.require()
     e = Emitter(core)
 
     def body() -> None:
         e.fixed(f"subs r2, r2, #{_WIDEN_UNROLL}")
         e.fixed(f"blt .L{name}_rest")
         e.label(f".L{name}_groups")
-        _groups(e, order, _WIDEN_UNROLL)
+        _groups(e, widen.order, _WIDEN_UNROLL)
         e.fixed(f"subs r2, r2, #{_WIDEN_UNROLL}")
         e.fixed(f"bge .L{name}_groups")
         e.label(f".L{name}_rest", align=False)
         e.fixed(f"adds r2, r2, #{_WIDEN_UNROLL}")
         e.fixed(f"beq .L{name}_end")
         e.label(f".L{name}_group")
-        _groups(e, order, 1)
+        _groups(e, widen.order, 1)
         e.fixed("subs r2, r2, #1")
         e.fixed(f"bne .L{name}_group")
         e.label(f".L{name}_end", align=False)
@@ -79,7 +97,7 @@ def _group(e: Emitter, order: Order, at: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlaneFill:
+class PlaneFill(Literals):
     """Literals of one NHWC-to-planes kernel.
 
     Args:
@@ -100,24 +118,24 @@ class PlaneFill:
     odd: bool
     most_pairs: int = 6
 
-    def refusal(self) -> str | None:
-        """Why the instruction set cannot encode this kernel, or None."""
-        if self.pixel_bytes % 4 or self.row_bytes % 4 or self.plane_row_bytes % 4 or self.plane_bytes % 4:
-            return "pixels, rows or planes are not word-aligned"
-        if 2 * self.columns + 4 > MOST_LOAD_OFFSET_BYTES:
-            return f"{self.columns} columns are too many"
-        return None
+    def constraints(self) -> Iterator[Constraint]:
+        """What the instructions can encode."""
+        steps = (self.pixel_bytes, self.row_bytes, self.plane_row_bytes, self.plane_bytes)
+        yield Constraint(
+            is_met=all(s % 4 == 0 for s in steps), otherwise="pixels, rows or planes are not word-aligned"
+        )
+        yield Constraint(
+            is_met=2 * self.columns + 4 <= MOST_LOAD_OFFSET_BYTES, otherwise=f"{self.columns} columns are too many"
+        )
 
 
 def render_planes(name: str, fill: PlaneFill, core: Core, comment: str) -> str:
     """Four neighbouring channels of a map into four planes; `plane` points at the word of the first column.
 
     Raises:
-        ValueError: `fill.refusal()` has a reason.
+        ValueError: a constraint is not met.
     """
-    reason = fill.refusal()
-    if reason:
-        raise ValueError(reason)
+    fill.require()
     e = Emitter(core)
     return e.function(name, lambda: _planes_body(e, name, fill), comment)
 

@@ -5,35 +5,45 @@ convolution, so every step is exact: 16 products for 4 outputs where the direct 
 reach 9 * 127, transformed activations 4 * 128: both fit int16, and one arithmetic shift gives the doubled
 accumulator the requantization wants. Price: 16/9 of the int16 weights' flash, and a group's scratch.
 
-    void transform(const int16_t *x, int16_t *v, uint32_t tiles);
-        x: padded int16 NHWC map, at the tile row's first window; v: groups of four tiles, [16][4][channels] each.
-    void multiply(const int16_t *v, const uint32_t *table, int8_t *out, int32_t *products);
-        one group of four tiles, all output channels; `products` holds 16 x 8 words of scratch.
+The transform's `x` is a padded int16 NHWC map, at the tile row's first window, `v` groups of four tiles, each
+[16][4][channels]. A multiplication computes one group of four tiles, all output channels; `products` holds 16 x 8
+words of scratch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyengine.kernels.assembly.declaration import Constraint, Declaration, Literals, aligned
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp, rescale, saturate
 from tinyengine.kernels.assembly.scheduler import Core
 
 GROUP_TILES = 4
-_POSITIONS = 16
-PRODUCT_WORDS = _POSITIONS * 8
+POSITIONS = 16
+PRODUCT_WORDS = POSITIONS * 8
+HEAD_WORDS = 8
+"""Of a pair of channels: biases, and three constants each."""
+TRANSFORM = Declaration(
+    arguments=("const int16_t *x", "int16_t *v", "uint32_t tiles"),
+    callers_keep=(*aligned("x", "v"), "tiles > 0"),
+)
+MULTIPLY = Declaration(
+    arguments=("const int16_t *v", "const uint32_t *table", "int8_t *out", "int32_t *products"),
+    callers_keep=aligned("v", "table", "products"),
+)
 _FIRST: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
 _SECOND: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
 _DOUBLED_G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Winograd:
+class Winograd(Literals):
     """Literals of one layer's kernels.
 
     Args:
@@ -50,17 +60,22 @@ class Winograd:
     out_row_bytes: int
     epilogue: Epilogue
 
-    def refusal(self) -> str | None:
-        """Why the instruction set cannot encode this layer, or None."""
-        if self.in_channels % 2 or self.channels % 2 or self.row_bytes % 4:
-            return "channels are odd or rows not word-aligned"
-        if 2 * self.row_bytes + 6 * self.in_channels > MOST_LOAD_OFFSET_BYTES:
-            return f"a window spans {2 * self.row_bytes + 6 * self.in_channels} B"
-        if 7 * self.position_bytes > MOST_LOAD_OFFSET_BYTES or 4 * self.in_channels > 2048:
-            return f"{self.in_channels} input channels are too many"
-        if self.out_row_bytes + 8 * self.channels > MOST_LOAD_OFFSET_BYTES:
-            return f"an output row of {self.out_row_bytes} B is too long"
-        return None
+    def constraints(self) -> Iterator[Constraint]:
+        """What the instructions can encode."""
+        depth, span = self.in_channels, 2 * self.row_bytes + 6 * self.in_channels
+        yield Constraint(
+            is_met=depth % 2 == 0 and self.channels % 2 == 0 and self.row_bytes % 4 == 0,
+            otherwise="channels are odd or rows not word-aligned",
+        )
+        yield Constraint(is_met=span <= MOST_LOAD_OFFSET_BYTES, otherwise=f"a window spans {span} B")
+        yield Constraint(
+            is_met=7 * self.position_bytes <= MOST_LOAD_OFFSET_BYTES and 4 * depth <= 2048,
+            otherwise=f"{depth} input channels are too many",
+        )
+        yield Constraint(
+            is_met=self.out_row_bytes + 8 * self.channels <= MOST_LOAD_OFFSET_BYTES,
+            otherwise=f"an output row of {self.out_row_bytes} B is too long",
+        )
 
     @property
     def position_bytes(self) -> int:
@@ -70,12 +85,12 @@ class Winograd:
     @property
     def group_bytes(self) -> int:
         """A group's transformed activations."""
-        return _POSITIONS * self.position_bytes
+        return POSITIONS * self.position_bytes
 
     @property
     def block_words(self) -> int:
         """Words of one output channel pair in the table: biases, three constants a channel, weights."""
-        return 8 + _POSITIONS * self.in_channels
+        return HEAD_WORDS + POSITIONS * self.in_channels
 
 
 def pack(
@@ -89,7 +104,7 @@ def pack(
         channels: requantization, one a channel.
     """
     transformed = np.einsum("ia,oabc,jb->oijc", _DOUBLED_G, weights, _DOUBLED_G)
-    halves = transformed.reshape(len(weights), _POSITIONS, layer.in_channels).astype(np.int16)
+    halves = transformed.reshape(len(weights), POSITIONS, layer.in_channels).astype(np.int16)
     halves_u = halves.view(np.uint16).astype(np.uint32)
     words = halves_u[:, :, 0::2] | halves_u[:, :, 1::2] << 16
     blocks = []
@@ -107,22 +122,25 @@ def pack(
 
 
 def render_transform(name: str, layer: Winograd, core: Core, comment: str) -> str:
-    """The activations' transform of one row of tiles."""
-    e = _checked(layer, core)
+    """The activations' transform of one row of tiles.
+
+    Raises:
+        ValueError: a constraint is not met.
+    """
+    layer.require()
+    e = Emitter(core)
     return e.function(name, lambda: _transform(e, name, layer), comment)
 
 
 def render_multiply(name: str, layer: Winograd, core: Core, comment: str) -> str:
-    """The products of one group and their way to outputs."""
-    e = _checked(layer, core)
+    """The products of one group and their way to outputs.
+
+    Raises:
+        ValueError: a constraint is not met.
+    """
+    layer.require()
+    e = Emitter(core)
     return e.function(name, lambda: _multiply(e, name, layer), comment)
-
-
-def _checked(layer: Winograd, core: Core) -> Emitter:
-    reason = layer.refusal()
-    if reason:
-        raise ValueError(reason)
-    return Emitter(core)
 
 
 # --- activations ---
@@ -217,7 +235,7 @@ def _multiply(e: Emitter, name: str, layer: Winograd) -> None:
     e.to_fp("s5", "r3", "where products go")
     e.add_immediate("r3", "r3", 4 * PRODUCT_WORDS)
     e.to_fp("s6", "r3", "their end")
-    e.add_immediate("r1", "r1", 32, "weights")
+    e.add_immediate("r1", "r1", 4 * HEAD_WORDS, "weights")
     e.label(f".L{name}_position")
     with e.scheduled():
         _position(e, layer)

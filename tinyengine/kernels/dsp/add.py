@@ -11,10 +11,11 @@ from tinyengine import fixedpoint, lowering
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import INT32_MAX, Requant
 from tinyengine.ir import Add, Graph, Integers, Node
-from tinyengine.kernels.assembly import add, requantize
+from tinyengine.kernels.assembly import add, functions, requantize
+from tinyengine.kernels.assembly.add import Sum
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
+from tinyengine.kernels.binding import Plan
 from tinyengine.kernels.dsp import tiled_rows
 from tinyengine.kernels.tiling import Tile
 
@@ -108,14 +109,12 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[AddParameters]:  # noqa
     return Plan(
         parameters=AddParameters(groups=found.elements // add.GROUP),
         assembly=(
-            Assembly(
+            functions.ADD.assembly(
+                Sum(epilogue=found.epilogue),
+                core,
                 role="add",
                 label="add_lut",
-                prototype=(
-                    f"void {PLACEHOLDER}"
-                    "(const int8_t *a, const int8_t *b, int8_t *out, const uint32_t *table, uint32_t groups);"
-                ),
-                text=add.render(PLACEHOLDER, found.epilogue, core, "sum of two rescaled bytes, by tables"),
+                comment="sum of two rescaled bytes, by tables",
             ),
         ),
         table=add.pack(found.a, found.b, found.constants),

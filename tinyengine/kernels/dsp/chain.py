@@ -232,10 +232,7 @@ class Chains:
                     else AddParameters(groups=layer.rows.out_row_bytes // 4),
                 )
             )
-            assembly += [
-                Assembly(role=f"{a.role}{index}", label=a.label, prototype=a.prototype, text=a.text)
-                for a in plan.assembly
-            ]
+            assembly += [replace(a, role=f"{a.role}{index}") for a in plan.assembly]
         return Bound(
             parameters=ChainParameters(band=band, links=tuple(links)),
             assembly=tuple(assembly),

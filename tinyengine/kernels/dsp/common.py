@@ -28,7 +28,6 @@ from tinyengine.ir import (
 from tinyengine.kernels.assembly import dense, requantize
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
 from tinyengine.kernels.assembly.tile import MOST_PACKED_BIAS, Tile
-from tinyengine.kernels.binding import PLACEHOLDER
 from tinyengine.kernels.dsp import gains, rounding
 from tinyengine.kernels.dsp.gains import Constants
 from tinyengine.kernels.dsp.rounding import OneRounding
@@ -360,6 +359,3 @@ def constants_for(layer: Weighted, form: Weights) -> Constants:
 
 VARIANTS = {Weights.HALVES: "", Weights.BYTES: "w8", Weights.SHORT: "w8s", Weights.PAIRS: "p2"}
 """In kernel names."""
-TILE_PROTOTYPE = (
-    f"void {PLACEHOLDER}(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t tiles_and_pairs);"
-)

@@ -11,10 +11,10 @@ from tinyengine import costs
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, Graph, Node
-from tinyengine.kernels.assembly import plain_c, tile
+from tinyengine.kernels.assembly import functions, tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
-from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
+from tinyengine.kernels.binding import Plan
 from tinyengine.kernels.dsp import common, tiled_rows, wide_maps
 from tinyengine.kernels.dsp.common import Weighted
 from tinyengine.kernels.dsp.tiled_rows import Call, Row
@@ -258,17 +258,12 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
         if pixels:
             cut = _kernel(found, pixels, vertical=walk.vertical, weights=choice.weights)
             assembly.append(
-                Assembly(
+                functions.TILE.assembly(
+                    cut,
+                    core,
                     role=role,
                     label=f"tile{common.VARIANTS[choice.weights]}_2x{pixels}_{kh}x{kw}_k{found.wide_depth}",
-                    prototype=common.TILE_PROTOTYPE,
-                    text=tile.render(
-                        PLACEHOLDER,
-                        cut,
-                        core,
-                        f"2 channels x {pixels} pixels, window {kh}x{kw}, {found.depth} input channels",
-                    ),
-                    twin=plain_c.tile(cut),
+                    comment=f"2 channels x {pixels} pixels, window {kh}x{kw}, {found.depth} input channels",
                 )
             )
     x_step, out_step = kernel.pixel_step_bytes, kernel.out_pixel_step_bytes

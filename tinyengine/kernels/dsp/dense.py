@@ -14,9 +14,9 @@ import numpy as np
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, Integers, Node
-from tinyengine.kernels.assembly import dense, tile
+from tinyengine.kernels.assembly import dense, functions, tile
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
+from tinyengine.kernels.binding import Plan
 from tinyengine.kernels.dsp import common, tiled_rows, wide_maps
 from tinyengine.kernels.dsp.common import Weighted
 from tinyengine.kernels.dsp.tiled_rows import Call, Row
@@ -172,13 +172,12 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DenseParameters]:
         some = found.weighted
         tables.append(dense.pack(kernel, _weights(found)[:end], some.bias[:end], some.channels[:end]))
         assembly.append(
-            Assembly(
+            functions.DENSE.assembly(
+                kernel,
+                core,
                 role="dense",
                 label=f"dense_8_k{found.depth}",
-                prototype=(
-                    f"void {PLACEHOLDER}(const int16_t *x, const uint32_t *table, int8_t *out, uint32_t blocks);"
-                ),
-                text=dense.render(PLACEHOLDER, kernel, core, f"8 outputs at a time, {found.depth} inputs"),
+                comment=f"8 outputs at a time, {found.depth} inputs",
             )
         )
     pair_words = sum(t.size for t in tables)
@@ -193,11 +192,12 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DenseParameters]:
             block_words=pairs.block_words,
         )
         assembly.append(
-            Assembly(
+            functions.TILE.assembly(
+                pairs,
+                core,
                 role="tile",
                 label=f"tile{common.VARIANTS[choice.weights]}_2x1_k{found.depth}",
-                prototype=common.TILE_PROTOTYPE,
-                text=tile.render(PLACEHOLDER, pairs, core, f"2 outputs at a time, {found.depth} inputs"),
+                comment=f"2 outputs at a time, {found.depth} inputs",
             )
         )
     return Plan(

@@ -13,9 +13,9 @@ from tinyengine import costs
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import DepthwiseConv2D, Graph, Integers, Node
-from tinyengine.kernels.assembly import depthwise, widen
+from tinyengine.kernels.assembly import depthwise, functions, widen
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
+from tinyengine.kernels.binding import Plan
 from tinyengine.kernels.dsp import common, tiled_rows
 from tinyengine.kernels.dsp.common import Weighted
 from tinyengine.kernels.tiling import Tile, Weights
@@ -301,29 +301,19 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DepthwiseParameters]:
             out_bytes=found.out[0] * found.out[1] * found.channels,
         ),
         assembly=(
-            Assembly(
+            functions.PLANES.assembly(
+                _fill(found, rows, choice.weights),
+                core,
                 role="planes",
                 label=f"planes_{found.size[1]}x{found.channels}",
-                prototype=f"void {PLACEHOLDER}(const int8_t *in, int16_t *plane, uint32_t rows);",
-                text=widen.render_planes(
-                    PLACEHOLDER,
-                    _fill(found, rows, choice.weights),
-                    core,
-                    f"4 channels of {found.channels} into int16 planes, {found.size[1]} columns",
-                ),
+                comment=f"4 channels of {found.channels} into int16 planes, {found.size[1]} columns",
             ),
-            Assembly(
+            functions.DEPTHWISE.assembly(
+                kernel,
+                core,
                 role="plane",
                 label=f"plane_{kh}x{kw}s{found.stride}_{found.out[1]}",
-                prototype=(
-                    f"void {PLACEHOLDER}(const int16_t *plane, const uint32_t *table, int8_t *out, uint32_t rows);"
-                ),
-                text=depthwise.render(
-                    PLACEHOLDER,
-                    kernel,
-                    core,
-                    f"depthwise {kh}x{kw} stride {found.stride}, {found.out[1]} outputs a row",
-                ),
+                comment=f"depthwise {kh}x{kw} stride {found.stride}, {found.out[1]} outputs a row",
             ),
         ),
         table=depthwise.pack(

@@ -9,10 +9,10 @@ from tinyengine import costs
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, Graph, Node, Padding
-from tinyengine.kernels.assembly import plain_c, tile, twin
+from tinyengine.kernels.assembly import functions, tile, twin
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
-from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
+from tinyengine.kernels.binding import Plan
 from tinyengine.kernels.dsp import common, tiled_rows, wide_maps
 from tinyengine.kernels.dsp.common import Weighted
 from tinyengine.kernels.dsp.tiled_rows import Call
@@ -223,26 +223,19 @@ def _twin_plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParamete
     return Plan(
         parameters=PointwiseParameters(depth=found.depth, channels=found.channels, bands=tuple(parts)),
         assembly=(
-            Assembly(
+            functions.INTERLEAVE.assembly(
+                kernel,
+                core,
                 role="interleave",
                 label=f"interleave_k{found.depth}",
-                prototype=f"void {PLACEHOLDER}(const int8_t *in, int16_t *out, uint32_t pairs);",
-                text=twin.render_interleave(
-                    PLACEHOLDER, kernel, core, f"pairs of pixels of {found.depth} channels"
-                ),
-                twin=plain_c.interleave(kernel),
+                comment=f"pairs of pixels of {found.depth} channels",
             ),
-            Assembly(
+            functions.PIXEL_PAIRS.assembly(
+                kernel,
+                core,
                 role="tile",
                 label=f"tilep2_2x4_k{found.depth}",
-                prototype=common.TILE_PROTOTYPE,
-                text=twin.render(
-                    PLACEHOLDER,
-                    kernel,
-                    core,
-                    f"2 channels x 4 pixels in pairs, {found.depth} to {found.channels} channels",
-                ),
-                twin=plain_c.twin(kernel),
+                comment=f"2 channels x 4 pixels in pairs, {found.depth} to {found.channels} channels",
             ),
         ),
         table=twin.pack(
@@ -267,17 +260,12 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
         row = _row(found, pixels, choice.weights)
         kernel = _kernel(found, row.pixels, choice.weights)
         role = f"tile{row.pixels}"
-        assembly[role] = Assembly(
+        assembly[role] = functions.TILE.assembly(
+            kernel,
+            core,
             role=role,
             label=f"tile{common.VARIANTS[choice.weights]}_2x{row.pixels}_k{found.depth}",
-            prototype=common.TILE_PROTOTYPE,
-            text=tile.render(
-                PLACEHOLDER,
-                kernel,
-                core,
-                f"2 channels x {row.pixels} pixels, {found.depth} to {found.channels} channels",
-            ),
-            twin=plain_c.tile(kernel),
+            comment=f"2 channels x {row.pixels} pixels, {found.depth} to {found.channels} channels",
         )
         parts.append(
             Band(

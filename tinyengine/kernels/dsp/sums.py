@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyengine.kernels.assembly import channel_sums
+from tinyengine.kernels.assembly import functions
 from tinyengine.kernels.assembly.channel_sums import ChannelSums
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.binding import PLACEHOLDER, Assembly, P, Plan
+from tinyengine.kernels.binding import P, Plan
 from tinyengine.kernels.tiling import Tile
 
 
@@ -42,11 +42,12 @@ def plan(found: Layer, parameters: P, core: Core) -> Plan[P]:
     return Plan(
         parameters=parameters,
         assembly=(
-            Assembly(
+            functions.CHANNEL_SUMS.assembly(
+                sums,
+                core,
                 role="sums",
                 label=f"sums_{sums.pixels}x{sums.pixel_bytes}",
-                prototype=f"void {PLACEHOLDER}(const int8_t *x, int16_t *sums, uint32_t groups);",
-                text=channel_sums.render(PLACEHOLDER, sums, core, f"sums of {sums.pixels} pixels a channel"),
+                comment=f"sums of {sums.pixels} pixels a channel",
             ),
         ),
         table=np.zeros(0, dtype=np.uint32),

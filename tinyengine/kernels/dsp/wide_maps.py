@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyengine.kernels.assembly import plain_c, widen
+from tinyengine.kernels.assembly import functions, widen
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.assembly.widen import Order
-from tinyengine.kernels.binding import PLACEHOLDER, Assembly
-
-WIDEN_PROTOTYPE = f"void {PLACEHOLDER}(const int8_t *in, int16_t *out, uint32_t groups);"
+from tinyengine.kernels.assembly.widen import Order, Widen
+from tinyengine.kernels.binding import Assembly
 
 
 def order_of(channels: int) -> Order:
@@ -31,13 +29,12 @@ def reorder(weights: NDArray[np.int64], order: Order) -> NDArray[np.int64]:
 
 def widen_assembly(order: Order, core: Core) -> Assembly:
     """The widening of contiguous bytes."""
-    comment = f"int8 to int16, 16 bytes a group; order of four: {order.value}"
-    return Assembly(
+    return functions.WIDEN.assembly(
+        Widen(order=order),
+        core,
         role="widen",
         label=f"widen_{order.name.lower()}",
-        prototype=WIDEN_PROTOTYPE,
-        text=widen.render_widen(PLACEHOLDER, order, core, comment),
-        twin=plain_c.widen(order),
+        comment=f"int8 to int16, 16 bytes a group; order of four: {order.value}",
     )
 
 

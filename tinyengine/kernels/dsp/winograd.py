@@ -12,10 +12,10 @@ from tinyengine import costs
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph, Node
-from tinyengine.kernels.assembly import winograd
+from tinyengine.kernels.assembly import functions, winograd
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
-from tinyengine.kernels.binding import PLACEHOLDER, Assembly, Plan
+from tinyengine.kernels.binding import Plan
 from tinyengine.kernels.dsp import convolution, tiled_rows, wide_maps
 from tinyengine.kernels.dsp.wide_maps import Widening
 from tinyengine.kernels.tiling import Tile
@@ -139,19 +139,19 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[WinogradParameters]:
     groups, rest = divmod(found.out[1], _COLUMNS)
     what = f"{found.depth} to {found.channels} channels, map {found.out[0]}x{found.out[1]}"
     assembly = (
-        Assembly(
+        functions.WINOGRAD_TRANSFORM.assembly(
+            kernel,
+            core,
             role="transform",
             label=f"winograd_in_k{found.depth}",
-            prototype=f"void {PLACEHOLDER}(const int16_t *x, int16_t *v, uint32_t tiles);",
-            text=winograd.render_transform(PLACEHOLDER, kernel, core, f"Winograd, activations: {what}"),
+            comment=f"Winograd, activations: {what}",
         ),
-        Assembly(
+        functions.WINOGRAD_MULTIPLY.assembly(
+            kernel,
+            core,
             role="multiply",
             label=f"winograd_out_k{found.depth}",
-            prototype=(
-                f"void {PLACEHOLDER}(const int16_t *v, const uint32_t *table, int8_t *out, int32_t *products);"
-            ),
-            text=winograd.render_multiply(PLACEHOLDER, kernel, core, f"Winograd, products: {what}"),
+            comment=f"Winograd, products: {what}",
         ),
     )
     return Plan(
