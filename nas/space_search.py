@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import pairwise
 from math import sqrt
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self, TypeAlias
 
 from nas.judge import Judge, Need, PaperCost, RealPlan
 from nas.space import Skeleton, Space, layout
@@ -26,6 +27,7 @@ from tinyengine.kernels.catalogue import Target
 
 LEAST_SHARE = 0.75
 """Of a space's sub-networks, that must fit; see README.md for what the choice hangs on."""
+NOTHING = Need(sram_bytes=0, flash_bytes=0)
 _Z = 1.6449
 """One-sided 95 %."""
 
@@ -229,19 +231,80 @@ FIGURE_12_SRAM_KIB = (192, 256, 320, 384, 448, 512)
 FIGURE_12_FLASH_KIB = (512, 1024, 1536, 2048)
 
 
-def choices(samples: Sequence[Samples], *, share: float = LEAST_SHARE) -> tuple[Choice, ...]:
-    """The paper's figure 12: the choice over SRAM and flash."""
-    return tuple(
-        Choice(
-            sram_kib=sram,
-            flash_kib=flash,
-            winner=choose(
-                (Verdict.of(s, Need(sram_bytes=sram << 10, flash_bytes=flash << 10)) for s in samples), share=share
-            ),
+def choices(
+    samples: Sequence[Samples], *, share: float = LEAST_SHARE, firmware: Need = NOTHING
+) -> tuple[Choice, ...]:
+    """The paper's figure 12: the choice over SRAM and flash, of which the firmware takes its part."""
+
+    def winner(sram_kib: int, flash_kib: int) -> Verdict | None:
+        limit = Need(
+            sram_bytes=(sram_kib << 10) - firmware.sram_bytes, flash_bytes=(flash_kib << 10) - firmware.flash_bytes
         )
+        return choose((Verdict.of(s, limit) for s in samples), share=share)
+
+    return tuple(
+        Choice(sram_kib=sram, flash_kib=flash, winner=winner(sram, flash))
         for flash in FIGURE_12_FLASH_KIB
         for sram in FIGURE_12_SRAM_KIB
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One of figure 12's two rules: of how many steps from a cell to the next it holds, and where it does not."""
+
+    says: str
+    steps: int
+    broken: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """One line."""
+        kept = f"{self.says}: in {self.steps - len(self.broken)} of {self.steps} steps"
+        return f"{kept}; not {', '.join(self.broken)}" if self.broken else kept
+
+
+def rules(grid: Sequence[Choice]) -> tuple[Rule, Rule]:
+    """Whether figure 12's rules hold; steps from or to a cell without a choice do not count."""
+    chosen = {(c.sram_kib, c.flash_kib): c.winner.space for c in grid if c.winner is not None}
+    more_sram = [((a, f), (b, f)) for f in FIGURE_12_FLASH_KIB for a, b in pairwise(FIGURE_12_SRAM_KIB)]
+    more_flash = [((s, a), (s, b)) for s in FIGURE_12_SRAM_KIB for a, b in pairwise(FIGURE_12_FLASH_KIB)]
+
+    def rule(says: str, steps: Sequence[tuple[_Cell, _Cell]], keeps: Callable[[_Shape, _Shape], bool]) -> Rule:
+        known = [(chosen[a], chosen[b], b) for a, b in steps if a in chosen and b in chosen]
+        broken = tuple(
+            f"{old} to {new} at {sram} kB/{flash} kB"
+            for old, new, (sram, flash) in known
+            if not keeps(_shape(old), _shape(new))
+        )
+        return Rule(says=says, steps=len(known), broken=broken)
+
+    return (
+        rule(
+            "more SRAM raises the resolution at the same width",
+            more_sram,
+            lambda a, b: a.width == b.width and a.rows <= b.rows,
+        ),
+        rule(
+            "more flash widens and lowers the resolution",
+            more_flash,
+            lambda a, b: a.width <= b.width and a.rows >= b.rows,
+        ),
+    )
+
+
+_Cell: TypeAlias = tuple[int, int]
+"""kB of SRAM and of flash."""
+
+
+class _Shape(NamedTuple):
+    width: float
+    rows: int
+
+
+def _shape(space: str) -> _Shape:
+    width, rows = space.removeprefix("w").split("-r")
+    return _Shape(float(width), int(rows))
 
 
 def spaces_of(skeleton: Skeleton, resolutions: Sequence[int], widths_percent: Sequence[int]) -> tuple[Space, ...]:

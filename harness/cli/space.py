@@ -25,20 +25,19 @@ from nas.space_search import (
     FIGURE_12_FLASH_KIB,
     FIGURE_12_SRAM_KIB,
     LEAST_SHARE,
-    Choice,
+    NOTHING,
     Request,
     Samples,
     Verdict,
     choices,
     choose,
     judge_all,
+    rules,
 )
 
 SCHEMA = "tinyrack.space/1"
-FIRMWARE_SRAM_BYTES = 4096
-"""Static data and stack of the firmware, rounded up: what an arena cannot have of the SRAM."""
-FIRMWARE_FLASH_BYTES = 16384
-"""The firmware without a model, rounded up."""
+FIRMWARE = Need(sram_bytes=4096, flash_bytes=16384)
+"""The firmware without a model, rounded up; of SRAM its static data and stack."""
 _ROWS = 12
 _CURVES = 8
 
@@ -75,10 +74,7 @@ def command(
         sram_bytes=(sram_kib << 10) if sram_kib is not None else _ram_bytes(chip),
         flash_bytes=(flash_kib << 10) if flash_kib is not None else _flash_bytes(chip),
     )
-    model_limit = Need(
-        sram_bytes=limit.sram_bytes - FIRMWARE_SRAM_BYTES, flash_bytes=limit.flash_bytes - FIRMWARE_FLASH_BYTES
-    )
-    if min(model_limit) <= 0:
+    if min(_without(FIRMWARE, limit)) <= 0:
         raise ConfigError("leaves nothing for a network", file="--sram/--flash")
     most = Need(
         sram_bytes=max(limit.sram_bytes, FIGURE_12_SRAM_KIB[-1] << 10),
@@ -100,23 +96,35 @@ def command(
 
     judged = judge_all(request, folder=paths.cache_dir() / "spaces", processes=processes, tell=tell)
     by_paper, by_plan = tuple(j.paper for j in judged), tuple(j.real for j in judged)
-    columns = (_Column(by_paper, limit, share), _Column(by_plan, model_limit, share))
-    grids = (choices(by_paper, share=share), choices(by_plan, share=share))
+    columns = (
+        _Column("paper's cost", by_paper, limit, NOTHING, share),
+        _Column("real plan", by_plan, limit, FIRMWARE, share),
+    )
     if out is not None:
-        _draw(out, columns[1], grids, request, limit)
+        _draw(out, columns, request, limit)
     if json is not None:
-        write_json(_document(board, request, limit, columns, grids), json)
+        write_json(_document(board, request, limit, columns), json)
     if json != "-":
         _show(columns, limit)
 
 
-class _Column:
-    """One judge's view of all spaces."""
+def _without(firmware: Need, limit: Need) -> Need:
+    return Need(
+        sram_bytes=limit.sram_bytes - firmware.sram_bytes, flash_bytes=limit.flash_bytes - firmware.flash_bytes
+    )
 
-    def __init__(self, samples: tuple[Samples, ...], limit: Need, share: float) -> None:
+
+class _Column:
+    """One judge's view of all spaces; the firmware's part of the limits is not the network's."""
+
+    def __init__(
+        self, judge: str, samples: tuple[Samples, ...], limit: Need, firmware: Need, share: float
+    ) -> None:
+        self.judge = judge
         self.samples = samples
-        self.limit = limit
-        self.verdicts = tuple(Verdict.of(s, limit) for s in samples)
+        self.limit = _without(firmware, limit)
+        self.grid = choices(samples, share=share, firmware=firmware)
+        self.verdicts = tuple(Verdict.of(s, self.limit) for s in samples)
         self.winner = choose(self.verdicts, share=share)
         self.plain = choose(self.verdicts, share=0.0)
 
@@ -141,11 +149,14 @@ def _show(columns: tuple[_Column, _Column], limit: Need) -> None:
         cells = [f(v) for v in (p, r) for f in (_fit, _surely, _mean)]
         table.add_row(p.space, *cells)
     screen.print(table)
-    for words, column in (("paper's cost", paper), ("real plan", plan)):
+    for column in columns:
         winner = column.winner.space if column.winner else "none: nothing fits often enough"
         plain = column.plain
         also = "" if plain is None else f"; without a least share: {plain.space}, of which {plain.share:.1%} fits"
-        screen.print(f"chosen by {words}: {winner}{also}", soft_wrap=True)
+        screen.print(f"chosen by {column.judge}: {winner}{also}", soft_wrap=True)
+    for column in columns:
+        for rule in rules(column.grid):
+            screen.print(f"figure 12, {column.judge}: {rule.words}", soft_wrap=True)
 
 
 def _fit(v: Verdict) -> str:
@@ -160,13 +171,7 @@ def _mean(v: Verdict) -> str:
     return f"{v.mean_macs / 1e6:.1f}" if v.fitting else "-"
 
 
-def _document(
-    board: str,
-    request: Request,
-    limit: Need,
-    columns: tuple[_Column, _Column],
-    grids: tuple[tuple[Choice, ...], tuple[Choice, ...]],
-) -> dict[str, Any]:
+def _document(board: str, request: Request, limit: Need, columns: tuple[_Column, _Column]) -> dict[str, Any]:
     def winner(verdict: Verdict | None) -> str | None:
         return None if verdict is None else verdict.space
 
@@ -188,26 +193,30 @@ def _document(
             for p, r in zip(paper.verdicts, plan.verdicts, strict=True)
         ],
         "figure_12": {
-            name: [{"sram_kib": c.sram_kib, "flash_kib": c.flash_kib, "space": winner(c.winner)} for c in grid]
-            for name, grid in zip(("paper_cost", "real_plan"), grids, strict=True)
+            name: [
+                {"sram_kib": c.sram_kib, "flash_kib": c.flash_kib, "space": winner(c.winner)} for c in column.grid
+            ]
+            for name, column in zip(("paper_cost", "real_plan"), columns, strict=True)
+        },
+        "figure_12_rules": {
+            name: [asdict(rule) for rule in rules(column.grid)]
+            for name, column in zip(("paper_cost", "real_plan"), columns, strict=True)
         },
     }
 
 
-def _draw(
-    out: Path, column: _Column, grids: tuple[tuple[Choice, ...], ...], request: Request, limit: Need
-) -> None:
+def _draw(out: Path, columns: tuple[_Column, _Column], request: Request, limit: Need) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "figure3.svg").write_text(_figure_3(column))
-        (out / "figure11.svg").write_text(_figure_11(request, column, limit))
-        for name, grid in zip(("paper-cost", "real-plan"), grids, strict=True):
-            (out / f"figure12-{name}.svg").write_text(_figure_12(grid, name))
+        (out / "figure11.svg").write_text(_figure_11(request, columns[1], limit))
+        for name, column in zip(("paper-cost", "real-plan"), columns, strict=True):
+            (out / f"figure3-{name}.svg").write_text(_figure_3(column, limit))
+            (out / f"figure12-{name}.svg").write_text(_figure_12(column))
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", file=str(out), field="--out") from error
 
 
-def _figure_3(column: _Column) -> str:
+def _figure_3(column: _Column, limit: Need) -> str:
     """How computation is spread over what fits, in the spaces with the most of it; the most computation last."""
     some = (v for v in column.verdicts if v.least_share >= LEAST_SHARE / 2)
     best = sorted(some, key=lambda v: -v.mean_macs * v.share)[:_CURVES]
@@ -217,31 +226,36 @@ def _figure_3(column: _Column) -> str:
         values = sorted(m / 1e6 for m in by_name[v.space].fitting(column.limit))
         points = tuple((m, 100 * (n + 1) / len(values)) for n, m in enumerate(values))
         chosen = column.winner is not None and v.space == column.winner.space
-        words = f"{v.space}: {v.mean_macs / 1e6:.1f}, {v.share:.0%}"
+        words = f"{v.space}: {v.mean_macs / 1e6:.1f}, {v.share:.1%}"
         found.append(charts.Line(label=words, points=points, strong=chosen))
     return charts.lines(
         found,
-        title="Computation of networks that fit: mean MMAC, share that fits; thick: chosen (figure 3)",
-        x="MMAC",
+        title=f"Computation of networks that fit {limit.sram_bytes >> 10} kB and {limit.flash_bytes >> 10} kB, by "
+        f"{column.judge} (figure 3); a space's mean and share, thick: chosen",
+        x="million multiply-accumulates",
         y="% of those that fit",
     )
 
 
-def _figure_12(grid: tuple[Choice, ...], name: str) -> str:
+def _figure_12(column: _Column) -> str:
     texts = [
-        [c.winner.space if c.winner else "-" for c in grid if c.flash_kib == flash]
+        [c.winner.space if c.winner else "-" for c in column.grid if c.flash_kib == flash]
         for flash in FIGURE_12_FLASH_KIB
     ]
     return charts.cells(
         [f"{f} kB flash" for f in FIGURE_12_FLASH_KIB],
         [f"{s} kB" for s in FIGURE_12_SRAM_KIB],
         texts,
-        title=f"Chosen space over SRAM and flash, {name} (figure 12)",
+        title=f"Chosen space over SRAM and flash, by {column.judge} (figure 12)",
+        notes=[rule.words for rule in rules(column.grid)],
     )
 
 
 def _figure_11(request: Request, column: _Column, limit: Need) -> str:
-    """Bytes in use in each block: the chosen space's largest network, planned and whole tensors; MobileNetV2."""
+    """Bytes in use in each block: the chosen space's largest network, planned and whole tensors; MobileNetV2.
+
+    Only the highest bar counts: below it the planner takes whatever ways need the smallest tables.
+    """
     chosen = column.winner or column.plain
     if chosen is None:
         raise ConfigError("no network fits these limits, so there is none to draw", file="--sram/--flash")
@@ -263,7 +277,7 @@ def _figure_11(request: Request, column: _Column, limit: Need) -> str:
 
     return charts.bars(
         [series(*each) for each in drawn],
-        title=f"Peak memory of each block, {space.name} (figure 11)",
+        title=f"Memory in use in each block, {space.name} (figure 11); the arena is as high as its highest bar",
         x="stage and block",
         y="kB",
         limit=limit.sram_bytes / 1024,

@@ -151,11 +151,19 @@ def bars(
     if limit is not None:
         at = frame.y(limit)
         parts.append(f'<path d="M{_LEFT} {at:.1f}H{WIDTH - _RIGHT}" stroke="{_LIMIT}" stroke-dasharray="5 4"/>')
+        parts.append(f'<text x="{WIDTH - _RIGHT + 12}" y="{at + 4:.1f}" fill="{_LIMIT}">limit {limit:,.0f}</text>')
     return _svg(parts)
 
 
-def cells(rows: Sequence[str], columns: Sequence[str], texts: Sequence[Sequence[str]], *, title: str) -> str:
-    """A table; equal texts have one colour."""
+def cells(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    texts: Sequence[Sequence[str]],
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+) -> str:
+    """A table; equal texts have one colour. `notes` are lines below it."""
     kinds = {text: number for number, text in enumerate(dict.fromkeys(t for row in texts for t in row))}
     width, height = (WIDTH - 110) / max(1, len(columns)), 44.0
     parts = [f'<text x="12" y="22" font-weight="bold">{escape(title)}</text>']
@@ -171,7 +179,9 @@ def cells(rows: Sequence[str], columns: Sequence[str], texts: Sequence[Sequence[
                 f'fill="hsl({hue} 55% 86%)"/><text x="{x + width / 2:.1f}" y="{y + 26:.1f}" {_MIDDLE}>'
                 f"{escape(text)}</text>"
             )
-    return _svg(parts, height=70 + height * len(rows))
+    below = 70 + height * len(rows)
+    parts += [f'<text x="12" y="{below + 12 + 18 * n:.1f}">{escape(note)}</text>' for n, note in enumerate(notes)]
+    return _svg(parts, height=below + 18 * len(notes))
 
 
 _MIDDLE = 'text-anchor="middle"'

@@ -39,7 +39,9 @@ def test_two_columns_and_three_figures(tmp_path: Path, capsys: pytest.CaptureFix
     assert document["space_winner_real_plan"] in {s.name for s in GRID}
     assert len(document["spaces"]) == len(GRID)
     assert len(document["figure_12"]["real_plan"]) == 24
-    for name in ("figure3", "figure11", "figure12-paper-cost", "figure12-real-plan"):
+    assert [len(document["figure_12_rules"][name]) for name in ("paper_cost", "real_plan")] == [2, 2]
+    judges = ("paper-cost", "real-plan")
+    for name in ("figure11", *(f"{figure}-{judge}" for figure in ("figure3", "figure12") for judge in judges)):
         assert ET.fromstring((figures / f"{name}.svg").read_text()).tag.endswith("svg")
     assert "chosen by paper's cost: w0.2-r64" in capsys.readouterr().out
 

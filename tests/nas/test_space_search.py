@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from nas.space import IMAGENET, Space, all_spaces, layout
 from nas.space_search import (
     FIGURE_12_FLASH_KIB,
     FIGURE_12_SRAM_KIB,
+    Choice,
     Judged,
     Request,
     Samples,
@@ -22,6 +24,7 @@ from nas.space_search import (
     choose,
     judge_all,
     least_share,
+    rules,
     spaces_of,
 )
 from tinyengine.kernels.catalogue import Target
@@ -85,6 +88,34 @@ def test_more_flash_raises_width_and_lowers_resolution(by_paper: tuple[Samples, 
     widths, resolutions = zip(*column, strict=True)
     assert list(widths) == sorted(widths)
     assert list(resolutions) == sorted(resolutions, reverse=True)
+
+
+def test_the_rules_of_figure_12_are_counted_step_by_step(by_paper: tuple[Samples, ...]) -> None:
+    raised, widened = rules(choices(by_paper))
+    assert (raised.steps, widened.steps, widened.broken) == (20, 18, ())
+    assert all(b.endswith("/2048 kB") for b in raised.broken) and len(raised.broken) < 5
+
+    def grid(names: dict[int, tuple[str, str]]) -> tuple[Choice, ...]:
+        return tuple(
+            Choice(sram_kib=sram, flash_kib=flash, winner=replace(nothing, space=name))
+            for flash, row in names.items()
+            for sram, name in zip((192, 256), row, strict=True)
+        )
+
+    nothing = Verdict.of(by_paper[0], LIMIT)
+    raised, widened = rules(grid({512: ("w0.3-r64", "w0.4-r64"), 1024: ("w0.2-r64", "w0.4-r80")}))
+    assert raised.broken == ("w0.3-r64 to w0.4-r64 at 256 kB/512 kB", "w0.2-r64 to w0.4-r80 at 256 kB/1024 kB")
+    assert widened.broken == ("w0.3-r64 to w0.2-r64 at 192 kB/1024 kB", "w0.4-r64 to w0.4-r80 at 256 kB/1024 kB")
+    assert widened.words.startswith("more flash widens and lowers the resolution: in 0 of 2 steps; not w0.3-r64")
+    assert rules([Choice(sram_kib=192, flash_kib=512, winner=None)])[0].steps == 0
+
+
+def test_firmware_takes_its_part_of_every_cell(by_paper: tuple[Samples, ...]) -> None:
+    firmware = Need(sram_bytes=64 << 10, flash_bytes=0)
+    whole = {(c.sram_kib, c.flash_kib): c.winner for c in choices(by_paper)}
+    for c in choices(by_paper, firmware=firmware):
+        if c.sram_kib > FIGURE_12_SRAM_KIB[0]:
+            assert c.winner == whole[c.sram_kib - 64, c.flash_kib]
 
 
 def test_the_plain_rule_can_pick_a_space_of_which_little_fits() -> None:
