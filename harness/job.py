@@ -46,10 +46,12 @@ class Kernels(StrEnum):
     """The fastest for its core."""
     C = "c"
     """Portable C only."""
+    TWINS = "twins"
+    """The fastest, with plain C in place of generated text: who gives other bytes than `auto` is to blame."""
 
     def target(self, core: str) -> Target:
         """What to compile for on `core` ("cortex-m4", ...)."""
-        return _TARGETS.get(core, Target.C) if self is Kernels.AUTO else Target.C
+        return Target.C if self is Kernels.C else _TARGETS.get(core, Target.C)
 
 
 class Memory(StrEnum):
@@ -73,7 +75,7 @@ class JobOptions:
         layers: make the separate run with per-layer cycles.
         marks: make the two runs on painted memory that show how far arena and stack reach, and plan what less
             sharing would need.
-        kernels: fast ones for the board's core, or portable ones.
+        kernels: fast ones for the board's core, their twins in plain C, or portable ones.
         memory: of simulated boards; those of QEMU are always ideal, silicon is what it is.
         optimize, flash_limit_bytes, sram_limit_bytes, sharing, patches, fold_constants: as in CompileOptions.
         tuning: what was measured for this model on this kind of board.
@@ -208,6 +210,7 @@ def compile_options(options: JobOptions, target: Target) -> CompileOptions:
         patches=used.patches if used is not None and grid is None else grid,
         fold_constants=options.fold_constants,
         measured=None if used is None else used.measured,
+        twins=options.kernels is Kernels.TWINS,
     )
 
 

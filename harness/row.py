@@ -184,7 +184,8 @@ class Row:
         fault: whose fault a failure is: model, toolchain, board, link, result, user or tinyrack.
         fault_class: what kind of trouble it was, as its symptoms tell; an `ok` row has one when it was overcome.
         advice: what to do about it.
-        kernels: what was asked for: `auto`, the fastest for the core, or `c`, portable ones; None in older rows.
+        kernels: what was asked for: `auto`, the fastest for the core, `twins`, these in plain C, or `c`; None in
+            older rows.
         tuned: short digest of the tuning record that the kernels were chosen by; None for the cost table's choice.
         patches: the first layers where they are computed patch by patch, else None.
         ladder: plans of this model with less sharing than `memory`, for pictures; what each rung saves.

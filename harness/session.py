@@ -63,7 +63,7 @@ class Request:
     def options_for(self, source: ModelSource, board: Board) -> JobOptions:
         """The options with the record that is about this model on this board, if there is one."""
         options = self.options
-        if options.kernels is not Kernels.AUTO:
+        if options.kernels is Kernels.C:
             return options
         tuning = fitting(
             self.tunings,

@@ -1,5 +1,5 @@
 """Prints a scheduled, planned graph as C: model.h, model.c, model_weights.c, and model_kernels.S where kernels are
-generated Thumb-2. Same input, same bytes.
+generated Thumb-2, or model_kernels.c with their plain C twins. Same input, same bytes.
 
 Steps whose rendered kernels are equal share one function; equal constants share one table. Names from a model
 file reach C only inside comments and only through `sanitise`. It chooses no kernel and no offset.
@@ -122,14 +122,15 @@ class _Constants:
 
 @dataclass(slots=True)
 class _Functions:
-    """Rendered kernels by text; equal text is one function."""
+    """Rendered kernels by text; equal text is one function. Of generated ones the text, or the plain C twin."""
 
+    twins: bool
     names: dict[tuple[str, str], str] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     instances: dict[str, int] = field(default_factory=dict)
     assembly: dict[tuple[str, str], str] = field(default_factory=dict)
     prototypes: list[str] = field(default_factory=list)
-    assembly_texts: list[str] = field(default_factory=list)
+    generated: list[str] = field(default_factory=list)
 
     def _assembly(self, function: Assembly, target: Target) -> str:
         """The name of a generated function; equal text is one function."""
@@ -141,7 +142,8 @@ class _Functions:
             name = f"{stem}_{instance}"
             self.assembly[key] = name
             self.prototypes.append(function.prototype.replace(PLACEHOLDER, name))
-            self.assembly_texts.append(function.text.replace(PLACEHOLDER, name))
+            text = function.twin if self.twins else function.text
+            self.generated.append(text.replace(PLACEHOLDER, name))
         return self.assembly[key]
 
     def name(self, step: ScheduledStep, signature: str, kinds: tuple[tuple[_Call, ...], ...] = ()) -> str:
@@ -192,14 +194,15 @@ class _Places:
         return f"{self.base} + {self.plan.offset_of(f's{index}')}"
 
 
-def generate(graph: Graph, schedule: Schedule, plan: MemoryPlan, *, options: str) -> Sources:
+def generate(graph: Graph, schedule: Schedule, plan: MemoryPlan, *, options: str, twins: bool = False) -> Sources:
     """The C of one model.
 
     Args:
         schedule, plan: of this very graph.
         options: what else decided the output (rounding, target), for the header comment and the digest.
+        twins: plain C in place of generated text.
     """
-    constants, functions = _Constants(), _Functions()
+    constants, functions = _Constants(), _Functions(twins=twins)
     calls = _calls(
         graph,
         schedule.steps,
@@ -221,8 +224,9 @@ def generate(graph: Graph, schedule: Schedule, plan: MemoryPlan, *, options: str
         ),
         SourceFile(name="model_weights.c", text=head + _weights_c(constants)),
     ]
-    if functions.assembly_texts:
-        files.append(SourceFile(name="model_kernels.S", text=head + _kernels_s(functions)))
+    if functions.generated:
+        suffix, text = ("c", _kernels_c(functions)) if twins else ("S", _kernels_s(functions))
+        files.append(SourceFile(name=f"model_kernels.{suffix}", text=head + text))
     header = head + _model_h(graph, schedule, plan)
     line = f'#define TE_SOURCES_DIGEST "{_sorted(files, header).digest()}"\n'
     return _sorted(files, header.replace(_DIGEST_MARK, _DIGEST_MARK + line))
@@ -236,9 +240,15 @@ def _sorted(files: list[SourceFile], header: str) -> Sources:
 def _kernels_s(functions: _Functions) -> str:
     """All generated functions, a section each, so that the linker drops what is not called."""
     parts = ["    .syntax unified\n    .thumb\n"]
-    for name, text in zip(functions.assembly.values(), functions.assembly_texts, strict=True):
+    for name, text in zip(functions.assembly.values(), functions.generated, strict=True):
         parts.append(f'    .section .text.{name}, "ax", %progbits\n{text}')
     return "\n".join(parts)
+
+
+def _kernels_c(functions: _Functions) -> str:
+    """The twins of all generated functions."""
+    declared = "\n".join(("#include <stdint.h>", *functions.prototypes))
+    return "\n".join((declared, *functions.generated))
 
 
 _DIGEST_MARK = "/* SHA-256 over the names, lengths and texts of these files, all but the next line. */\n"

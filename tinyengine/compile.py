@@ -36,6 +36,8 @@ class CompileOptions:
         sharing: how far buffers may share bytes; less than everything is for comparisons.
         measured: what a board said about the ways to compute layers; None, and all are estimated.
         patches: the grid in which the first layers are computed; None leaves it to the search.
+        twins: plain C in place of each generated function, all else the same: what is wrong without and right with
+            them is the fault of generated text, or of the core.
     """
 
     requant: Requant = Requant.EXACT
@@ -47,6 +49,7 @@ class CompileOptions:
     patches: Grid | None = None
     fold_constants: bool = True
     measured: Measured | None = None
+    twins: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,12 +189,12 @@ def _printed(
 ) -> Compiled:
     """The plan checked and everything printed; `graph` as imported, `lowered` after passes."""
     checker.check(plan, lowered, tuple(s.binding for s in scheduled.steps))
-    words = f"requant {options.requant.value}, target {options.target.value}"
+    words = f"requant {options.requant.value}, target {options.target.value}{', twins' if options.twins else ''}"
     return Compiled(
         graph=lowered,
         schedule=scheduled,
         plan=plan,
-        sources=codegen.generate(lowered, scheduled, plan, options=words),
+        sources=codegen.generate(lowered, scheduled, plan, options=words, twins=options.twins),
         layers=tuple(
             Layer(
                 index=index,

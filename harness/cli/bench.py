@@ -66,7 +66,8 @@ def command(
         bool, typer.Option("--float-io", help="Keep float32 inputs and outputs on the board.")
     ] = False,
     kernels: Annotated[
-        Kernels, typer.Option(help="The fastest for each board's core, or portable C.")
+        Kernels,
+        typer.Option(help="The fastest for each board's core, portable C, or plain C twins of generated text."),
     ] = Kernels.AUTO,
     optimize: OptimizeOption = Optimize.BALANCED,
     flash_limit: FlashLimitOption = None,
@@ -160,7 +161,7 @@ def command(
 def untuned(request: Request) -> str | None:
     """One line about the rows that no tuning record is for; None where each has one."""
     options = request.options
-    if options.kernels is not Kernels.AUTO:
+    if options.kernels is Kernels.C:
         return f"--kernels {options.kernels.value} takes no tuning records: there is nothing to choose from"
     pairs = [(m, b) for m in request.models for b in request.boards]
     missing = [f"{m.name} on {b.name}" for m, b in pairs if request.options_for(m, b).tuning is None]

@@ -55,6 +55,9 @@ def command(
         Path | None,
         typer.Option("--tuning", metavar="FILE", help="Choose kernels by what `tinyrack tune` wrote there."),
     ] = None,
+    twins: Annotated[
+        bool, typer.Option("--twins", help="Plain C in place of generated text, to find out which of them errs.")
+    ] = False,
     float_io: Annotated[bool, typer.Option("--float-io", help="Keep float32 inputs and outputs.")] = False,
     json: JsonOption = None,
 ) -> None:
@@ -81,6 +84,7 @@ def command(
             patches=grid,
             fold_constants=fold_constants,
             measured=None if tuned is None else tuned.measured,
+            twins=twins,
         ),
     )
     taken = flash_bytes(compiled.graph, compiled.schedule.steps)

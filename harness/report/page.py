@@ -58,6 +58,9 @@ class Line:
     facts: tuple[Fact, ...]
 
 
+_KERNELS = {"c": "portable C kernels", "twins": "plain C twins of generated kernels"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCell:
     """A layer on one board: a bar as a share of that board's slowest layer."""
@@ -215,7 +218,7 @@ def _part(anchor: str, group: Sequence[Row], *, version: str | None) -> ModelPar
                 None,
                 (
                     zoo.LABEL if first.model.startswith("zoo:") else "",
-                    "portable C kernels" if first.kernels == "c" else "",
+                    _KERNELS.get(first.kernels or "", ""),
                     f"timing model {version}: not to be compared with other versions' rows" if version else "",
                 ),
             )

@@ -120,6 +120,14 @@ def test_a_measured_placement_is_faster_and_keeps_within_the_limit_of_sram(place
     assert regions["copies", "sram1"] == copied and regions["arena", "sram1"] > chosen["arena_planned_bytes"]
 
 
+def test_twins_of_generated_kernels_are_slower_and_as_exact(place: Place) -> None:
+    (row,) = place.bench(MODEL, "--boards", "f412-sim", "--repetitions", "1", "--kernels", "twins")
+    assert (row["outcome"], row["bit_exact"], row["kernels"]) == ("ok", True, "twins")
+    # The default's 0.38 Mcyc are held elsewhere.
+    assert row["cycles"] > 1_000_000
+    assert all(layer["kernel"].endswith("__dsp") for layer in row["layers"] if layer["op"] == "FULLY_CONNECTED")
+
+
 def test_bench_measures_and_keeps_what_others_need_to_check_it(place: Place) -> None:
     (row,) = place.bench(MODEL, "--boards", "f746-sim", "--save", "kept")
     jsonschema.validate(row, json_schema())

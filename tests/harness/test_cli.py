@@ -252,6 +252,13 @@ def test_compile_writes_c_and_says_what_it_is(quiet_place: Path, capsys: pytest.
     assert document["layers"][0]["op"] == "CONV_2D"
 
 
+def test_compile_gives_plain_c_in_place_of_generated_text(quiet_place: Path) -> None:
+    for options, kernels in (([], "model_kernels.S"), (["--twins"], "model_kernels.c")):
+        assert call("compile", "zoo:ad-autoencoder", "-o", kernels, "--core", "cortex-m4", *options) == 0
+        written = {p.name for p in (quiet_place / kernels).iterdir()}
+        assert written == {"model.h", "model.c", "model_weights.c", kernels}
+
+
 def stored(folder: Path) -> None:
     with Store.open(str(folder), now=lambda: 1_700_000_000.0) as store:
         first = store.begin_session(request={}, request_digest="a" * 64, fresh=False)
