@@ -11,19 +11,26 @@ from pathlib import Path
 import jinja2
 
 from nas.data.front_end import FrontEnd
+from tinyengine import codegen
 from tinyengine.compile import Compiled
 from tinyengine.sources import SourceFile, Sources
 
-_TEMPLATES = ("CMakeLists.txt", "example.c", "README.md")
+_TEMPLATES = ("CMakeLists.txt", "arm-none-eabi.cmake", "example.c", "README.md")
+_KERNELS, _PLAIN_KERNELS = "model_kernels.S", "model_kernels.c"
+"""Generated functions, and the same in plain C for machines that are no Cortex-M."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the page says about the network; each is a sentence's content, measured elsewhere."""
+    """What the page says about the network; each is a sentence's content, measured elsewhere.
+
+    `cpu_flags` are those of the chip, for GCC.
+    """
 
     name: str
     arch: str
     core: str
+    cpu_flags: tuple[str, ...]
     classes: tuple[str, ...]
     lines: tuple[str, ...]
 
@@ -41,6 +48,7 @@ def library(compiled: Compiled, facts: Facts, front_end: FrontEnd | None) -> Sou
     if front_end is not None and shape != (1, front_end.frames, front_end.columns, 1):
         raise ValueError(f"a front end of {front_end.frames} x {front_end.columns} does not fill {shape}")
     files = list(compiled.sources.files)
+    has_kernels = any(f.name == _KERNELS for f in files)
     if front_end is not None:
         files += front_end.sources().files
     environment = jinja2.Environment(
@@ -56,11 +64,15 @@ def library(compiled: Compiled, facts: Facts, front_end: FrontEnd | None) -> Sou
         "facts": facts,
         "classes": [_literal(name) for name in facts.classes],
         "input_shape": shape,
-        "compiled_files": [f.name for f in files if f.name.endswith((".c", ".S", ".s"))],
-        "has_assembly": any(f.name.endswith((".S", ".s")) for f in files),
+        "c_files": [f.name for f in files if f.name.endswith(".c")],
+        "kernels": _KERNELS if has_kernels else None,
+        "plain_kernels": _PLAIN_KERNELS,
         "front_end": front_end,
         "arena_bytes": compiled.plan.arena_bytes,
     }
+    if has_kernels:
+        plain = codegen.generate(graph, compiled.schedule, compiled.plan, options="plain C", twins=True)
+        files.append(SourceFile(name=_PLAIN_KERNELS, text=plain.text(_PLAIN_KERNELS)))
     files += [
         SourceFile(name=name, text=environment.get_template(f"{name}.j2").render(values)) for name in _TEMPLATES
     ]

@@ -396,10 +396,12 @@ class _Run:
         self, final: Final, models: Sequence[PreparedModel], front_ends: Sequence[FrontEndRun], task: Task
     ) -> None:
         for board, model, m, share in zip(self._boards, models, final.measured, final.test_on_board, strict=True):
+            chip = load_chip(board.chip)
             facts = Facts(
                 name=f"{self._setup.name} on {board.name}",
                 arch=final.arch.encode(),
-                core=load_chip(board.chip).core,
+                core=chip.core,
+                cpu_flags=chip.cpu_flags,
                 classes=task.classes,
                 lines=(
                     f"{m.latency_ms:.2f} ms at {m.clock_hz / 1e6:g} MHz, {m.cycles:,} cycles, on {_kind(m)}",

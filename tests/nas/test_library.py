@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nas import network
@@ -15,16 +16,28 @@ from nas.library import Facts, library
 from nas.network import Weights
 from nas.space import layout
 from tests.nas.tiny import SPACE
+from tinyengine import reference
 from tinyengine.compile import CompileOptions, compile_graph
+from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
 
 FRONT_END = FrontEnd(sample_rate_hz=8000, window=128, hop=64, frames=16, bands=16, high_hz=4000)
-FACTS = Facts(name="words", arch="r48", core="C", classes=("yes", 'n"o\n', "?"), lines=("latency: 5 ms",))
+FACTS = Facts(
+    name="words",
+    arch="r48",
+    core="cortex-m7",
+    cpu_flags=("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard"),
+    classes=("yes", 'n"o\n', "?"),
+    lines=("latency: 5 ms",),
+)
+
+
+def _graph() -> Graph:
+    return network.graph(layout(SPACE.skeleton, SPACE.extreme(largest=False)), Weights.SEEDED)
 
 
 def _write(folder: Path, front_end: FrontEnd | None, target: Target) -> list[str]:
-    shape = layout(SPACE.skeleton, SPACE.extreme(largest=False))
-    compiled = compile_graph(network.graph(shape, Weights.SEEDED), CompileOptions(target=target))
+    compiled = compile_graph(_graph(), CompileOptions(target=target))
     files = library(compiled, FACTS, front_end).files
     for file in files:
         (folder / file.name).write_text(file.text)
@@ -46,18 +59,47 @@ def test_the_example_builds_and_names_a_class(front_end: FrontEnd | None, tmp_pa
 def test_the_build_file_names_every_source_but_the_example(tmp_path: Path) -> None:
     names = _write(tmp_path, FRONT_END, Target.M4)
     text = (tmp_path / "CMakeLists.txt").read_text()
-    wanted = [n for n in names if n.endswith((".c", ".S")) and n != "example.c"]
-    assert wanted and all(f"  {n}\n" in text for n in wanted) and "  example.c\n" not in text
-    assert ("C ASM" in text) == any(n.endswith(".S") for n in wanted)
+    wanted = [n for n in names if n.endswith(".c") and n not in ("example.c", "model_kernels.c")]
+    assert wanted and all(f"  {n}\n" in text for n in wanted)
+    assert all(f"PRIVATE {n})" in text for n in ("model_kernels.S", "model_kernels.c"))
     assert "latency: 5 ms" in (tmp_path / "README.md").read_text()
 
 
-def test_cmake_accepts_the_folder(tmp_path: Path) -> None:
+def test_a_folder_without_assembly_needs_no_assembler(tmp_path: Path) -> None:
+    assert not {"model_kernels.S", "model_kernels.c"} & {*_write(tmp_path, None, Target.C)}
+    assert "ASM" not in (tmp_path / "CMakeLists.txt").read_text()
+
+
+@pytest.mark.parametrize("target", [Target.M7, Target.M55], ids=lambda t: t.value)
+def test_the_folder_of_a_core_builds_here_and_answers_as_the_reference(target: Target, tmp_path: Path) -> None:
+    """`example.c` without a front end asks about zeros."""
+    _cmake(tmp_path, None, target)
+    done = subprocess.run([tmp_path / "build" / "example"], capture_output=True, text=True, timeout=60, check=True)
+    graph = _graph()
+    scores = reference.run(graph, [np.zeros(graph.tensors[graph.inputs[0]].shape, np.int8)])[0].ravel()
+    classes = ("yes", "n_o_", "_")
+    assert done.stdout == f"{classes[int(scores.argmax())]} (score {scores.max()})\n"
+
+
+def test_the_folder_builds_for_its_core(tmp_path: Path) -> None:
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("CROSS COMPILER ABSENT: install gcc-arm-none-eabi")
+    _cmake(tmp_path, FRONT_END, Target.M7, "-DCMAKE_TOOLCHAIN_FILE=arm-none-eabi.cmake")
+    listed = subprocess.run(
+        ["arm-none-eabi-nm", "build/libtinyrack_model.a"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert " T te_invoke" in listed and " T te_front_end" in listed and "__m7_0" in listed
+
+
+def _cmake(folder: Path, front_end: FrontEnd | None, target: Target, *arguments: str) -> None:
     if shutil.which("cmake") is None:
         pytest.skip("CMAKE ABSENT: the build file was read by tests only, not by cmake")
-    _write(tmp_path, FRONT_END, Target.C)
-    for arguments in (("-S", ".", "-B", "build"), ("--build", "build")):
-        subprocess.run(["cmake", *arguments], cwd=tmp_path, check=True, timeout=180)
+    _write(folder, front_end, target)
+    for words in (("-S", ".", "-B", "build", *arguments), ("--build", "build")):
+        done = subprocess.run(
+            ["cmake", *words], cwd=folder, capture_output=True, text=True, timeout=180, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_front_end_of_another_size_is_a_mistake(tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ class Order(Enum):
 WIDEN_GROUP_BYTES = 16
 DECLARATION = Declaration(
     arguments=("const int8_t *in", "int16_t *out", "uint32_t groups"),
-    callers_keep=(*aligned("out"), "groups > 0"),
+    callers_keep=("(uintptr_t)out % 2 == 0", "groups > 0"),
 )
-"""`in` starts anywhere: rows of odd length follow each other, and LDR reads a word from any address."""
+"""Both start anywhere: rows of odd length follow each other, a column of padding goes before a row of one channel, and
+LDR and STR take a word at any address."""
 PLANES = Declaration(
     arguments=("const int8_t *in", "int16_t *plane", "uint32_t rows"),
     callers_keep=(*aligned("in", "plane"), "rows > 0"),
