@@ -111,9 +111,13 @@ def discover(package: ModuleType) -> tuple[Figure, ...]:
 
 
 def chosen(figures: Iterable[Figure], only: str | None, *, slow: bool) -> tuple[Figure, ...]:
-    """Those whose name matches the pattern `only` (slow or not), or all that are not slow, or all."""
+    """Those whose name matches a pattern of `only` (slow or not), or all that are not slow, or all.
+
+    Args:
+        only: patterns with commas between them.
+    """
     if only is not None:
-        return tuple(f for f in figures if fnmatchcase(f.name, only))
+        return tuple(f for f in figures if any(fnmatchcase(f.name, p) for p in only.split(",")))
     return tuple(f for f in figures if slow or not f.slow)
 
 

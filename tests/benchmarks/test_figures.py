@@ -94,6 +94,7 @@ def test_slow_figures_run_when_all_or_their_name_is_asked_for() -> None:
     assert [f.name for f in chosen(figures, None, slow=False)] == ["sim_speed"]
     assert [f.name for f in chosen(figures, None, slow=True)] == ["sim_speed", "demo"]
     assert [f.name for f in chosen(figures, "de*", slow=False)] == ["demo"]
+    assert [f.name for f in chosen(figures, "de*,sim_speed", slow=False)] == ["sim_speed", "demo"]
 
 
 def test_the_committed_figures_have_names_of_their_own() -> None:

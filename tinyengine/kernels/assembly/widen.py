@@ -24,8 +24,8 @@ DECLARATION = Declaration(
     arguments=("const int8_t *in", "int16_t *out", "uint32_t groups"),
     callers_keep=("(uintptr_t)out % 2 == 0", "groups > 0"),
 )
-"""Both start anywhere: rows of odd length follow each other, a column of padding goes before a row of one channel, and
-LDR and STR take a word at any address."""
+"""Both start anywhere: rows of odd length follow each other, a column of padding goes before a row of one channel,
+and LDR and STR take a word at any address."""
 PLANES = Declaration(
     arguments=("const int8_t *in", "int16_t *plane", "uint32_t rows"),
     callers_keep=(*aligned("in", "plane"), "rows > 0"),
