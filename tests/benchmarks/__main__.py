@@ -24,7 +24,7 @@ def _tell(entry: Entry, known: bool) -> None:
 
 def _main() -> int:
     parser = argparse.ArgumentParser(prog="make figures", description="Measures the committed figures.")
-    parser.add_argument("--only", metavar="GLOB", help="just the figures whose name matches, as search_*,fsdd_[fi]*")
+    parser.add_argument("--only", metavar="GLOB", help="figures whose name matches, as search_*,fsdd_[fi]*")
     parser.add_argument("--all", action="store_true", help="the slow ones too")
     parser.add_argument("--list", action="store_true", help="print names and stop")
     parser.add_argument("--out", type=Path, default=CHECKOUT / "results" / "figures.json")
