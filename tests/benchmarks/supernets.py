@@ -1,7 +1,7 @@
 """Spoken digits: accuracy of the supernet, in float and in int8; a search from recordings to a board's answers.
 
-Minutes of training each; spoken digits are trained once, by the search. Accuracies are of the validation split, the
-board's own of the test split.
+Minutes of training each; spoken digits are trained once, by the search. Accuracies are of the validation split,
+the board's own of the test split.
 """
 
 from __future__ import annotations
