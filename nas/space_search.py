@@ -258,10 +258,10 @@ class Rule:
     broken: tuple[str, ...]
 
     @property
-    def words(self) -> str:
-        """One line."""
+    def lines(self) -> tuple[str, ...]:
+        """In how many steps it holds, and each in which it does not."""
         kept = f"{self.says}: in {self.steps - len(self.broken)} of {self.steps} steps"
-        return f"{kept}; not {', '.join(self.broken)}" if self.broken else kept
+        return kept, *(f"not {step}" for step in self.broken)
 
 
 def rules(grid: Sequence[Choice]) -> tuple[Rule, Rule]:

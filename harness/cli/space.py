@@ -156,7 +156,7 @@ def _show(columns: tuple[_Column, _Column], limit: Need) -> None:
         screen.print(f"chosen by {column.judge}: {winner}{also}", soft_wrap=True)
     for column in columns:
         for rule in rules(column.grid):
-            screen.print(f"figure 12, {column.judge}: {rule.words}", soft_wrap=True)
+            screen.print(f"figure 12, {column.judge}: {'; '.join(rule.lines)}", soft_wrap=True)
 
 
 def _fit(v: Verdict) -> str:
@@ -247,7 +247,7 @@ def _figure_12(column: _Column) -> str:
         [f"{s} kB" for s in FIGURE_12_SRAM_KIB],
         texts,
         title=f"Chosen space over SRAM and flash, by {column.judge} (figure 12)",
-        notes=[rule.words for rule in rules(column.grid)],
+        notes=[line for rule in rules(column.grid) for line in rule.lines],
     )
 
 

@@ -106,7 +106,8 @@ def test_the_rules_of_figure_12_are_counted_step_by_step(by_paper: tuple[Samples
     raised, widened = rules(grid({512: ("w0.3-r64", "w0.4-r64"), 1024: ("w0.2-r64", "w0.4-r80")}))
     assert raised.broken == ("w0.3-r64 to w0.4-r64 at 256 kB/512 kB", "w0.2-r64 to w0.4-r80 at 256 kB/1024 kB")
     assert widened.broken == ("w0.3-r64 to w0.2-r64 at 192 kB/1024 kB", "w0.4-r64 to w0.4-r80 at 256 kB/1024 kB")
-    assert widened.words.startswith("more flash widens and lowers the resolution: in 0 of 2 steps; not w0.3-r64")
+    assert widened.lines[0] == "more flash widens and lowers the resolution: in 0 of 2 steps"
+    assert widened.lines[1] == "not w0.3-r64 to w0.2-r64 at 192 kB/1024 kB"
     assert rules([Choice(sram_kib=192, flash_kib=512, winner=None)])[0].steps == 0
 
 
