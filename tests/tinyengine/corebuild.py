@@ -6,12 +6,8 @@ that is a multiple of 16 and of nothing larger; the stack is painted to measure 
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shutil
 import struct
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +25,19 @@ from unicorn.unicorn_const import UC_ARCH_ARM, UC_MODE_MCLASS, UC_MODE_THUMB
 from harness.sim.memory_model import IDEAL
 from harness.sim.native import NativeCore
 from tests.tinyengine.call_watch import CallWatch
-from tests.tinyengine.hostbuild import WARNINGS, cache_dir, parse_outputs, write
+from tests.tinyengine.hostbuild import (
+    ARM_GCC,
+    WARNINGS,
+    arm_level,
+    arm_objects,
+    cached,
+    parse_outputs,
+    run_compiler,
+)
 from tinyengine.compile import Compiled
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.catalogue import Target
+from tinyengine.sources import Sources
 
 TARGETS = {Core.M4: Target.M4, Core.M7: Target.M7}
 _CODE, _DATA, _STACK, _RETURN = 0x08000000, 0x20000000, 0x30000000, 0x0BFFFF00
@@ -41,7 +46,6 @@ _ARENA = _DATA + 0x1010
 _GUARD_BYTES = 512
 _GUARD = 0xE7
 _FPU = {Core.M4: "fpv4-sp-d16", Core.M7: "fpv5-sp-d16"}
-_MOST_OPTIMIZED = 4
 _LINK = f"""
 ENTRY(entry)
 SECTIONS {{
@@ -66,8 +70,8 @@ class CoreBatch:
     """Several models in one image on one core."""
 
     def __init__(self, models: Sequence[Compiled], core: Core) -> None:
-        if not shutil.which("arm-none-eabi-gcc"):
-            pytest.skip("arm-none-eabi-gcc is not installed")
+        if not shutil.which(ARM_GCC):
+            pytest.skip(f"{ARM_GCC} is not installed")
         self._models = tuple(models)
         self.uc = Uc(UC_ARCH_ARM, UC_MODE_THUMB | UC_MODE_MCLASS)
         m7 = core is Core.M7
@@ -131,50 +135,18 @@ class CoreBatch:
 
 
 def _build(models: Sequence[Compiled], core: Core) -> Path:
-    flags = [f"-mcpu={core.value}", "-mthumb", f"-mfpu={_FPU[core]}", "-mfloat-abi=hard"]
-    # Firmware is built with -O2; many small models are about kernels, and gcc's time is most of theirs.
-    flags += ["-O2" if len(models) <= _MOST_OPTIMIZED else "-O1"]
+    sources = [m.sources for m in models]
+    flags = [f"-mcpu={core.value}", "-mthumb", f"-mfpu={_FPU[core]}", "-mfloat-abi=hard", arm_level(sources)]
     flags += ["-ffunction-sections", "-fdata-sections"]
-    h = hashlib.sha256(repr((WARNINGS, flags, _LINK)).encode())
-    for m in models:
-        h.update(m.sources.digest().encode())
-    image = cache_dir() / f"{h.hexdigest()[:32]}.elf"
-    if image.exists():
-        return image
-    folder = Path(tempfile.mkdtemp(dir=cache_dir()))
-    try:
-        files: list[Path] = []
-        for i, m in enumerate(models):
-            files += write(m.sources, folder / f"m{i}", f"m{i}_")
-            files += [folder / f"m{i}" / f.name for f in m.sources.files if f.name.endswith(".S")]
-        (folder / "core.ld").write_text(_LINK)
-        keep = [
-            f"-Wl,-u,m{i}_{what}" for i in range(len(models)) for what in ("invoke", "layers", "inputs", "outputs")
-        ]
-        objects: list[Path] = []
-        for i in range(len(models)):
-            # Two models' files have the same names, and objects are written where gcc runs.
-            mine = [f for f in files if f.parent.name == f"m{i}"]
-            _run(["arm-none-eabi-gcc", *WARNINGS, *flags, "-c", *mine], folder / f"m{i}")
-            objects += [f.with_suffix(".o") for f in mine]
-        link: list[str | Path] = [
-            "-nostartfiles",
-            "--specs=nano.specs",
-            "--specs=nosys.specs",
-            "-Wl,--gc-sections",
-            "-T",
-            folder / "core.ld",
-        ]
-        built = folder / "image.elf"
-        quiet = ["-Wl,--no-warn-rwx-segments", "-Wl,-e,m0_invoke", "-Wl,--no-warnings"]
-        _run(["arm-none-eabi-gcc", *flags, *objects, *keep, *link, *quiet, "-o", built], folder)
-        built.replace(image)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return image
+    return cached((WARNINGS, flags, _LINK), sources, lambda folder: _built(sources, flags, folder))
 
 
-def _run(command: Sequence[str | Path], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
-    if done.returncode:
-        raise AssertionError(re.sub(r"\n+", "\n", done.stderr)[:5000])
+def _built(sources: Sequence[Sources], flags: Sequence[str], folder: Path) -> Path:
+    (folder / "core.ld").write_text(_LINK)
+    kept = ("invoke", "layers", "inputs", "outputs")
+    keep = [f"-Wl,-u,m{i}_{what}" for i in range(len(sources)) for what in kept]
+    link = ["-nostartfiles", "--specs=nano.specs", "--specs=nosys.specs", "-Wl,--gc-sections", "-T", "core.ld"]
+    link += ["-Wl,--no-warn-rwx-segments", "-Wl,-e,m0_invoke", "-Wl,--no-warnings"]
+    objects = arm_objects(sources, flags, folder)
+    run_compiler([ARM_GCC, *flags, *objects, *keep, *link, "-o", "image.elf"], folder)
+    return folder / "image.elf"

@@ -1,5 +1,7 @@
 """Builds generated C with the host's gcc and runs it: many models in one executable, one process a run.
 
+What all builders of test programs share (`corebuild.py`, `qemubuild.py`) is here too: the cache and the compiler.
+
 The driver paints the arena with two complementary patterns and runs each model once on either, so that every run
 also measures the arena's high-water mark and shows that no output depends on what the arena held before.
 """
@@ -14,7 +16,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -108,7 +110,7 @@ _KEPT_S = 2 * 24 * 3600.0
 """Programs no run has rebuilt for so long are removed."""
 
 
-def cache_dir() -> Path:
+def _cache_dir() -> Path:
     """Where executables of earlier runs lie, by digest."""
     path = Path(tempfile.gettempdir()) / f"tinyrack-hostbuild-{os.getuid()}"
     path.mkdir(mode=0o700, exist_ok=True)
@@ -118,13 +120,59 @@ def cache_dir() -> Path:
     return path
 
 
-def write(sources: Sources, folder: Path, prefix: str = "te_") -> list[Path]:
+def cached(how: object, models: Sequence[Sources], build: Callable[[Path], Path]) -> Path:
+    """What `build` makes of the models in an empty folder, or made of them in an earlier run.
+
+    Args:
+        how: everything else that decides the result; its repr is digested.
+    """
+    h = hashlib.sha256(repr(how).encode())
+    for sources in models:
+        h.update(sources.digest().encode())
+    program = _cache_dir() / h.hexdigest()[:32]
+    if program.exists():
+        return program
+    folder = Path(tempfile.mkdtemp(dir=_cache_dir()))
+    try:
+        build(folder).replace(program)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return program
+
+
+def run_compiler(command: Sequence[str | Path], folder: Path) -> None:
+    """Runs it there; its complaints fail the test."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise AssertionError(f"{command[0]}: {done.stderr[:5000]}")
+
+
+def write(sources: Sources, folder: Path, prefix: str = "te_", suffixes: tuple[str, ...] = (".c",)) -> list[Path]:
     """Writes the files, with another prefix of all symbols, and answers with those to compile."""
     folder.mkdir(parents=True, exist_ok=True)
     for f in sources.files:
-        text = f.text if prefix == "te_" else re.sub(r"\bte_", prefix, f.text)
-        (folder / f.name).write_text(text)
-    return [folder / f.name for f in sources.files if f.name.endswith(".c")]
+        (folder / f.name).write_text(re.sub(r"\bte_", prefix, f.text))
+    return [folder / f.name for f in sources.files if f.name.endswith(suffixes)]
+
+
+ARM_GCC = "arm-none-eabi-gcc"
+_MOST_OPTIMIZED = 4
+
+
+def arm_level(models: Sequence[Sources]) -> str:
+    """Firmware is built with -O2; many small models are about kernels, and gcc's time is most of theirs."""
+    return "-O2" if len(models) <= _MOST_OPTIMIZED else "-O1"
+
+
+def arm_objects(models: Sequence[Sources], flags: Sequence[str], folder: Path) -> list[Path]:
+    """The models' objects for a core, all symbols of model `i` with the prefix ``m<i>_``."""
+    objects: list[Path] = []
+    for i, sources in enumerate(models):
+        # Two models' files have the same names, and objects are written where gcc runs.
+        files = write(sources, folder / f"m{i}", f"m{i}_", (".c", ".S"))
+        run_compiler([ARM_GCC, *WARNINGS, *flags, "-c", *files], folder / f"m{i}")
+        objects += [f.with_suffix(".o") for f in files]
+    return objects
 
 
 class HostBatch:
@@ -168,38 +216,27 @@ def parse_outputs(graph: Graph, blob: bytes) -> tuple[tuple[NDArray[Any], ...], 
 def _build(sources: tuple[Sources, ...], flavour: Flavour) -> Path:
     if shutil.which("gcc") is None:
         pytest.skip("GCC ABSENT: generated C was not built; install gcc")
-    h = hashlib.sha256(repr((WARNINGS, flavour.value, _DRIVER)).encode())
-    for s in sources:
-        h.update(s.digest().encode())
-    program = cache_dir() / h.hexdigest()[:32]
-    if program.exists():
-        return program
-    folder = Path(tempfile.mkdtemp(dir=cache_dir()))
-    try:
-        files: list[Path] = []
-        declarations, models = [], []
-        for i, s in enumerate(sources):
-            files += write(s, folder / f"m{i}", f"m{i}_")
-            header = s.text("model.h")
-            arena, layers, inputs, outputs = (
-                re.search(rf"#define TE_{word} (\d+)u", header)[1]  # type: ignore[index]
-                for word in ("ARENA_BYTES", "LAYER_COUNT", "INPUT_COUNT", "OUTPUT_COUNT")
-            )
-            declarations.append(
-                f"extern const te_io m{i}_inputs[], m{i}_outputs[]; void m{i}_invoke(uint8_t *); "
-                f"extern void (*const m{i}_layers[])(uint8_t *);"
-            )
-            sizes = f"{arena}, {inputs}, {outputs}, {layers}"
-            models.append(f"    {{{sizes}, m{i}_inputs, m{i}_outputs, m{i}_invoke, m{i}_layers}},")
-        driver = folder / "driver.c"
-        text = _DRIVER.replace("@DECLARATIONS@", "\n".join(declarations)).replace("@MODELS@", "\n".join(models))
-        driver.write_text(text)
-        built = folder / "program"
-        command = ["gcc", *WARNINGS, *flavour.value, *files, driver, "-o", built]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-        if done.returncode:
-            raise AssertionError(f"gcc: {done.stderr[:5000]}")
-        built.replace(program)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return program
+    how = ("gcc", *WARNINGS, *flavour.value)
+    return cached((how, _DRIVER), sources, lambda folder: _built(sources, how, folder))
+
+
+def _built(sources: tuple[Sources, ...], how: tuple[str, ...], folder: Path) -> Path:
+    files: list[Path] = []
+    declarations, models = [], []
+    for i, s in enumerate(sources):
+        files += write(s, folder / f"m{i}", f"m{i}_")
+        header = s.text("model.h")
+        arena, layers, inputs, outputs = (
+            re.search(rf"#define TE_{word} (\d+)u", header)[1]  # type: ignore[index]
+            for word in ("ARENA_BYTES", "LAYER_COUNT", "INPUT_COUNT", "OUTPUT_COUNT")
+        )
+        declarations.append(
+            f"extern const te_io m{i}_inputs[], m{i}_outputs[]; void m{i}_invoke(uint8_t *); "
+            f"extern void (*const m{i}_layers[])(uint8_t *);"
+        )
+        sizes = f"{arena}, {inputs}, {outputs}, {layers}"
+        models.append(f"    {{{sizes}, m{i}_inputs, m{i}_outputs, m{i}_invoke, m{i}_layers}},")
+    text = _DRIVER.replace("@DECLARATIONS@", "\n".join(declarations)).replace("@MODELS@", "\n".join(models))
+    (folder / "driver.c").write_text(text)
+    run_compiler([*how, *files, "driver.c", "-o", "program"], folder)
+    return folder / "program"

@@ -8,12 +8,11 @@ core does when LDM, LDRD, VLDR and their like are given an address that is no mu
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.tinyengine.hostbuild import WARNINGS, cache_dir, parse_outputs, write
+from tests.tinyengine.hostbuild import (
+    ARM_GCC,
+    WARNINGS,
+    arm_level,
+    arm_objects,
+    cached,
+    parse_outputs,
+    run_compiler,
+)
 from tinyengine.compile import Compiled
 from tinyengine.kernels.catalogue import Target
+from tinyengine.sources import Sources
 
 _FLAGS = ("-mthumb", "-mfloat-abi=hard", "-ffunction-sections", "-fdata-sections")
-_MOST_OPTIMIZED = 4
 _GUARD_BYTES = 512
 _LINK = """
 ENTRY(reset)
@@ -219,7 +226,7 @@ class QemuBatch:
     """Several models in one image for one core."""
 
     def __init__(self, models: Sequence[Compiled], target: Target) -> None:
-        for tool in ("arm-none-eabi-gcc", "qemu-system-arm"):
+        for tool in (ARM_GCC, "qemu-system-arm"):
             if not shutil.which(tool):
                 pytest.skip(f"{tool} is not installed")
         self._models = tuple(models)
@@ -265,46 +272,31 @@ class QemuBatch:
 
 
 def _build(models: Sequence[Compiled], machine: Machine) -> Path:
-    # Firmware is built with -O2; many small models are about kernels, and gcc's time is most of theirs.
-    flags = [*machine.flags, *_FLAGS, "-O2" if len(models) <= _MOST_OPTIMIZED else "-O1"]
+    sources = [m.sources for m in models]
+    flags = [*machine.flags, *_FLAGS, arm_level(sources)]
     link_script, start = (
         text.replace("@CODE@", hex(machine.code)).replace("@DATA@", hex(machine.data)) for text in (_LINK, _START)
     )
-    h = hashlib.sha256(repr((WARNINGS, flags, link_script, start, _MAIN)).encode())
-    for m in models:
-        h.update(m.sources.digest().encode())
-    image = cache_dir() / f"{h.hexdigest()[:32]}.elf"
-    if image.exists():
-        return image
-    folder = Path(tempfile.mkdtemp(dir=cache_dir()))
-    try:
-        objects: list[Path] = []
-        declarations, entries = [], []
-        for i, m in enumerate(models):
-            files = write(m.sources, folder / f"m{i}", f"m{i}_")
-            files += [folder / f"m{i}" / f.name for f in m.sources.files if f.name.endswith(".S")]
-            _run([*WARNINGS, *flags, "-c", *files], folder / f"m{i}")
-            objects += [f.with_suffix(".o") for f in files]
-            io = f"extern const te_io m{i}_inputs[], m{i}_outputs[];"
-            declarations.append(f"{io} extern void (*const m{i}_layers[])(uint8_t *);")
-            sizes = (m.plan.arena_bytes, len(m.graph.inputs), len(m.graph.outputs), len(m.layers))
-            entries.append(f"    {{{', '.join(map(str, sizes))}, m{i}_inputs, m{i}_outputs, m{i}_layers}},")
-        text = _MAIN.replace("@DECLARATIONS@", "\n".join(declarations)).replace("@MODELS@", "\n".join(entries))
-        (folder / "main.c").write_text(text.replace("@GUARD@", str(_GUARD_BYTES)))
-        (folder / "start.S").write_text(start)
-        (folder / "image.ld").write_text(link_script)
-        built = folder / "image.elf"
-        link = ["-nostartfiles", "--specs=nano.specs", "--specs=nosys.specs", "-Wl,--gc-sections"]
-        link += ["-Wl,--no-warn-rwx-segments", "-T", "image.ld"]
-        _run([*flags, "main.c", "start.S", *objects, *link, "-o", built], folder)
-        built.replace(image)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return image
+    texts = {"image.ld": link_script, "start.S": start, "main.c": _main(models)}
+    return cached((WARNINGS, flags, texts), sources, lambda folder: _built(sources, flags, texts, folder))
 
 
-def _run(arguments: Sequence[str | Path], folder: Path) -> None:
-    command = ["arm-none-eabi-gcc", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
-    if done.returncode:
-        raise AssertionError(done.stderr[:5000])
+def _main(models: Sequence[Compiled]) -> str:
+    declarations, entries = [], []
+    for i, m in enumerate(models):
+        io = f"extern const te_io m{i}_inputs[], m{i}_outputs[];"
+        declarations.append(f"{io} extern void (*const m{i}_layers[])(uint8_t *);")
+        sizes = (m.plan.arena_bytes, len(m.graph.inputs), len(m.graph.outputs), len(m.layers))
+        entries.append(f"    {{{', '.join(map(str, sizes))}, m{i}_inputs, m{i}_outputs, m{i}_layers}},")
+    text = _MAIN.replace("@DECLARATIONS@", "\n".join(declarations)).replace("@MODELS@", "\n".join(entries))
+    return text.replace("@GUARD@", str(_GUARD_BYTES))
+
+
+def _built(sources: Sequence[Sources], flags: Sequence[str], texts: Mapping[str, str], folder: Path) -> Path:
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    objects = arm_objects(sources, flags, folder)
+    link = ["-nostartfiles", "--specs=nano.specs", "--specs=nosys.specs", "-Wl,--gc-sections"]
+    link += ["-Wl,--no-warn-rwx-segments", "-T", "image.ld"]
+    run_compiler([ARM_GCC, *flags, "main.c", "start.S", *objects, *link, "-o", "image.elf"], folder)
+    return folder / "image.elf"
