@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import TypeAlias
+from typing import Any, TypeAlias, get_type_hints
 
 import numpy as np
 
@@ -30,8 +31,10 @@ from tinyengine.kernels.assembly import (
 )
 from tinyengine.kernels.assembly.add import Sum
 from tinyengine.kernels.assembly.channel_sums import ChannelSums
+from tinyengine.kernels.assembly.declaration import Literals
 from tinyengine.kernels.assembly.dense import Dense
 from tinyengine.kernels.assembly.depthwise import Plane
+from tinyengine.kernels.assembly.functions import Function
 from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
 from tinyengine.kernels.assembly.tile import MOST_PACKED_BIAS, Tile
 from tinyengine.kernels.assembly.twin import Twin
@@ -366,3 +369,16 @@ CASES: Mapping[str, Builder] = {
     "ADD": additions,
     "CHANNEL_SUMS": sums_of_channels,
 }
+FUNCTIONS: dict[str, Function[Any]] = {n: f for n, f in vars(functions).items() if isinstance(f, Function)}
+
+
+def cases(name: str, wide: bool) -> list[Case]:
+    """The calls of one function, always the same."""
+    return list(CASES[name](np.random.default_rng(zlib.crc32(name.encode())), wide))
+
+
+def literals_of(function: Function[Any]) -> type[Literals]:
+    """What the function's text is made of."""
+    found: type[Literals] = list(get_type_hints(function.render).values())[1]
+    assert issubclass(found, Literals)
+    return found
