@@ -38,6 +38,7 @@ class BareMachine:
         from unicorn.unicorn_py3 import unicorn
 
         self._arm = arm_const
+        self._engine_error, self._unaligned = unicorn.UcError, unicorn_const.UC_ERR_READ_UNALIGNED
         self.uc: Any = unicorn.Uc(
             unicorn_const.UC_ARCH_ARM, unicorn_const.UC_MODE_THUMB | unicorn_const.UC_MODE_MCLASS
         )
@@ -87,15 +88,19 @@ class BareMachine:
         self.uc.reg_write(self._arm.UC_ARM_REG_SP, _STACK_TOP)
         self.uc.reg_write(self._arm.UC_ARM_REG_LR, _RETURN | 1)
         self.uc.reg_write(self._arm.UC_ARM_REG_PC, self.symbols[symbol] | 1)
+        self.timing.begin_slice()
 
     def run_to(self, address: int, *, timeout_s: float) -> None:
         """Runs until that address is about to execute.
 
         Raises:
             TimeoutError: it never came in that wall time.
+            UcError: the code did what the core cannot do.
         """
         pc = self.uc.reg_read(self._arm.UC_ARM_REG_PC)
         self.uc.emu_start(pc | 1, address & ~1, timeout=int(timeout_s * 1e6))
+        if self.timing.unaligned:
+            raise self._engine_error(self._unaligned)
         if self.uc.reg_read(self._arm.UC_ARM_REG_PC) & ~1 != address & ~1:
             raise TimeoutError(f"the emulated code did not reach {address & ~1:#x} in {timeout_s:g} s")
 

@@ -42,6 +42,8 @@ class Timing(Protocol):
     def instructions(self) -> int: ...
     @property
     def budget_exhausted(self) -> bool: ...
+    @property
+    def unaligned(self) -> bool: ...
     def begin_slice(self, budget_instructions: int) -> None: ...
     def invalidate(self) -> None: ...
 
@@ -225,9 +227,12 @@ class Core:
             self._engine.emu_start(self.registers.pc | 1, _NO_EXIT, count=count)
         except uc.UcError as e:
             error = e.errno
+        unaligned = self.timing.unaligned
         self.registers.pc = self.registers.get(arm.UC_ARM_REG_PC) & ~1
         if self._bus_error is not None:
             raise self._bus_error
+        if unaligned:
+            return self.exceptions.unaligned()
         if error is not None:
             return self.exceptions.engine_fault(error, self._bad_address)
         if self._engine_exception is not None:

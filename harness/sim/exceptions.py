@@ -124,7 +124,7 @@ class Exceptions:
             case n if n == _ENGINE_INVALID_STATE:
                 return self._fault(Exc.USAGE_FAULT, Cfsr.INVSTATE, "not Thumb state")
             case n if n == _ENGINE_UNALIGNED:
-                return self._fault(Exc.USAGE_FAULT, Cfsr.UNALIGNED, "unaligned access")
+                return self.unaligned()
         return self._fault(Exc.USAGE_FAULT, Cfsr.UNDEFINSTR, f"engine exception {engine_exception}")
 
     def engine_fault(self, error: int, bad_address: int | None) -> Stop:
@@ -137,10 +137,14 @@ class Exceptions:
         if error in (uc.UC_ERR_FETCH_UNMAPPED, uc.UC_ERR_FETCH_PROT):
             return self._fault(Exc.BUS_FAULT, Cfsr.IBUSERR, "no code there")
         if error in (uc.UC_ERR_READ_UNALIGNED, uc.UC_ERR_WRITE_UNALIGNED, uc.UC_ERR_FETCH_UNALIGNED):
-            return self._fault(Exc.USAGE_FAULT, Cfsr.UNALIGNED, "unaligned access")
+            return self.unaligned()
         if error in (uc.UC_ERR_INSN_INVALID, uc.UC_ERR_EXCEPTION):
             return self._fault(Exc.USAGE_FAULT, Cfsr.UNDEFINSTR, "undefined instruction")
         raise uc.UcError(error)
+
+    def unaligned(self) -> Stop:
+        """The next instruction's address must be aligned and is not."""
+        return self._fault(Exc.USAGE_FAULT, Cfsr.UNALIGNED, "unaligned access")
 
     def bus_fault(self, address: int) -> Stop:
         """A precise bus error at the next instruction."""

@@ -162,6 +162,10 @@ class _Bench:
         self.native.reset()
         before = self.native.cycles
         self._uc.emu_start(begin | 1, end)
+        if self.native.unaligned:
+            raise RuntimeError(
+                f"a micro-case accesses an unaligned address at {self._uc.reg_read(arm.UC_ARM_REG_PC):#x}"
+            )
         return self.native.cycles - before
 
 

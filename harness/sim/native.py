@@ -68,7 +68,7 @@ _COUNTERS = (
     "cycles", "instructions", "blocks", "fetch_stall_cycles", "data_stall_cycles", "icache_misses",
     "dcache_misses", "unaligned", "mispredicted", "accesses", "untraced", "nodes", "states",
 )  # fmt: skip
-_FUNCTIONS = ("hook_add", "hook_del", "emu_stop", "mem_read", "reg_read_batch")
+_FUNCTIONS = ("hook_add", "hook_del", "emu_stop", "mem_read", "reg_read_batch", "reg_write", "ctl")
 
 
 class _CCounters(ctypes.Structure):
@@ -83,7 +83,10 @@ _FETCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes
 
 
 class _CHost(ctypes.Structure):
-    _fields_ = [("context", ctypes.c_void_p), ("fetch", _FETCH), ("read_registers", ctypes.c_void_p)]
+    _fields_ = [
+        ("context", ctypes.c_void_p), ("fetch", _FETCH), ("read_registers", ctypes.c_void_p),
+        ("watch", ctypes.c_void_p),
+    ]  # fmt: skip
 
 
 def _compiler() -> str:
@@ -140,9 +143,10 @@ def _library() -> ctypes.CDLL:
         "tr_unicorn_core": (core, (pointer,)),
         "tr_unicorn_begin_slice": (None, (pointer, u64)),
         "tr_unicorn_exhausted": (u32, (pointer,)),
+        "tr_unicorn_unaligned": (u32, (pointer,)),
+        "tr_unicorn_invalidate": (None, (pointer,)),
         "tr_core_cycles": (u64, (core,)),
         "tr_core_instructions": (u64, (core,)),
-        "tr_core_invalidate": (None, (core,)),
         "tr_core_reset": (None, (core,)),
         "tr_core_set_memory": (ctypes.c_int, (core, ctypes.POINTER(_CMemory))),
         "tr_core_counters": (None, (core, ctypes.POINTER(_CCounters))),
@@ -229,6 +233,10 @@ class NativeCore(TimingCore):
         return bool(self._library.tr_unicorn_exhausted(self._handle))
 
     @property
+    def unaligned(self) -> bool:
+        return bool(self._library.tr_unicorn_unaligned(self._handle))
+
+    @property
     def counters(self) -> Counters:
         raw = _CCounters()
         self._library.tr_core_counters(self._core, ctypes.byref(raw))
@@ -243,7 +251,7 @@ class NativeCore(TimingCore):
         self._library.tr_unicorn_begin_slice(self._handle, min(budget_instructions, UNLIMITED_INSTRUCTIONS))
 
     def invalidate(self) -> None:
-        self._library.tr_core_invalidate(self._core)
+        self._library.tr_unicorn_invalidate(self._handle)
 
     def reset(self) -> None:
         self._library.tr_core_reset(self._core)

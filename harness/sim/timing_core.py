@@ -97,6 +97,15 @@ class TimingCore(ABC):
 
     @property
     @abstractmethod
+    def unaligned(self) -> bool:
+        """The present slice was stopped before an instruction whose address must be aligned and is not;
+        the engine then stands there.
+
+        Silicon faults on LDM, LDRD, VLDR, LDREX and their like (Arm DDI 0403, A3.2.1); the engine would not.
+        """
+
+    @property
+    @abstractmethod
     def counters(self) -> Counters:
         """Everything counted so far."""
 
@@ -104,7 +113,8 @@ class TimingCore(ABC):
     def begin_slice(self, budget_instructions: int = UNLIMITED_INSTRUCTIONS) -> None:
         """Allows that many instructions; the block that would exceed it is neither counted nor executed.
 
-        The first block of a slice always runs, so that every slice makes progress.
+        The first block of a slice always runs, so that every slice makes progress. Whoever sets registers begins a
+        slice before the core runs on.
         """
 
     @abstractmethod
@@ -125,12 +135,12 @@ class TimingCore(ABC):
 
 
 def register_numbers() -> list[int]:
-    """Unicorn's numbers of r0 to r15 and s0 to s31, in the order in which the models number terms."""
+    """Unicorn's numbers of r0 to r15 and s0 to s31, in the order in which the models number terms, then xPSR."""
     from unicorn import arm_const
 
     numbers = [getattr(arm_const, f"UC_ARM_REG_R{n}") for n in range(13)]
     numbers += [arm_const.UC_ARM_REG_SP, arm_const.UC_ARM_REG_LR, arm_const.UC_ARM_REG_PC]
-    return numbers + [getattr(arm_const, f"UC_ARM_REG_S{n}") for n in range(32)]
+    return [*numbers, *(getattr(arm_const, f"UC_ARM_REG_S{n}") for n in range(32)), arm_const.UC_ARM_REG_XPSR]
 
 
 def timing_core(uc: Any, *, core: CoreName, memory: MemoryModel = IDEAL) -> TimingCore:

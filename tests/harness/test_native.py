@@ -81,6 +81,7 @@ class Machine:
                 self.native.begin_slice(slice_instructions)
             self.uc.emu_start(pc | 1, self.end)
             pc = self.uc.reg_read(arm.UC_ARM_REG_PC)
+            assert not self.native.unaligned, hex(pc)
         return self.native.cycles - before
 
 
@@ -273,7 +274,7 @@ ADDRESSES = """
     sub sp, #64
     vstr s0, [sp, #20]
     add sp, #64
-    vldr s3, [r6, #8]
+    vldr s3, [r4, #8]
     ldmdb r1, {r4, r5, r8}
     pop {r0-r5}
     str r0, [r9, #8]

@@ -20,7 +20,7 @@ from harness.build import BuildPlan, build
 from harness.cable.device import Device, WholeRun
 from harness.cable.pyocd_probe import PyocdProbe
 from harness.cable.serial_link import SerialLink
-from harness.errors import BoardCrash
+from harness.errors import BoardCrash, FaultClass
 from harness.image import Image
 from harness.sim import boards
 from harness.sim.boards import SimBoard
@@ -184,23 +184,35 @@ def test_a_debugger_that_disconnects_in_the_middle_of_a_job_changes_no_figure(
         assert set(run.output_crcs) == set(calm.output_crcs)
 
 
-def test_a_fault_in_the_model_arrives_as_a_crash_record(cache: Path) -> None:
+_NOWHERE = "uint32_t sum = *(volatile uint32_t *)0x60000000u;"
+_UNALIGNED = 'uint32_t sum; __asm volatile("ldrd %0, r3, [%1]" : "=r"(sum) : "r"((uintptr_t)arena | 2u) : "r3");'
+
+
+@pytest.mark.parametrize(
+    ("crime", "record", "address"),
+    [(_NOWHERE, "60000000", 0x6000_0000), (_UNALIGNED, "0x01000000", None)],
+    ids=["nowhere", "unaligned"],
+)
+def test_a_fault_in_the_model_arrives_as_a_crash_record(
+    crime: str, record: str, address: int | None, cache: Path
+) -> None:
     name, chip = "f746-sim", "stm32f746"
     files = []
     for file in tiny_sources().files:
-        text = file.text.replace("uint32_t sum = 0;", "uint32_t sum = *(volatile uint32_t *)0x60000000u;")
+        text = file.text.replace("uint32_t sum = 0;", crime)
         files.append(SourceFile(name=file.name, text=text))
     sources = Sources(files=tuple(files))
     plan = BuildPlan.of_chip(chips.load_chip(chip), sources, toolchain=find_toolchain())
     with running(name, chip, build(plan, cache_dir=cache)) as device:
         device.hello(5)
         device.load_input(INPUT)
-        with pytest.raises(BoardCrash, match="60000000"):
+        with pytest.raises(BoardCrash, match=record) as crash:
             device.run_whole(warmups=0, repetitions=1)
+    assert crash.value.fault_class is FaultClass.HARD_FAULT
     status = boards.status(name)
     assert status is not None
     assert status.fault is not None
-    assert status.fault.address == 0x6000_0000
+    assert status.fault.address == address
 
 
 def test_another_usart_and_an_external_clock_belong_to_the_board(cache: Path) -> None:

@@ -1,5 +1,6 @@
 /* Symbolic execution of address arithmetic over one block. */
 #include "access.h"
+#include "alignment.h"
 
 #include <string.h>
 
@@ -190,7 +191,7 @@ static void remember_store(values *v, tr_address at, tr_address value) {
     v->stores[slot].value = value;
 }
 
-void tr_trace_block(tr_trace *trace, const tr_insn *insns, uint32_t count) {
+void tr_trace_block(tr_trace *trace, tr_alignment *alignment, const tr_insn *insns, uint32_t count) {
     values v;
     memset(&v, 0, sizeof v);
     for (uint16_t n = 0; n < 15; n++) v.registers[n] = term(n);
@@ -207,6 +208,7 @@ void tr_trace_block(tr_trace *trace, const tr_insn *insns, uint32_t count) {
         memset(multi, 0, sizeof multi);
         if (accesses_memory(i)) {
             const tr_address at = address_of(trace, i, &v);
+            if (i->multiple > 1) tr_alignment_access(alignment, n, i->multiple, &at, conditional);
             if (at.known && !conditional) {
                 tr_access *access = &trace->accesses[trace->count++];
                 access->at = at;
@@ -253,5 +255,6 @@ void tr_trace_block(tr_trace *trace, const tr_insn *insns, uint32_t count) {
             v.fp[r] = i->value == TR_VALUE_TO_FP && !conditional && i->rn < 15 ? v.registers[i->rn] : UNKNOWN;
         }
     }
+    tr_alignment_exits(alignment, v.registers, v.fp);
     drop_unused_slots(trace);
 }

@@ -56,9 +56,11 @@ typedef struct {
     tr_access *accesses;
 } tr_trace;
 
+struct tr_alignment;
+
 /* Fills `trace`; its `accesses` must have room for one an instruction, its `slots` for TR_SLOTS_DRAFT_MAX. At the end at
- * most TR_SLOTS_MAX of them are in use. */
-void tr_trace_block(tr_trace *trace, const tr_insn *insns, uint32_t count);
+ * most TR_SLOTS_MAX of them are in use. `alignment`, which starts as zeros, has room for as many accesses. */
+void tr_trace_block(tr_trace *trace, struct tr_alignment *alignment, const tr_insn *insns, uint32_t count);
 
 static inline uint32_t tr_address_value(const tr_address *address, const uint32_t *terms) {
     uint32_t value = address->constant;

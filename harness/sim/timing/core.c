@@ -45,6 +45,7 @@ struct tr_node {
     uint32_t fallthrough;
     uint32_t count; /* instructions */
     uint8_t conditional, indirect, divides, accesses;
+    uint8_t unaligned; /* it has accesses that fault if unaligned, and nothing tells that they are not */
     uint8_t always; /* ends in a jump without condition: it may well go to what follows */
     tr_predictor *predictor;
     const tr_block *block;
@@ -67,6 +68,7 @@ struct tr_core {
     tr_memory_system *memory; /* NULL: zero wait everywhere */
     uint32_t unaligned_cycles, unaligned_store_cycles;
     int slice_begun;
+    int translate; /* instructions of the block found last are watched from now on */
     int traced; /* data accesses are told from the code, not announced */
 
     tr_block **block_table;
@@ -103,7 +105,8 @@ static void *graph_alloc(tr_core *core, size_t bytes) {
     return result;
 }
 
-static void graph_forget(tr_core *core) {
+/* The node entered last stands alone, without a way on that was worked out. */
+static void detach(tr_core *core) {
     if (core->node != &core->root) {
         const tr_node *node = core->node;
         core->root_insn = node->block->insns[node->block->count - 1];
@@ -118,6 +121,10 @@ static void graph_forget(tr_core *core) {
     core->root.next = NULL;
     memset(core->root.edges, 0, sizeof core->root.edges);
     core->node = &core->root;
+}
+
+static void graph_forget(tr_core *core) {
+    detach(core);
     while (core->chunks != NULL) {
         tr_chunk *next = core->chunks->next;
         free(core->chunks);
@@ -136,7 +143,7 @@ static uint64_t mix(uint64_t x) {
 }
 
 static const tr_state *intern(tr_core *core, const tr_pipe *pipe) {
-    uint64_t hash = 0;
+    uint64_t hash = pipe->aligned;
     for (size_t n = 0; n < sizeof pipe->u.bytes; n += 8) {
         uint64_t word;
         memcpy(&word, pipe->u.bytes + n, 8);
@@ -176,9 +183,18 @@ static void decode_block(tr_core *core, tr_block *block) {
     tr_slot slots[TR_SLOTS_DRAFT_MAX];
     block->trace.accesses = graph_alloc(core, block->count * sizeof *block->trace.accesses);
     block->trace.slots = slots;
-    tr_trace_block(&block->trace, block->insns, block->count);
+    block->alignment.accesses = graph_alloc(core, block->count * sizeof *block->alignment.accesses);
+    tr_trace_block(&block->trace, &block->alignment, block->insns, block->count);
     block->trace.slots = graph_alloc(core, (block->trace.slot_count + 1) * sizeof *slots);
     memcpy(block->trace.slots, slots, block->trace.slot_count * sizeof *slots);
+}
+
+/* Asks for the accesses that no register at the block's entry tells. */
+static void watch_block(tr_core *core, const tr_block *block) {
+    for (uint32_t n = 0; core->host.watch != NULL && n < block->alignment.count; n++) {
+        const tr_aligned_access *access = &block->alignment.accesses[n];
+        if (access->watch) core->translate |= core->host.watch(core->host.context, &block->insns[access->insn]);
+    }
 }
 
 static const tr_block *find_block(tr_core *core, uint32_t pc, uint32_t bytes) {
@@ -189,6 +205,7 @@ static const tr_block *find_block(tr_core *core, uint32_t pc, uint32_t bytes) {
     block->pc = pc;
     block->bytes = bytes;
     decode_block(core, block);
+    watch_block(core, block);
     block->next = *slot;
     *slot = block;
     return block;
@@ -209,7 +226,10 @@ static tr_node *find_node(tr_core *core, const tr_block *block, const tr_state *
     node->block = block;
     node->before = before;
     node->cycles = core->model->run(block, &pipe);
+    pipe.aligned = core->host.watch != NULL ? tr_aligned_after(&block->alignment, before->pipe.aligned) : 0;
     node->after = intern(core, &pipe);
+    for (uint32_t n = 0; core->host.watch != NULL && n < block->alignment.count; n++)
+        node->unaligned |= (uint8_t)tr_alignment_is_open(&block->alignment.accesses[n], before->pipe.aligned);
     node->count = block->count;
     node->fallthrough = block->pc + block->bytes;
     node->divides = block->divides != 0;
@@ -313,7 +333,22 @@ static void charge_accesses(tr_core *core, const tr_trace *trace) {
     core->untraced += trace->unknown;
 }
 
-int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
+/* Looks at the addresses that must be aligned and may not be. 1: one is not, and is watched from now on: what the block
+ * does before it comes there may yet change it, and if not, the fault is that instruction's. */
+static int is_unaligned(tr_core *core, const tr_node *node) {
+    const tr_alignment *alignment = &node->block->alignment;
+    uint32_t terms[TR_FIRST_SLOT];
+    int translate = 0;
+    core->host.read_registers(core->host.context, alignment->registers, terms);
+    for (uint32_t n = 0; n < alignment->count; n++) {
+        const tr_aligned_access *access = &alignment->accesses[n];
+        if (tr_alignment_is_open(access, node->before->pipe.aligned) && tr_address_value(&access->at, terms) & 3u)
+            translate |= core->host.watch(core->host.context, &node->block->insns[access->insn]);
+    }
+    return translate;
+}
+
+tr_verdict tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
     const tr_node *from = core->node;
     const unsigned taken = (pc != from->fallthrough) | from->always;
     unsigned slot = taken << 1;
@@ -323,14 +358,19 @@ int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
         if (from->indirect && taken) wrong |= from->predictor->target != pc;
         slot |= wrong;
     }
-    if (bytes < 2) return 0;
+    if (bytes < 2) return TR_RUN;
     const tr_edge *edge = &from->edges[slot];
     if (edge->pc != pc || edge->bytes != bytes) {
         edge = find_edge(core, slot, pc, bytes);
         from = core->node;
+        if (core->translate) {
+            core->translate = 0;
+            return TR_TRANSLATE;
+        }
     }
     tr_node *node = edge->node;
-    if (core->instructions + node->count > core->limit && core->slice_begun) return 1;
+    if (core->instructions + node->count > core->limit && core->slice_begun) return TR_EXHAUSTED;
+    if (node->unaligned && is_unaligned(core, node)) return TR_TRANSLATE;
     core->slice_begun = 1;
     core->instructions += node->count;
     core->cycles += edge->cycles;
@@ -354,7 +394,7 @@ int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes) {
     }
     if (node->accesses && core->memory != NULL && core->traced) charge_accesses(core, &node->block->trace);
     if (node->divides && core->host.read_registers != NULL) correct_divides(core, node->block);
-    return 0;
+    return TR_RUN;
 }
 
 void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes) {
@@ -436,6 +476,10 @@ void tr_core_set_budget(tr_core *core, uint64_t instructions) {
     const uint64_t most = UINT64_C(1) << 62;
     core->limit = core->instructions + (instructions > most ? most : instructions);
     core->slice_begun = 0;
+    if (core->node->after->pipe.aligned) { /* whoever had the core since may have set its registers */
+        detach(core);
+        core->root_state.pipe.aligned = 0;
+    }
 }
 
 uint64_t tr_core_cycles(const tr_core *core) { return core->cycles; }

@@ -102,6 +102,7 @@ static void writeback(tr_insn *i, int32_t step) {
 
 static void multiple(tr_insn *i, int loads, uint32_t rn, uint32_t list, int writes_back, int descending) {
     access(i, loads ? TR_OP_LOAD_MULTI : TR_OP_STORE_MULTI, rn, 4);
+    i->multiple = 4;
     i->count = (uint8_t)count_bits(list);
     i->rd = 0xff;
     const int32_t bytes = 4 * i->count;
@@ -491,6 +492,7 @@ static void decode_dual_exclusive_table(tr_insn *i, uint32_t w1, uint32_t w2) {
     const uint32_t rn = FIELD(w1, 3, 0), rt = FIELD(w2, 15, 12), rt2 = FIELD(w2, 11, 8), loads = BIT(w1, 4);
     if (BIT(w1, 8) || BIT(w1, 5)) {
         access(i, loads ? TR_OP_LOAD_DUAL : TR_OP_STORE_DUAL, rn, 4);
+        i->multiple = 4;
         i->count = 2;
         i->offset = (int32_t)(FIELD(w2, 7, 0) * 4);
         if (!BIT(w1, 7)) i->offset = -i->offset;
@@ -515,6 +517,7 @@ static void decode_dual_exclusive_table(tr_insn *i, uint32_t w1, uint32_t w2) {
             return;
         }
         access(i, loads ? TR_OP_LOAD : TR_OP_STORE, rn, kind == 4 ? 1 : 2);
+        i->multiple = i->access_bytes;
         if (loads) {
             load_into(i, rt);
         } else {
@@ -524,6 +527,7 @@ static void decode_dual_exclusive_table(tr_insn *i, uint32_t w1, uint32_t w2) {
         return;
     }
     access(i, loads ? TR_OP_LOAD : TR_OP_STORE, rn, 4);
+    i->multiple = 4;
     i->offset = (int32_t)(FIELD(w2, 7, 0) * 4);
     if (loads) {
         load_into(i, rt);
@@ -710,6 +714,7 @@ static void decode_fp_transfer(tr_insn *i, uint32_t w1, uint32_t w2) {
         if (BIT(w1, 5)) writeback(i, BIT(w1, 8) ? -bytes : bytes);
     }
     i->rd = 0xff;
+    i->multiple = 4;
     if (is_double) i->traits |= TR_DOUBLE;
     if (loads) i->fp_writes |= mask;
     else i->fp_reads |= mask;
@@ -841,6 +846,7 @@ void tr_decode(tr_insn *i, uint32_t pc, uint16_t first, uint16_t second, uint8_t
     i->pc = pc;
     i->op = TR_OP_ALU;
     i->base = i->rm = 0xff;
+    i->condition = in_it ? it_now >> 4 : 14;
     if (tr_is_wide(first)) {
         i->size = 4;
         decode_32(i, first, second);

@@ -79,7 +79,7 @@ typedef enum {
     TR_VALUE_TO_FP,             /* FP register rm = rn */
 } tr_value;
 
-typedef struct {
+typedef struct tr_insn {
     uint32_t pc;
     uint32_t reads, writes; /* r0..r15, TR_FLAGS, TR_GE */
     uint32_t address;       /* registers that form an address */
@@ -95,6 +95,8 @@ typedef struct {
     uint8_t op;
     uint8_t size;         /* 2 or 4 */
     uint8_t access_bytes; /* of one element */
+    uint8_t multiple;     /* what its address has to be a multiple of; 0 and 1: it may lie anywhere */
+    uint8_t condition;    /* as in an IT instruction; 14 always */
     uint8_t count;        /* registers a multiple or dual access moves */
     uint8_t base;         /* base register of an access, 0xff none */
     uint8_t dividend, divisor;

@@ -3,6 +3,7 @@
 #define TINYRACK_MODEL_H
 
 #include "access.h"
+#include "alignment.h"
 #include "insn.h"
 #include "timing.h"
 
@@ -40,6 +41,7 @@ typedef struct {
         } m7;
         uint8_t bytes[176];
     } u;
+    uint64_t aligned; /* terms that are multiples of four: alignment.h; no rule asks for them */
 } tr_pipe;
 
 typedef struct tr_block {
@@ -49,6 +51,7 @@ typedef struct tr_block {
     uint32_t divides; /* number of divide instructions whose operands are still the block's inputs */
     tr_insn *insns;
     tr_trace trace; /* of its data accesses */
+    tr_alignment alignment;
 } tr_block;
 
 typedef struct {

@@ -15,6 +15,8 @@ extern "C" {
 
 typedef enum { TR_CORTEX_M4 = 4, TR_CORTEX_M7 = 7 } tr_core_kind;
 
+struct tr_insn;
+
 /* What the model asks of the engine. */
 typedef struct {
     void *context;
@@ -23,6 +25,10 @@ typedef struct {
     /* NULL: the engine cannot tell; divides take their mean. Values at the entry of the block being announced, into
      * values[n] for each bit n of `mask`: bits 0 to 15 are r0 to r15, bits 16 to 47 s0 to s31. */
     void (*read_registers)(void *context, uint64_t mask, uint32_t *values);
+    /* NULL: the engine faults by itself where an address has to be aligned and is not. Otherwise (`read_registers` is
+     * needed then) it is to look at the address of this instruction from now on, whenever it is about to execute; 1: it
+     * did not do so before, so the code has to be translated anew. */
+    int (*watch)(void *context, const struct tr_insn *insn);
 } tr_host;
 
 /* How a range of addresses answers. Ranges that are not listed answer without wait. */
@@ -75,14 +81,20 @@ void tr_core_reset(tr_core *core);
  * touched. */
 void tr_core_invalidate(tr_core *core);
 
-/* Announces a block. 1: the budget does not cover it, it was not counted and must not execute now; else 0. */
-int tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes);
+typedef enum {
+    TR_RUN = 0,       /* counted */
+    TR_EXHAUSTED = 1, /* the budget does not cover it: not counted, must not execute now */
+    TR_TRANSLATE = 2, /* an instruction of it is watched from now on: not counted, translate it anew and announce it again */
+} tr_verdict;
+
+/* Announces a block. */
+tr_verdict tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes);
 /* Announces a data access, for engines that can; without effect where the model traces them itself. */
 void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes);
 void tr_core_write(tr_core *core, uint32_t address, uint32_t bytes);
 
-/* Instructions that may still be counted before tr_core_block answers 1; the next block is counted in any case, so
- * that every slice makes progress. At most 2^62. */
+/* Instructions that may still be counted before tr_core_block answers TR_EXHAUSTED; the next block is counted in any case, so
+ * that every slice makes progress. At most 2^62. Registers may have changed since the last block. */
 void tr_core_set_budget(tr_core *core, uint64_t instructions);
 
 uint64_t tr_core_cycles(const tr_core *core);

@@ -11,8 +11,14 @@ typedef struct {
     int (*emu_stop)(void *engine);
     int (*mem_read)(void *engine, uint64_t address, void *bytes, uint64_t size);
     int (*reg_read_batch)(void *engine, const int *numbers, void **values, int count);
+    int (*reg_write)(void *engine, int number, const void *value);
+    int (*ctl)(void *engine, int control, ...);
 } tr_unicorn_functions;
 
-enum { TR_UNICORN_HOOK_BLOCK = 1 << 3 };
+enum {
+    TR_UNICORN_HOOK_CODE = 1 << 2,
+    TR_UNICORN_HOOK_BLOCK = 1 << 3,
+    TR_UNICORN_CTL_TB_REMOVE_CACHE = 1 << 30 | 2 << 26 | 9, /* writes; begin and end as uint64_t */
+};
 
 #endif

@@ -7,19 +7,23 @@ and sources count here too, and a test holds the two equal. A change of one is a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Any, Protocol
 
 from harness.sim.memory_model import IDEAL, MemoryModel
 from harness.sim.timing_core import UNLIMITED_INSTRUCTIONS, CoreName, Counters, TimingCore, register_numbers
 from harness.sim.timing_python import cortex_m4, cortex_m7
-from harness.sim.timing_python.addresses import FIRST_FP_TERM, FIRST_SLOT, Trace, slot_value, trace_block
+from harness.sim.timing_python.addresses import FIRST_FP_TERM, Trace, slot_value, trace_block
+from harness.sim.timing_python.alignment import FIRST_SLOT, AlignedAccess, Alignment, passes
 from harness.sim.timing_python.decode import decode, is_wide
 from harness.sim.timing_python.instruction import Insn, Op, Trait, bits
 from harness.sim.timing_python.memory import Fetch, MemorySystem
 
 _PREDICTORS = 1 << 12
 _NODES_MAX = 1 << 17
+_PC, _ALWAYS = 15, 14
+_NOWHERE = 0xF000_0000
 _M7_UNALIGNED_LOAD_CYCLES, _M7_UNALIGNED_STORE_CYCLES, _M4_UNALIGNED_ACCESS_CYCLES = 3, 0, 1
 
 
@@ -40,6 +44,7 @@ class _Block:
     pc: int
     insns: list[Insn]
     trace: Trace
+    alignment: Alignment
     divides: list[Insn]
 
 
@@ -51,11 +56,13 @@ class _Predictor:
 
 @dataclass(slots=True, eq=False)
 class _Node:
-    """A block entered in one pipeline state; `last` is its last instruction."""
+    """A block entered in one pipeline state, with registers that are known to be aligned; `last` is its last
+    instruction, `unaligned` what has to be looked at."""
 
     last: Insn
     after: Any
-    fallthrough: int
+    aligned_after: int = 0
+    fallthrough: int = 0
     cycles: int = 0
     count: int = 0
     block: _Block | None = None
@@ -63,7 +70,16 @@ class _Node:
     conditional: bool = False
     indirect: bool = False
     predictor: _Predictor | None = None
+    unaligned: list[AlignedAccess] = field(default_factory=list)
     edges: dict[int, tuple[int, int, int, _Node]] = field(default_factory=dict)
+
+
+class _Verdict(Enum):
+    """As tr_verdict."""
+
+    RUN = 0
+    EXHAUSTED = 1
+    TRANSLATE = 2
 
 
 class PythonCore(TimingCore):
@@ -74,6 +90,9 @@ class PythonCore(TimingCore):
         core: which pipeline.
         memory: see `set_memory`.
     """
+
+    _node: _Node
+    """Entered last."""
 
     def __init__(self, uc: Any, *, core: CoreName, memory: MemoryModel = IDEAL) -> None:
         from unicorn import unicorn_const
@@ -88,10 +107,14 @@ class PythonCore(TimingCore):
         self._fetch_stall = self._data_stall = self._mispredicted = self._accesses = self._untraced = 0
         self._limit, self._slice_begun, self._exhausted = UNLIMITED_INSTRUCTIONS, False, False
         self._blocks: dict[tuple[int, int], _Block] = {}
-        self._nodes: dict[tuple[int, Any], _Node] = {}
+        self._nodes: dict[tuple[int, Any, int], _Node] = {}
+        self._watched: dict[int, int] = {}
+        self._unaligned: tuple[Insn, int] | None = None
+        self._translate = False
         self._system: MemorySystem | None = None
         self._apply_memory()
         self.reset()
+        self._code_hook = unicorn_const.UC_HOOK_CODE
         self._hook = uc.hook_add(unicorn_const.UC_HOOK_BLOCK, self._on_block)
 
     @property
@@ -105,6 +128,15 @@ class PythonCore(TimingCore):
     @property
     def budget_exhausted(self) -> bool:
         return self._exhausted
+
+    @property
+    def unaligned(self) -> bool:
+        if self._unaligned is None:
+            return False
+        insn, base = self._unaligned
+        self._uc.reg_write(self._numbers[insn.base], base)
+        self._uc.reg_write(self._numbers[_PC], insn.pc | 1)
+        return True
 
     @property
     def counters(self) -> Counters:
@@ -122,15 +154,23 @@ class PythonCore(TimingCore):
             accesses=self._accesses,
             untraced=self._untraced,
             nodes=len(self._nodes),
-            states=len({state for _, state in self._nodes}),
+            states=len({(pipe, aligned) for _, pipe, aligned in self._nodes}),
         )
 
     def begin_slice(self, budget_instructions: int = UNLIMITED_INSTRUCTIONS) -> None:
-        self._exhausted = False
+        self._exhausted, self._unaligned = False, None
         self._limit = self._instructions + min(budget_instructions, UNLIMITED_INSTRUCTIONS)
         self._slice_begun = False
+        if self._node.aligned_after:
+            self._node = replace(self._node, aligned_after=0, edges={})
 
     def invalidate(self) -> None:
+        for hook in self._watched.values():
+            self._uc.hook_del(hook)
+        self._watched.clear()
+        self._forget()
+
+    def _forget(self) -> None:
         self._blocks.clear()
         self._nodes.clear()
         self._node.edges.clear()
@@ -141,10 +181,11 @@ class PythonCore(TimingCore):
         self._predictors: dict[int, _Predictor] = {}
         if self._system is not None:
             self._system.reset()
-        self.invalidate()
+        self._forget()
 
     def stop(self) -> None:
         """Takes the hook out."""
+        self.invalidate()
         if self._hook is not None:
             self._uc.hook_del(self._hook)
             self._hook = None
@@ -166,8 +207,29 @@ class PythonCore(TimingCore):
             self._system.unaligned = old.unaligned
 
     def _on_block(self, uc: Any, pc: int, size: int, _context: object) -> None:
-        if self._block(pc, size):
+        verdict = self._block(pc, size)
+        if verdict is _Verdict.EXHAUSTED:
             self._exhausted = True
+            uc.emu_stop()
+        elif verdict is _Verdict.TRANSLATE:
+            uc.ctl_remove_cache(pc, pc + size)
+            uc.reg_write(self._numbers[_PC], pc | 1)  # leaves the block it is in
+
+    def _watch(self, insn: Insn) -> bool:
+        """Looks at the instruction's address whenever it is about to execute; whether that is new."""
+        if insn.pc in self._watched:
+            return False
+        self._watched[insn.pc] = self._uc.hook_add(self._code_hook, self._on_watched, insn, insn.pc, insn.pc)
+        return True
+
+    def _on_watched(self, uc: Any, _pc: int, _size: int, insn: Insn) -> None:
+        base = (insn.pc & ~3) + 4 if insn.base == _PC else uc.reg_read(self._numbers[insn.base])
+        if base + insn.offset & insn.multiple - 1 and passes(insn.condition, uc.reg_read(self._numbers[-1])):
+            self._unaligned = insn, base
+            if (
+                insn.condition != _ALWAYS
+            ):  # the engine does not stop inside of an IT block, but for a fault it does
+                uc.reg_write(self._numbers[insn.base], _NOWHERE)
             uc.emu_stop()
 
     def _read(self, address: int, size: int) -> bytes:
@@ -198,11 +260,15 @@ class PythonCore(TimingCore):
                 divides.append(insn)
             written |= insn.writes
             insns.append(insn)
-        block = self._blocks[pc, size] = _Block(pc, insns, trace_block(insns), divides)
+        trace, alignment = trace_block(insns)
+        block = self._blocks[pc, size] = _Block(pc, insns, trace, alignment, divides)
+        for access in alignment.accesses:
+            if access.watch:
+                self._translate |= self._watch(access.insn)
         return block
 
-    def _find_node(self, block: _Block, size: int, before: Any) -> _Node:
-        key = (id(block), before)
+    def _find_node(self, block: _Block, size: int, before: Any, aligned: int) -> _Node:
+        key = (id(block), before, aligned)
         found = self._nodes.get(key)
         if found is not None:
             return found
@@ -213,11 +279,13 @@ class PythonCore(TimingCore):
         node = _Node(
             last,
             after,
+            block.alignment.after(aligned),
             fallthrough=block.pc + size,
             cycles=cycles,
             count=len(block.insns),
             block=block,
             always=ends and not conditional and last.op != Op.SYSTEM,
+            unaligned=block.alignment.open(aligned),
         )
         if self._rules.PREDICTS and ends:
             node.conditional, node.indirect = conditional, last.op != Op.BRANCH
@@ -227,7 +295,7 @@ class PythonCore(TimingCore):
 
     def _find_edge(self, slot: int, pc: int, size: int) -> tuple[int, int, int, _Node]:
         if len(self._nodes) >= _NODES_MAX:
-            self.invalidate()
+            self._forget()
         origin = self._node
         block = self._find_block(pc, size)
         pipe, cycles = origin.after, 0
@@ -235,12 +303,18 @@ class PythonCore(TimingCore):
             cycles, pipe = self._rules.jump(origin.last, pipe, block.insns[0], bool(slot & 1))
         elif origin.last.traits & Trait.ENDS_FLOW:
             cycles, pipe = self._rules.fall(origin.last, pipe, bool(slot & 1))
-        node = self._find_node(block, size, pipe)
+        node = self._find_node(block, size, pipe, origin.aligned_after)
         edge = origin.edges[slot] = (pc, size, cycles + node.cycles, node)
         return edge
 
-    def _block(self, pc: int, size: int) -> bool:
-        """Counts a block; True, and it is not counted, when the budget does not cover it."""
+    def _is_unaligned(self, accesses: list[AlignedAccess]) -> bool:
+        """Whether an address that must be aligned is not; its instruction is watched from now on."""
+        terms = [self._uc.reg_read(n) & 0xFFFF_FFFF for n in self._numbers]
+        misplaced = [a.insn for a in accesses if a.at is not None and a.at.value(terms) & 3]
+        return sum(self._watch(insn) for insn in misplaced) > 0
+
+    def _block(self, pc: int, size: int) -> _Verdict:
+        """Counts a block, or says why it is not counted."""
         origin = self._node
         taken = pc != origin.fallthrough or origin.always
         predictor = origin.predictor
@@ -251,14 +325,19 @@ class PythonCore(TimingCore):
             if origin.indirect and taken:
                 wrong = wrong or predictor.target != pc
         if size < 2:
-            return False
+            return _Verdict.RUN
         slot = 2 * taken + wrong
         edge = origin.edges.get(slot)
         if edge is None or edge[0] != pc or edge[1] != size:
             edge = self._find_edge(slot, pc, size)
+            if self._translate:
+                self._translate = False
+                return _Verdict.TRANSLATE
         _, _, cycles, node = edge
         if self._instructions + node.count > self._limit and self._slice_begun:
-            return True
+            return _Verdict.EXHAUSTED
+        if node.unaligned and self._is_unaligned(node.unaligned):
+            return _Verdict.TRANSLATE
         self._slice_begun = True
         self._instructions += node.count
         self._cycles += cycles
@@ -281,7 +360,7 @@ class PythonCore(TimingCore):
                 self._charge(self._system, block.trace)
         if block.divides:
             self._correct_divides(block)
-        return False
+        return _Verdict.RUN
 
     def _charge(self, system: MemorySystem, trace: Trace) -> None:
         terms = [0] * FIRST_SLOT

@@ -6,37 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
+from harness.sim.timing_python.alignment import FIRST_SLOT, NO_TERM, Address, Alignment, Known
 from harness.sim.timing_python.instruction import NONE, Insn, Op, Trait, Value, bits
 
-FIRST_FP_TERM, FIRST_SLOT = 16, 48
+FIRST_FP_TERM = 16
 _SLOTS_MAX, _SLOTS_DRAFT_MAX, _STORES = 48, 768, 24
-_NO_TERM = 0xFFFF
 _WORD = 0xFFFF_FFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """base + (index << shift) + constant; a term is a register at the block's entry or a slot."""
-
-    base: int = _NO_TERM
-    index: int = _NO_TERM
-    shift: int = 0
-    constant: int = 0
-
-    def plus(self, value: int) -> Address:
-        return Address(self.base, self.index, self.shift, self.constant + value & _WORD)
-
-    def value(self, terms: Sequence[int]) -> int:
-        """The address, with every term at its place in `terms`."""
-        value = self.constant
-        if self.base != _NO_TERM:
-            value += terms[self.base]
-        if self.index != _NO_TERM:
-            value += terms[self.index] << self.shift
-        return value & _WORD
-
-
-Known = Address | None
 _ZERO = Address()
 
 
@@ -90,23 +67,24 @@ _ACCESSES = frozenset(
 _WRITES = frozenset((Op.STORE, Op.STORE_DUAL, Op.STORE_MULTI))
 
 
-def trace_block(insns: Sequence[Insn]) -> Trace:
+def trace_block(insns: Sequence[Insn]) -> tuple[Trace, Alignment]:
     """Follows the address arithmetic of a block."""
     return _Tracer().run(insns)
 
 
 class _Tracer:
     def __init__(self) -> None:
-        self.trace = Trace()
+        self.trace, self.alignment = Trace(), Alignment()
         self.registers: list[Known] = [*(Address(base=n) for n in range(15)), None]
         self.fp: list[Known] = [Address(base=FIRST_FP_TERM + n) for n in range(32)]
         self.stores: list[tuple[Address, Known]] = []
 
-    def run(self, insns: Sequence[Insn]) -> Trace:
+    def run(self, insns: Sequence[Insn]) -> tuple[Trace, Alignment]:
         for insn in insns:
             self._follow(insn)
+        self.alignment.end((*self.registers, *self.fp))
         self._drop_unused_slots()
-        return self.trace
+        return self.trace, self.alignment
 
     def _follow(self, i: Insn) -> None:
         conditional = bool(i.traits & Trait.CONDITIONAL) and i.op != Op.BRANCH
@@ -117,6 +95,8 @@ class _Tracer:
         multi: dict[int, Known] = {}
         if i.op in _ACCESSES and i.base < 16:
             at = self._address(i)
+            if i.multiple > 1:
+                self.alignment.access(i, at, conditional=conditional)
             if at is not None and not conditional:
                 self.trace.accesses.append(Access(at, i.count or 1, i.access_bytes, i.op in _WRITES))
             else:
@@ -165,18 +145,18 @@ class _Tracer:
     def _sum(self, a: Known, b: Known, shift: int) -> Known:
         if a is None or b is None or shift > 31:
             return None
-        if b.index != _NO_TERM:
-            if shift or a.index != _NO_TERM or _NO_TERM not in (a.base, b.base):
+        if b.index != NO_TERM:
+            if shift or a.index != NO_TERM or NO_TERM not in (a.base, b.base):
                 return self._slot(Slot(SlotKind.SUM, a, b, shift))
             return replace(
-                b, constant=b.constant + a.constant & _WORD, base=a.base if b.base == _NO_TERM else b.base
+                b, constant=b.constant + a.constant & _WORD, base=a.base if b.base == NO_TERM else b.base
             )
         constant = a.constant + (b.constant << shift) & _WORD
-        if b.base == _NO_TERM:
+        if b.base == NO_TERM:
             return replace(a, constant=constant)
-        if a.base == _NO_TERM and shift == 0:
+        if a.base == NO_TERM and shift == 0:
             return replace(a, constant=constant, base=b.base)
-        if a.index != _NO_TERM:
+        if a.index != NO_TERM:
             return self._slot(Slot(SlotKind.SUM, a, b, shift))
         return Address(a.base, b.base, shift, constant)
 
@@ -210,7 +190,7 @@ class _Tracer:
             return Address(constant=i.imm)
         if i.value == Value.HIGH_HALF:
             old = r[i.rd & 15]
-            if old is None or old.base != _NO_TERM or old.index != _NO_TERM:
+            if old is None or old.base != NO_TERM or old.index != NO_TERM:
                 return None
             return Address(constant=old.constant & 0xFFFF | i.imm << 16 & _WORD)
         if i.value == Value.ADD:
@@ -231,7 +211,7 @@ class _Tracer:
             if a is None:
                 return None
             product = self._slot(Slot(SlotKind.PRODUCT, n, m))
-            is_zero = a.base == _NO_TERM and a.index == _NO_TERM and a.constant == 0
+            is_zero = a.base == NO_TERM and a.index == NO_TERM and a.constant == 0
             return product if is_zero else self._sum(a, product, 0)
         if i.value == Value.FROM_FP:
             return self.fp[i.rm & 31]
@@ -242,7 +222,7 @@ class _Tracer:
         used: set[int] = set()
 
         def use(at: Address) -> None:
-            used.update(n - FIRST_SLOT for n in (at.base, at.index) if FIRST_SLOT <= n < _NO_TERM)
+            used.update(n - FIRST_SLOT for n in (at.base, at.index) if FIRST_SLOT <= n < NO_TERM)
 
         for access in trace.accesses:
             use(access.at)
@@ -256,7 +236,7 @@ class _Tracer:
         def renamed(at: Address) -> Known:
             out = replace(at, base=names.get(at.base, at.base), index=names.get(at.index, at.index))
             for n in (out.base, out.index):
-                if n != _NO_TERM and n >= FIRST_SLOT + _SLOTS_MAX:
+                if n != NO_TERM and n >= FIRST_SLOT + _SLOTS_MAX:
                     return None
             for n in (out.base, out.index):
                 if n < FIRST_SLOT:

@@ -41,6 +41,7 @@ def decode(pc: int, first: int, second: int, it: int) -> tuple[Insn, int]:
         began = _decode_16(i, first, in_it)
         it_next = it_next if began is None else began
     if in_it:
+        i.condition = it >> 4
         i.traits |= _CONDITIONAL
         i.reads |= FLAGS
     return i, it_next
@@ -106,6 +107,7 @@ def _writeback(i: Insn, step: int) -> None:
 
 def _multiple(i: Insn, loads: int, rn: int, registers: int, writes_back: bool, descending: int) -> None:
     _access(i, Op.LOAD_MULTI if loads else Op.STORE_MULTI, rn, 4)
+    i.multiple = 4
     i.count = registers.bit_count()
     i.rd = NONE
     size = 4 * i.count
@@ -444,6 +446,7 @@ def _dual_exclusive_table(i: Insn, w1: int, w2: int) -> None:
     rn, rt, rt2, loads = field(w1, 3, 0), field(w2, 15, 12), field(w2, 11, 8), bit(w1, 4)
     if bit(w1, 8) or bit(w1, 5):
         _access(i, Op.LOAD_DUAL if loads else Op.STORE_DUAL, rn, 4)
+        i.multiple = 4
         i.count = 2
         i.offset = field(w2, 7, 0) * 4
         if not bit(w1, 7):
@@ -467,6 +470,7 @@ def _dual_exclusive_table(i: Insn, w1: int, w2: int) -> None:
             i.traits |= _ENDS_FLOW
             return
         _access(i, Op.LOAD if loads else Op.STORE, rn, 1 if kind == 4 else 2)
+        i.multiple = i.access_bytes
         if loads:
             _load_into(i, rt)
         else:
@@ -474,6 +478,7 @@ def _dual_exclusive_table(i: Insn, w1: int, w2: int) -> None:
             i.writes |= 1 << field(w2, 3, 0)
         return
     _access(i, Op.LOAD if loads else Op.STORE, rn, 4)
+    i.multiple = 4
     i.offset = field(w2, 7, 0) * 4
     if loads:
         _load_into(i, rt)
@@ -653,6 +658,7 @@ def _fp_transfer(i: Insn, w1: int, w2: int) -> None:
         if bit(w1, 5):
             _writeback(i, -4 * words if bit(w1, 8) else 4 * words)
     i.rd = NONE
+    i.multiple = 4
     if is_double:
         i.traits |= Trait.DOUBLE
     if loads:

@@ -103,6 +103,8 @@ class Insn:
     step: int = 0
     imm: int = 0
     access_bytes: int = 0
+    multiple: int = 0
+    condition: int = 14
     count: int = 0
     base: int = NONE
     dividend: int = 0

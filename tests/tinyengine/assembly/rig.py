@@ -105,7 +105,9 @@ class Rig:
         uc.reg_write(arm_const.UC_ARM_REG_SP, stack)
         uc.reg_write(arm_const.UC_ARM_REG_LR, RETURN | 1)
         before = self.timing.cycles
+        self.timing.begin_slice()
         uc.emu_start(self.symbols[name] | 1, RETURN, timeout=20_000_000)
+        assert not self.timing.unaligned, f"unaligned access at {uc.reg_read(arm_const.UC_ARM_REG_PC):#x}"
         assert uc.reg_read(arm_const.UC_ARM_REG_PC) & ~1 == RETURN, "no return within 20 s"
         assert uc.reg_read(arm_const.UC_ARM_REG_SP) == stack
         assert bytes(uc.mem_read(stack, 64)) == above, "the caller's frame was written"
