@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.tinyengine.single_layers import Layers, hand_picked
 from tinyengine import reference
 from tinyengine.compile import Compiled, CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant
+from tinyengine.importers import tflite
 from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
 from tinyengine.schedule import Optimize
@@ -83,4 +85,12 @@ def test_portable_c_has_no_twins() -> None:
 @pytest.mark.parametrize("target", GENERATED)
 def test_all_layers_and_networks_equal_the_reference(target: Target) -> None:
     graphs = [g for _, g in hand_picked()] + [random_graph(seed) for seed in range(800, 840)]
+    assert_twins_equal_the_reference(graphs, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", GENERATED)
+def test_real_models_equal_the_reference(target: Target, shared_dir: Path) -> None:
+    files = sorted((shared_dir / "models").glob("*.tflite"))
+    graphs = [tflite.load(f.read_bytes(), name=f.stem) for f in files]
     assert_twins_equal_the_reference(graphs, target)
