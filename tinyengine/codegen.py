@@ -247,8 +247,8 @@ def _kernels_s(functions: _Functions) -> str:
 
 def _kernels_c(functions: _Functions) -> str:
     """The twins of all generated functions."""
-    declared = "\n".join(("#include <stdint.h>", *functions.prototypes))
-    return "\n".join((declared, *functions.generated))
+    head = "\n".join(("#include <stdint.h>", "#include <string.h>\n", *functions.prototypes))
+    return "\n".join((f"{head}\n", *functions.generated))
 
 
 _DIGEST_MARK = "/* SHA-256 over the names, lengths and texts of these files, all but the next line. */\n"

@@ -32,7 +32,7 @@ class Assembly:
         label: what it is, for its final name: letters, digits, underscores.
         prototype: C declaration with `PLACEHOLDER` as the name.
         text: Thumb-2 with `PLACEHOLDER` as the name.
-        twin: plain C of the same function.
+        twin: plain C of the same function; it needs stdint.h and string.h.
     """
 
     role: str

@@ -52,7 +52,7 @@ class Function(Generic[L]):
             label=label,
             prototype=self.declaration.prototype,
             text=self.render(PLACEHOLDER, literals, core, comment),
-            twin=self.plain(literals),
+            twin=f"/* {comment} */\n{self.plain(literals)}",
         )
 
 

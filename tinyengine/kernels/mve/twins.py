@@ -17,9 +17,7 @@ from tinyengine.kernels.mve.sums import Sum
 
 def _scale(form: Form) -> str:
     """A function from a sum and a channel's constants, `apart` words from each other, to a byte."""
-    head = f"""#include <stdint.h>
-#include <string.h>
-static int8_t {PLACEHOLDER}_scale(int32_t sum, const uint32_t *constants, uint32_t apart)
+    head = f"""static int8_t {PLACEHOLDER}_scale(int32_t sum, const uint32_t *constants, uint32_t apart)
 {{
 """
     ends = [f"(v < {form.clamp.low} ? {form.clamp.low} : v > {form.clamp.high} ? {form.clamp.high} : v)"]
@@ -160,8 +158,7 @@ void {PLACEHOLDER}(const int8_t *x, const uint32_t *table, int8_t *y)
 
 def add(s: Sum, low: int, high: int) -> str:
     """Of add.py's function."""
-    return f"""#include <stdint.h>
-void {PLACEHOLDER}(const int8_t *a, const int8_t *b, int8_t *y, uint32_t elements)
+    return f"""void {PLACEHOLDER}(const int8_t *a, const int8_t *b, int8_t *y, uint32_t elements)
 {{
     for (uint32_t i = 0; i < elements; i++) {{
         const int32_t t = {s.factor_a} * a[i] + {s.offset} + {s.factor_b} * b[i];
@@ -174,8 +171,7 @@ void {PLACEHOLDER}(const int8_t *a, const int8_t *b, int8_t *y, uint32_t element
 
 def channel_sums(pixels: int, channels: int) -> str:
     """Of pool.py's function."""
-    return f"""#include <stdint.h>
-void {PLACEHOLDER}(const int8_t *x, int16_t *sums)
+    return f"""void {PLACEHOLDER}(const int8_t *x, int16_t *sums)
 {{
     for (int c = 0; c < {channels}; c++) {{
         int32_t sum = 0;
@@ -186,16 +182,12 @@ void {PLACEHOLDER}(const int8_t *x, int16_t *sums)
 """
 
 
-COPY = f"""#include <stdint.h>
-#include <string.h>
-void {PLACEHOLDER}(int8_t *to, const int8_t *from, uint32_t bytes)
+COPY = f"""void {PLACEHOLDER}(int8_t *to, const int8_t *from, uint32_t bytes)
 {{
     memcpy(to, from, bytes);
 }}
 """
-FILL = f"""#include <stdint.h>
-#include <string.h>
-void {PLACEHOLDER}(int8_t *to, int32_t value, uint32_t bytes)
+FILL = f"""void {PLACEHOLDER}(int8_t *to, int32_t value, uint32_t bytes)
 {{
     memset(to, value, bytes);
 }}
@@ -205,9 +197,7 @@ void {PLACEHOLDER}(int8_t *to, int32_t value, uint32_t bytes)
 def windows(found: Windows) -> str:
     """Of copies.render_windows: whole chunks, the last ones of runs too long."""
     moves = found.moves()
-    return f"""#include <stdint.h>
-#include <string.h>
-void {PLACEHOLDER}(int8_t *to, const int8_t *from, uint32_t pixels)
+    return f"""void {PLACEHOLDER}(int8_t *to, const int8_t *from, uint32_t pixels)
 {{
     static const int32_t sources[] = {_integers([m[0] for m in moves])};
     static const int32_t targets[] = {_integers([m[1] for m in moves])};

@@ -31,7 +31,8 @@ def tile(found: Tile) -> str:
         step = f"""const uint32_t low = {pieces.halves_of_byte_pairs("w[0]")};
                     sums[0] += {PLACEHOLDER}_product(low, word);
                     sums[1] += {PLACEHOLDER}_product(w[0], word);"""
-        ends = """sums[1] = (uint32_t)((int32_t)(sums[1] - sums[0]) >> 7);
+        ends = """
+                sums[1] = (uint32_t)((int32_t)(sums[1] - sums[0]) >> 7);
                 sums[0] <<= 1;"""
     else:
         step = f"""sums[0] += {PLACEHOLDER}_product(w[0], word);
@@ -54,8 +55,7 @@ def tile(found: Tile) -> str:
                     const int8_t *at = from + n / {len(window.offsets_bytes)} * {window.step_bytes};
                     const uint32_t word = {PLACEHOLDER}_word(at + offsets[n % {len(window.offsets_bytes)}]);
                     {step}
-                }}
-                {ends}
+                }}{ends}
                 for (int c = 0; c < 2; c++) {{
                     const int32_t sum = (int32_t)sums[c];
                     out[2 * pair + t * {found.out_step_bytes} + outs[p] + c] = {output};
@@ -105,8 +105,7 @@ def twin(found: Twin) -> str:
 
 def interleave(found: Twin) -> str:
     """Of twin.render_interleave."""
-    return f"""#include <stdint.h>
-{twin_kernel.INTERLEAVE.opening}
+    return f"""{twin_kernel.INTERLEAVE.opening}
     static const int32_t order[] = {pieces.array(Order.SPLIT.value)};
     for (; pairs > 0; pairs--, in += {2 * found.depth}, out += {found.depth}) {{
         for (int k = 0; k < {found.depth}; k++) {{

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
 from tinyengine.kernels.binding import PLACEHOLDER
 
-HEAD = f"""#include <stdint.h>
-#include <string.h>
-static inline uint32_t {PLACEHOLDER}_product(uint32_t w, uint32_t x)
+HEAD = f"""static inline uint32_t {PLACEHOLDER}_product(uint32_t w, uint32_t x)
 {{
     return (uint32_t)((int16_t)w * (int16_t)x) + (uint32_t)((int16_t)(w >> 16) * (int16_t)(x >> 16));
 }}

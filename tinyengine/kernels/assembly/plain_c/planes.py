@@ -11,8 +11,7 @@ from tinyengine.kernels.assembly.widen import WIDEN_GROUP_BYTES, PlaneFill, Wide
 
 def widen(found: Widen) -> str:
     """Of widen.render_widen."""
-    return f"""#include <stdint.h>
-{widen_kernel.DECLARATION.opening}
+    return f"""{widen_kernel.DECLARATION.opening}
     static const uint32_t order[] = {pieces.array(found.order.value)};
     for (uint32_t k = 0; k < groups * {WIDEN_GROUP_BYTES}; k++) out[k] = in[(k & ~3u) + order[k & 3]];
 }}
@@ -21,8 +20,7 @@ def widen(found: Widen) -> str:
 
 def planes(found: PlaneFill) -> str:
     """Of widen.render_planes."""
-    return f"""#include <stdint.h>
-{widen_kernel.PLANES.opening}
+    return f"""{widen_kernel.PLANES.opening}
     for (; rows > 0; rows--, in += {found.row_bytes}, plane += {found.plane_row_bytes // 2}) {{
         for (int k = 0; k < {found.columns}; k++) {{
             for (int c = 0; c < 4; c++) {{

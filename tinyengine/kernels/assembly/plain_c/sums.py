@@ -15,7 +15,7 @@ def add(found: Sum) -> str:
     form = found.epilogue
     low, high = form.clamp.low, form.clamp.high
     if form.rounding is Rounding.NONE:
-        helpers = "#include <stdint.h>\n"
+        helpers = ""
         output = f"(int8_t)(v < {low} ? {low} : v > {high} ? {high} : v)"
         rescaled = f"const int32_t v = sum >> {form.right_shift};"
     else:
@@ -35,8 +35,7 @@ def add(found: Sum) -> str:
 
 def channel_sums(found: ChannelSums) -> str:
     """Of channel_sums.render."""
-    return f"""#include <stdint.h>
-{sums_kernel.DECLARATION.opening}
+    return f"""{sums_kernel.DECLARATION.opening}
     static const int order[] = {pieces.array(ORDER)};
     for (uint32_t k = 0; k < groups * {4 * found.words}; k++) {{
         int sum = 0;

@@ -11,8 +11,7 @@ from tinyengine.kernels.binding import PLACEHOLDER
 def transform(found: Winograd) -> str:
     """Of winograd.render_transform: B^T d B, first down the columns, then along the rows."""
     depth = found.in_channels
-    return f"""#include <stdint.h>
-static inline void {PLACEHOLDER}_combine(const int d[4], int to[4])
+    return f"""static inline void {PLACEHOLDER}_combine(const int d[4], int to[4])
 {{
     to[0] = d[0] - d[2];
     to[1] = d[1] + d[2];
