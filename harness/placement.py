@@ -6,6 +6,7 @@ Pure. Which of what is wanted fits, `layout.py` finds; what is best, `tuning/pla
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -123,11 +124,25 @@ def default_rule(optimize: Optimize) -> Rule:
 
 def placed(rule: Rule, chip: Chip, compiled: Compiled, *, sram_limit_bytes: int | None = None) -> Placement:
     """What a rule says."""
-    memories = tuple(m for m in chip.placement.copies if _takes(rule, chip, m))
+    memories = _memories(rule, chip)
+    return _copied(memories, most_missed(chip, compiled) if memories else (), sram_limit_bytes)
+
+
+def placements(rules: Iterable[Rule], chip: Chip, compiled: Compiled) -> tuple[Placement, ...]:
+    """What several rules say of one network."""
     wanted = most_missed(chip, compiled)
+    return tuple(_copied(_memories(rule, chip), wanted, None) for rule in rules)
+
+
+def _copied(memories: tuple[Names, ...], wanted: tuple[str, ...], sram_limit_bytes: int | None) -> Placement:
     return Placement(
         copies=tuple(Copy(memory=m, symbols=wanted) for m in memories), sram_limit_bytes=sram_limit_bytes
     )
+
+
+def _memories(rule: Rule, chip: Chip) -> tuple[Names, ...]:
+    """What takes copies, the fastest first."""
+    return tuple(m for m in chip.placement.copies if _takes(rule, chip, m))
 
 
 def _takes(rule: Rule, chip: Chip, memory: Names) -> bool:

@@ -82,11 +82,18 @@ class PatchesRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkStats:
-    """What the serial line needed: frames, requests sent again, bytes that were no frame, frames of earlier jobs.
+    """What the serial line did.
 
-    `discarded_repetitions`: the board's counter was stopped in them, so they were run again. `frames_shortened`,
-    `frames_flipped`, `frames_lengthened`: frames that came again sound, and what the line had done to them.
-    `foreign_frames`: stale frames of another session. `early_garbage_bytes`: garbage before the first frame.
+    Args:
+        frames: sound frames received.
+        resends: requests sent again because no reply came.
+        garbage_bytes: bytes received that were no frame, or a damaged one.
+        stale_frames: sound frames of an earlier session, an earlier request or an earlier image.
+        discarded_repetitions: repetitions the board threw away because its counter was stopped in them.
+        frames_shortened, frames_flipped, frames_lengthened: damaged frames, by what became of them; known because
+            they came again, sound.
+        foreign_frames: stale frames with another session's nonce.
+        early_garbage_bytes: garbage before the first sound frame.
     """
 
     frames: int

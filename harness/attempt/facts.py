@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 
 from harness import __version__, stats
 from harness.boards import Board
-from harness.cable.device import Statistics
 from harness.cable.interfaces import FlashReport
 from harness.cable.messages import Hello
 from harness.chips import load_chip
@@ -151,23 +150,9 @@ def flash_facts(row: Row, report: FlashReport) -> Row:
     )
 
 
-def link_facts(row: Row, counted: Statistics) -> Row:
+def link_facts(row: Row, counted: LinkStats) -> Row:
     """`row` with what the line lost."""
-    return replace(
-        row,
-        link=LinkStats(
-            frames=counted.frames,
-            resends=counted.resends,
-            garbage_bytes=counted.garbage_bytes,
-            stale_frames=counted.stale_frames,
-            discarded_repetitions=counted.discarded_repetitions,
-            frames_shortened=counted.frames_shortened,
-            frames_flipped=counted.frames_flipped,
-            frames_lengthened=counted.frames_lengthened,
-            foreign_frames=counted.foreign_frames,
-            early_garbage_bytes=counted.early_garbage_bytes,
-        ),
-    )
+    return replace(row, link=counted)
 
 
 def hello_facts(row: Row, hello: Hello) -> Row:

@@ -16,6 +16,7 @@ from harness.cable import codec, frames, messages
 from harness.cable.interfaces import Link
 from harness.diagnosis import ADVICE, damage
 from harness.errors import BoardCrash, BoardTimeout, FaultClass, WrongImage
+from harness.row import LinkStats
 
 _M = TypeVar("_M", bound=messages.Message)
 _READ_SLICE_S = 0.25
@@ -48,34 +49,6 @@ class Timing:
     quiet_s: float = 0.1
     attempts: int = 5
     run_s: float = 120.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
-    """What the line did.
-
-    Args:
-        frames: sound frames received.
-        resends: requests sent again because no reply came.
-        garbage_bytes: bytes received that were no frame, or a damaged one.
-        stale_frames: sound frames of an earlier session, an earlier request or an earlier image.
-        discarded_repetitions: repetitions the board threw away because its counter was stopped in them.
-        frames_shortened, frames_flipped, frames_lengthened: damaged frames, by what became of them; known because
-            they came again, sound.
-        foreign_frames: stale frames with another session's nonce.
-        early_garbage_bytes: garbage before the first sound frame.
-    """
-
-    frames: int = 0
-    resends: int = 0
-    garbage_bytes: int = 0
-    stale_frames: int = 0
-    discarded_repetitions: int = 0
-    frames_shortened: int = 0
-    frames_flipped: int = 0
-    frames_lengthened: int = 0
-    foreign_frames: int = 0
-    early_garbage_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +85,9 @@ class Device:
         self._repeat_at: float | None = None
 
     @property
-    def statistics(self) -> Statistics:
+    def statistics(self) -> LinkStats:
         """What the line did so far."""
-        return Statistics(
+        return LinkStats(
             frames=self._frames,
             resends=self._resends,
             garbage_bytes=self._garbage,

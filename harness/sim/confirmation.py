@@ -148,8 +148,9 @@ def _pieces(elf: Path, machine: BareMachine, board: Machine) -> list[tuple[int, 
         if not any(start <= base and base + size <= start + length for start, length in spans):
             there = " and ".join(f"{start:#x} ({length >> 10} kB)" for start, length in (board.code, board.ram))
             raise ConfigError(
-                f"has {size:,} B at {base:#010x}; QEMU's {board.name} has memory at {there} only; "
-                "`tinyrack bench --placement flash --save` keeps an image that lies there if it can",
+                f"has {size:,} B at {base:#010x}; QEMU's {board.name} has memory at {there} only; if these are "
+                "copies into ITCM or SRAM, `tinyrack bench MODEL --boards BOARD --placement flash --save DIR` "
+                "keeps an image without",
                 file=str(elf),
             )
         if data:

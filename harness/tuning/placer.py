@@ -13,7 +13,7 @@ from harness.chips import Chip, Names, load_chip
 from harness.errors import Interrupted, Outcome
 from harness.job import Job, Memory
 from harness.layout import Sizes, room_bytes, spare_bytes
-from harness.placement import Placement, Rule, default_rule, layer_uses, placed, symbol_bytes
+from harness.placement import Placement, Rule, default_rule, layer_uses, placements, symbol_bytes
 from harness.row import Row
 from harness.runner import Runner
 from harness.toolchain import find_toolchain
@@ -65,16 +65,12 @@ class Placer:
             return None
         compiled, limit = job.model.compiled, _sram_limit(job)
         arenas: tuple[Names | None, ...] = (None, *chip.placement.arena[1:])
+        rules = {DEFAULT: default_rule(options.optimize), "itcm": Rule.DEFAULT, "tcm": Rule.TCM, "ram": Rule.RAM}
         found = place(
             layer_uses(compiled),
             symbol_bytes(compiled.sources),
             {arena: _rooms(chip, job, arena) for arena in arenas},
-            {
-                DEFAULT: placed(default_rule(options.optimize), chip, compiled),
-                "itcm": placed(Rule.DEFAULT, chip, compiled),
-                "tcm": placed(Rule.TCM, chip, compiled),
-                "ram": placed(Rule.RAM, chip, compiled),
-            },
+            dict(zip(rules, placements(rules.values(), chip, compiled), strict=True)),
             lambda name, placement: self._run(job, name, replace(placement, sram_limit_bytes=limit)),
             self._observe,
             # Under a limit, as with arenas, the fastest that keeps it.

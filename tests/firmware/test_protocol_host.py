@@ -14,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.cable import codec, frames, messages
-from harness.cable.device import Device, Statistics, Timing
+from harness.cable.device import Device, Timing
 from harness.cable.interfaces import Link
 from harness.errors import BoardCrash, BoardTimeout, FaultClass, WrongImage
+from harness.row import LinkStats
 from tests.firmware.host_build import BUILD_DIGEST, PipeLink, build_host_board
 from tests.firmware.tiny_model import ARENA_BYTES, INPUT_BYTES, expected_output
+from tests.harness.rows import link_stats
 
 INPUT = random.Random(1).randbytes(INPUT_BYTES)
 QUICK = Timing(start_s=4.0, reply_s=0.08, attempts=40, run_s=4.0)
@@ -203,18 +205,18 @@ def test_a_bad_line_changes_no_result_and_is_counted(link: PipeLink, seed: int) 
 @pytest.mark.parametrize(
     ("where", "change", "counted"),
     [
-        ("to_board_run", lost, Statistics(resends=1)),
-        ("to_board_memory", shortened, Statistics(resends=1)),
-        ("to_host_run", flipped, Statistics(resends=1, frames_flipped=1)),
-        ("to_host_run", shortened, Statistics(resends=1, frames_shortened=1)),
-        ("to_host_memory", lengthened, Statistics(resends=1, frames_lengthened=1)),
-        ("to_host_accepted", flipped, Statistics(frames_flipped=1)),
-        ("to_host_accepted", lost, Statistics()),
-        ("to_host_output", shortened, Statistics(resends=1, frames_shortened=1)),
+        ("to_board_run", lost, link_stats(resends=1)),
+        ("to_board_memory", shortened, link_stats(resends=1)),
+        ("to_host_run", flipped, link_stats(resends=1, frames_flipped=1)),
+        ("to_host_run", shortened, link_stats(resends=1, frames_shortened=1)),
+        ("to_host_memory", lengthened, link_stats(resends=1, frames_lengthened=1)),
+        ("to_host_accepted", flipped, link_stats(frames_flipped=1)),
+        ("to_host_accepted", lost, link_stats()),
+        ("to_host_output", shortened, link_stats(resends=1, frames_shortened=1)),
     ],
 )
 def test_a_long_request_or_its_reply_that_is_lost_is_repeated_soon(
-    link: PipeLink, where: str, change: Callable[[bytes], bytes], counted: Statistics
+    link: PipeLink, where: str, change: Callable[[bytes], bytes], counted: LinkStats
 ) -> None:
     board = device(Tampered(link, **{where: change}), Timing(reply_s=0.5, run_s=60.0))
     board.hello(5)

@@ -7,6 +7,12 @@ from dataclasses import replace
 from harness.errors import Outcome
 from harness.row import BufferRow, LayerRow, LinkStats, MemoryMap, Readback, Row
 
+
+def link_stats(*, frames: int = 9, resends: int = 0, garbage_bytes: int = 0, **more: int) -> LinkStats:
+    """A line on which nothing happened but what is named."""
+    return LinkStats(frames=frames, resends=resends, garbage_bytes=garbage_bytes, **more)
+
+
 OK = Row(
     model="vww_96",
     model_sha256="ab" * 32,
@@ -56,7 +62,7 @@ OK = Row(
     repetitions=5,
     warmups=1,
     float_io=False,
-    link=LinkStats(frames=120, resends=0, garbage_bytes=0),
+    link=link_stats(frames=120),
     readback=Readback(
         cpuid=0x411FC270,
         device_id=0x449,

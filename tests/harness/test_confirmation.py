@@ -13,6 +13,7 @@ from harness.build import BuildPlan, build
 from harness.cli.main import main
 from harness.errors import BoardTimeout, ConfigError, MissingTool
 from harness.job import Kernels
+from harness.placement import Rule, placed
 from harness.sim import hot_blocks, qemu
 from harness.sim.confirmation import confirm
 from harness.toolchain import find_toolchain
@@ -31,15 +32,16 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TINYRACK_BOARDS", raising=False)
 
 
-def image(chip_name: str) -> Path:
-    """The firmware with a small network, as `bench` builds it but for weights in ITCM."""
+def image(chip_name: str, rule: Rule = Rule.FLASH) -> Path:
+    """The firmware with a small network, as `bench` builds it with that placement."""
     chip = chips.load_chip(chip_name)
     try:
         toolchain = find_toolchain()
     except MissingTool as e:
         pytest.skip(f"TOOLCHAIN ABSENT: {e}")
     compiled = compile_graph(zoo.load("ds-cnn"), CompileOptions(target=Kernels.AUTO.target(chip.core)))
-    plan = BuildPlan.of_chip(chip, compiled.sources, toolchain=toolchain)
+    placement = placed(rule, chip, compiled)
+    plan = BuildPlan.of_chip(chip, compiled.sources, toolchain=toolchain, placement=placement)
     return build(plan, cache_dir=paths.cache_dir()).elf
 
 
@@ -95,3 +97,10 @@ def test_the_command_says_both_and_exits_by_the_difference(
     assert {"ratio", "llvm_mca", "modelled"} <= set(document["hot_blocks"][0])
     out = capsys.readouterr().out
     assert "QEMU (netduinoplus2)" in out and "of the arena are the same" in out
+
+
+def test_a_default_image_of_an_m7_is_refused_with_the_command_that_keeps_one_that_fits() -> None:
+    with pytest.raises(
+        ConfigError, match="if these are copies .* --placement flash --save DIR` keeps an image without"
+    ):
+        confirm(image("stm32f746", Rule.DEFAULT), chips.load_chip("stm32f746"))

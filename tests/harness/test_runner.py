@@ -20,7 +20,7 @@ from harness import job as jobs
 from harness.boards import Board, load_boards
 from harness.build import BuildPlan
 from harness.cable import messages
-from harness.cable.device import Device, Statistics, WholeRun
+from harness.cable.device import Device, WholeRun
 from harness.cable.interfaces import FlashReport, Link, Probe
 from harness.errors import (
     ArenaOverflow,
@@ -39,9 +39,10 @@ from harness.image import Image, Region
 from harness.job import Job, JobOptions, PreparedModel
 from harness.models import resolve
 from harness.paths import default_boards_file
-from harness.row import CONTRACT_KEYS, Row, to_json
+from harness.row import CONTRACT_KEYS, LinkStats, Row, to_json
 from harness.runner import Runner
 from harness.station import Modelled
+from tests.harness.rows import link_stats
 from tinyengine.kernels.catalogue import Target
 from tinyengine.schedule import Optimize, Sharing, flash_bytes
 
@@ -63,7 +64,7 @@ class MadeUp:
     trouble: dict[str, Exception] = field(default_factory=dict)
     hello_changes: dict[str, Any] = field(default_factory=dict)
     later_changes: dict[str, Any] = field(default_factory=dict)
-    line: Statistics = field(default_factory=lambda: Statistics(frames=12))
+    line: LinkStats = field(default_factory=lambda: link_stats(frames=12))
     seconds_a_tick: float = 0.01
     output: bytes | None = None
     crcs: tuple[int, ...] | None = None
@@ -122,7 +123,7 @@ class MadeUp:
     # -- the dialogue
 
     @property
-    def statistics(self) -> Statistics:
+    def statistics(self) -> LinkStats:
         return self.line
 
     def hello(self, nonce: int) -> object:
@@ -392,18 +393,18 @@ def test_a_crystal_of_another_frequency_is_noticed_by_the_hosts_clock(
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        (Statistics(frames=9, resends=2, garbage_bytes=90, frames_shortened=2), FaultClass.UART_BYTES_LOST),
-        (Statistics(frames=9, resends=2, garbage_bytes=90, frames_flipped=1), FaultClass.UART_BYTES_FLIPPED),
-        (Statistics(frames=9, resends=1, garbage_bytes=90, frames_lengthened=1), FaultClass.UART_BYTES_DUPLICATED),
-        (Statistics(frames=9, garbage_bytes=64, early_garbage_bytes=64), FaultClass.UART_GARBAGE_BEFORE_BOOT),
-        (Statistics(frames=9, stale_frames=3, foreign_frames=3), FaultClass.STALE_OUTPUT),
-        (Statistics(frames=9, resends=2), FaultClass.UART_REQUESTS_LOST),
-        (Statistics(frames=9, resends=2, stale_frames=2), None),
-        (Statistics(frames=9), None),
+        (link_stats(resends=2, garbage_bytes=90, frames_shortened=2), FaultClass.UART_BYTES_LOST),
+        (link_stats(resends=2, garbage_bytes=90, frames_flipped=1), FaultClass.UART_BYTES_FLIPPED),
+        (link_stats(resends=1, garbage_bytes=90, frames_lengthened=1), FaultClass.UART_BYTES_DUPLICATED),
+        (link_stats(garbage_bytes=64, early_garbage_bytes=64), FaultClass.UART_GARBAGE_BEFORE_BOOT),
+        (link_stats(stale_frames=3, foreign_frames=3), FaultClass.STALE_OUTPUT),
+        (link_stats(resends=2), FaultClass.UART_REQUESTS_LOST),
+        (link_stats(resends=2, stale_frames=2), None),
+        (link_stats(), None),
     ],
 )
 def test_trouble_that_was_overcome_is_in_the_row_with_advice(
-    model: PreparedModel, line: Statistics, fault: FaultClass | None
+    model: PreparedModel, line: LinkStats, fault: FaultClass | None
 ) -> None:
     row = run(model, line=line)
     assert (row.outcome, row.fault_class) == (Outcome.OK, fault)
