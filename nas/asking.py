@@ -17,8 +17,8 @@ _MARGIN = 0.1
 
 
 def interesting(population: Sequence[Member], ranking: Ranking, *, most: int, uncertain: int) -> list[Arch]:
-    """While evolution goes on: `uncertain` ones that are least known, then those on the front and those whose
-    interval straddles a limit, the most accurate first."""
+    """Without a budget, while evolution goes on: `uncertain` ones that are least known, then those on the front
+    and those whose interval straddles a limit, the most accurate first."""
     unknown = [m for m in population if not m.measured]
     straddling = [m for m in unknown if m.straddles(ranking.limits)]
     leading = [m for m in ranking.front(population) if not m.measured]
@@ -32,7 +32,7 @@ def interesting(population: Sequence[Member], ranking: Ranking, *, most: int, un
 
 
 def promising(known: Sequence[Member], ranking: Ranking, *, most: int) -> list[Arch]:
-    """In the end: those that would add most to what was measured, each by its chance of meeting the limits.
+    """Within a budget: those that would add most to what was measured, each by its chance of meeting the limits.
 
     What a network adds is volume under the front. One that is predicted to miss a limit by little would, if it
     meets it, just meet it.
@@ -42,9 +42,12 @@ def promising(known: Sequence[Member], ranking: Ranking, *, most: int) -> list[A
     asked = [m for m in known if chances.get(m.arch, 0.0) >= _LEAST_CHANCE]
     if not asked:
         return []
-    fine = [ranking.point(m) for m in ranking.fine(measured)]
+    within = ranking.fine(measured)
+    fine = [ranking.point(m) for m in within]
     points = [_met(ranking, m) for m in asked]
-    ideal, worst = _box(ranking, ranking.front([*asked, *measured]) or asked)
+    front = ranking.front([*asked, *measured])
+    # One network spans no volume.
+    ideal, worst = _box(ranking, front if len(front) > 1 else [*asked, *within])
     added = additions(points, [chances[m.arch] for m in asked], fine, ideal=ideal, worst=worst, most=most)
     return [asked[i].arch for i in added]
 

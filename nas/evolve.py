@@ -5,9 +5,9 @@ crossed and mutated ones. Pareto's (NSGA-II): accuracy, latency, SRAM and flash 
 
 Costs are predicted until they are measured, and a measured value replaces its prediction for good. After each
 generation boards are asked about candidates whose interval straddles a limit, those on the front, and the most
-uncertain; then the predictor may learn from the answers. What the search returns was measured and meets every
-limit as measured: whatever is left on the front is measured until that holds. If nothing can meet the limits, it
-ends with the network that misses them least.
+uncertain; within a budget about few, those that promise most. Then the predictor may learn from the answers. What
+the search returns was measured and meets every limit as measured: whatever is left on the front is measured until
+that holds. If nothing can meet the limits, it ends with the network that misses them least.
 
 Everything that happened is in a log; with the same seed a search that was killed goes on from it and ends at the
 same front. Accuracy, cost and measurement are functions it is given: it knows no network, no engine and no board.
@@ -57,9 +57,10 @@ class Settings:
         drawn: new networks a generation without parents; with `crossed` and `mutated` 0 it is a random search.
         measured_a_generation: networks sent to the boards after each generation, at most; more than there are is
             the measure-everything baseline.
-        budget: networks sent to the boards, at most: half of them while evolution goes on, the others in the end,
-            where they add most to what was measured. None: all of the front is measured, however many that are.
-        refinements: rounds in which the neighbours of the final front are looked at, at most.
+        budget: networks sent to the boards, at most: a quarter of them while evolution goes on, the others in the
+            end, where they add most to what was measured. None: all of the front is measured.
+        refinements: rounds in which the neighbours of the final front are looked at, at most: one before each
+            batch that a budget has left, else when all of the front was measured.
         attempts: draws for one feasible network at the start, before the nearest miss is taken.
     """
 
@@ -247,11 +248,17 @@ class Search:
     def _ask(self, population: Sequence[Member]) -> None:
         """Boards are asked about those that matter; then the predictor learns and predictions are made anew."""
         settings = self._settings
-        most = min(settings.measured_a_generation, self._left() - (settings.budget or 0) // 2)
-        if most > 0:
-            self._have_measured(
-                asking.interesting(population, self._ranking, most=most, uncertain=settings.uncertain_a_generation)
-            )
+        kept = 0 if settings.budget is None else settings.budget - settings.budget // _EARLY
+        most = min(settings.measured_a_generation, self._left() - kept)
+        if most <= 0:
+            return
+        asked: list[Arch] = []
+        if settings.budget is not None:
+            asked = asking.promising(population, self._ranking, most=most)
+        if not asked:
+            uncertain = settings.uncertain_a_generation
+            asked = asking.interesting(population, self._ranking, most=most, uncertain=uncertain)
+        self._have_measured(asked)
 
     def _have_measured(self, archs: Sequence[Arch]) -> None:
         asked = [a for a in dict.fromkeys(archs) if a not in self._measured]
@@ -276,11 +283,17 @@ class Search:
     def _finish(self) -> None:
         """Measures until nothing is left that matters, or the budget is spent.
 
-        Everything that was looked at competes: a measurement can open the way for one that was given up. Then
-        neighbours of the front are looked at, and those that promise something are measured too.
+        Everything that was looked at competes: a measurement can open the way for one that was given up. Where
+        answers are counted, neighbours of the front are looked at before each batch, for predictions cost none;
+        where they are not, when all of the front was measured.
         """
-        tries = rounds = 0
+        settings, tries, rounds = self._settings, 0, 0
         while self._left() > 0:
+            front = self._ranking.front(list(self._known.values()))
+            known_to_be = all(m.measured for m in front)
+            if front and rounds < settings.refinements and (known_to_be or settings.budget is not None):
+                rounds += 1
+                self._look_round(front)
             known = list(self._known.values())
             wanted = self._wanted(known)
             if not wanted and not any(m.measured for m in self._ranking.fine(known)):
@@ -290,11 +303,8 @@ class Search:
                     return
                 wanted = [nearest.arch]
                 tries += 1
-            elif not wanted:
-                if rounds >= self._settings.refinements:
-                    return
-                rounds += 1
-                self._look_round(self._ranking.front(known))
+            elif not wanted and rounds >= settings.refinements:
+                return
             self._have_measured(wanted[: self._left()])
 
     def _wanted(self, known: Sequence[Member]) -> list[Arch]:
@@ -332,6 +342,9 @@ class Search:
         raise Infeasible(worst.words, nearest.arch.encode(), worst.over(nearest.costs))
 
 
+_EARLY = 4
+"""One in so many of a budget is spent while evolution goes on: early fronts are soon beaten, and a latency model
+needs the layers of two or three networks."""
 _LAST_TRIES = 20
 """Nearest misses that are measured before a search is given up."""
 _DRAWS = 8

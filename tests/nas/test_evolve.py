@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from nas import asking
 from nas.arch import Arch
 from nas.costs import Cost, Costs, Limit, Member, Value
 from nas.errors import Infeasible, LogError
@@ -275,6 +277,41 @@ def test_a_budget_is_spent_on_what_matters_and_never_exceeded(mode: Mode, factor
     assert len(boards.asked) == len(set(boards.asked)) == found.measurements
     assert found.measurements == 14 if mode is Mode.PARETO else 7 < found.measurements <= 14
     assert all(m.measured and m.costs[0].latency_ms.value <= 22.0 for m in found.front)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_three_quarters_of_a_budget_are_kept_for_the_end(mode: Mode) -> None:
+    found = search((latency(22.0),), replace(SMALL, mode=mode, budget=16, refinements=3))
+    assert [g.measurements for g in found.history][-1] == 4
+
+
+def test_neighbours_are_looked_at_before_the_last_of_a_budget_is_spent() -> None:
+    """They are known by predictions and cost no measurement; where those are fair, some of them are better."""
+
+    def best(seed: int, refinements: int) -> float:
+        settings = replace(SMALL, generations=1, budget=12, refinements=refinements, seed=seed)
+        found = search((latency(22.0),), replace(settings, measured_a_generation=2), guess=Guess(1.0))
+        assert found.measurements <= 12
+        return found.front[0].accuracy
+
+    assert sum(best(seed, 10) for seed in range(3)) > sum(best(seed, 0) for seed in range(3))
+
+
+def test_of_the_most_accurate_networks_those_are_asked_that_may_meet_the_limit() -> None:
+    """One network spans no volume: what each would add to the best known one counts, times its chance."""
+
+    def member(ms: float, accuracy: float, id: str | None = None) -> Member:
+        value = Value(value=ms, low=ms if id else 0.9 * ms, high=ms if id else 1.1 * ms, id=id)
+        known = Value(value=1.0, low=1.0, high=1.0, id=id)
+        costs = Costs(board="a", latency_ms=value, sram_bytes=known, flash_bytes=known)
+        return Member(arch=SPACE.sample(rng), accuracy=accuracy, costs=(costs,))
+
+    rng = random.Random(7)
+    best = member(20.0, 0.80, "a/1")
+    doubtful, likely, worse = member(24.0, 0.91), member(21.0, 0.90), member(15.0, 0.70)
+    ranking = Ranking(mode=Mode.PAPER, limits=(latency(22.0),))
+    asked = asking.promising([best, doubtful, likely, worse], ranking, most=2)
+    assert asked == [likely.arch, doubtful.arch]
 
 
 def test_a_budget_too_small_for_any_answer_ends_with_the_nearest_miss() -> None:
