@@ -101,6 +101,6 @@ def test_the_command_says_both_and_exits_by_the_difference(
 
 def test_a_default_image_of_an_m7_is_refused_with_the_command_that_keeps_one_that_fits() -> None:
     with pytest.raises(
-        ConfigError, match="if these are copies .* --placement flash --save DIR` keeps an image without"
+        ConfigError, match=r"if these are copies .* --placement flash --save DIR` keeps an image without"
     ):
         confirm(image("stm32f746", Rule.DEFAULT), chips.load_chip("stm32f746"))
