@@ -10,26 +10,21 @@ import argparse
 import ctypes
 import json
 import logging
-import mmap
 import os
-import random
 import selectors
 import signal
 import socket
 import struct
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import chips, faults
-from harness.faults import Fault, FaultKind
+from harness import faults
 from harness.sim import protocol, runtime
 from harness.sim.board import SimulatedBoard
 from harness.sim.bus import TransferFault
-from harness.sim.debug_port import DebugPort
-from harness.sim.faults import Injector
+from harness.sim.desk import Desk
 from harness.sim.operations import operate
 from harness.sim.protocol import Status
 from harness.sim.serial_port import SerialPort
@@ -82,11 +77,10 @@ class Server:
     def __init__(self, options: ServerOptions, folder: Path, lock_fd: int) -> None:
         self._options, self._folder, self._lock_fd = options, folder, lock_fd
         self._port = SerialPort(folder / "uart")
-        self._tx = bytearray()
-        self._flashes: list[mmap.mmap] = []
-        self._made: dict[str, tuple[SimulatedBoard, DebugPort]] = {}
-        self._injector: Injector | None = None
-        self._put_on_desk(options.chip)
+        self._desk = Desk(
+            options.chip, folder=folder, wiring=options.wiring, memory_model=options.memory_model,
+            probe_lost=self._lose_debugger,
+        )  # fmt: skip
         self._debugger: _Client | None = None
         self._clients: set[_Client] = set()
         self._owners: dict[int, int] = {}
@@ -106,41 +100,10 @@ class Server:
         for pid in options.owners:
             self._add_owner(pid)
 
-    def _put_on_desk(self, chip_name: str) -> None:
-        """Connects port and probe to a board with that chip: ours, but for the fault `wrong_board`."""
-        if chip_name not in self._made:
-            chip = chips.load_chip(chip_name)
-            name = "flash.bin" if chip_name == self._options.chip else f"flash-{chip_name}.bin"
-            flash = _open_flash(self._folder / name, chip.flash_bytes)
-            self._flashes.append(flash)
-            wiring = self._options.wiring
-            board = SimulatedBoard(
-                chip, wiring=wiring, flash=flash, transmit=self._tx.extend,
-                memory_model=self._options.memory_model,
-            )  # fmt: skip
-            self._made[chip_name] = (board, DebugPort(board, chip.emulated_core))
-        self.board, self._debug_port = self._made[chip_name]
-
-    # -- faults
-
-    def _arm(self, orders: Sequence[Fault]) -> None:
-        """The faults of the next attempt; none: the board is sound again."""
-        if self._injector is not None:
-            self._injector.disarm()
-            self._injector = None
-            # What broke rules did so on order.
-            self.board.findings.unmodelled.clear()
-            self.board.findings.violations.clear()
-        chip = next((_other_chip(f, self._options.chip) for f in orders if f.kind is FaultKind.WRONG_BOARD), None)
-        before = self.board
-        self._put_on_desk(chip or self._options.chip)
-        if self.board is not before:
-            self._tx.clear()
-            self.board.power_on()
-        if orders:
-            self._injector = Injector(
-                orders, self.board, debug_lost=self._lose_debugger, power_lost=self._debug_port.power_lost
-            )
+    @property
+    def board(self) -> SimulatedBoard:
+        """The one that is on the desk now."""
+        return self._desk.board
 
     def _lose_debugger(self) -> None:
         self._lost = True
@@ -176,12 +139,8 @@ class Server:
         self._sleep_until = time.monotonic() + IDLE_SLEEP_S
         size = self._options.slice_instructions
         board.run(min(size, DEBUG_SLICE_INSTRUCTIONS) if self._debugger else size)
-        if self._tx:
-            sent = bytes(self._tx)
-            self._tx.clear()
-            if self._injector is not None:
-                sent = self._injector.to_host(sent)
-            self._port.write(self._port.garble(sent, board.uart.baud))
+        if self._desk.sent:
+            self._port.write(self._port.garble(self._desk.take_sent(), board.uart.baud))
 
     def _look_at_port(self) -> None:
         opened = self._port.opened()
@@ -198,8 +157,8 @@ class Server:
 
     def _receive(self) -> None:
         data = self._port.read()
-        if data and self._injector is not None:
-            data = self._injector.to_board(data)
+        if data and self._desk.injector is not None:
+            data = self._desk.injector.to_board(data)
         if data:
             self.board.receive(self._port.garble(data, self.board.uart.baud))
 
@@ -219,8 +178,7 @@ class Server:
         self._port.close()
         self._listener.close()
         (self._folder / "socket").unlink(missing_ok=True)
-        for flash in self._flashes:
-            flash.flush()
+        self._desk.clear_away()
 
     # -- owners
 
@@ -308,19 +266,20 @@ class Server:
             return protocol.frame(Status.ERROR, str(e).encode())
 
     def _control(self, client: _Client, request: dict[str, object]) -> bytes:
+        injector = self._desk.injector
         match request:
-            case {"op": "claim"} if self._injector is not None and self._injector.probe_gone:
+            case {"op": "claim"} if injector is not None and injector.probe_gone:
                 raise ValueError("no such probe")
-            case {"op": "claim"} if self._injector is not None and self._injector.port_holder is not None:
-                raise ValueError(_in_use(self._injector.port_holder))
+            case {"op": "claim"} if injector is not None and injector.port_holder is not None:
+                raise ValueError(_in_use(injector.port_holder))
             case {"op": "arm", "faults": list(orders)}:
-                self._arm([faults.make(order) for order in orders])
+                self._desk.arm([faults.make(order) for order in orders])
             case {"op": "claim", "client": str(name)}:
                 if self._debugger not in (None, client):
                     holder = self._debugger.name if self._debugger else None
                     raise ValueError(_in_use(holder))
                 self._debugger, client.name = client, name
-                self._debug_port.connect()
+                self._desk.debug_port.connect()
             case {"op": "release"}:
                 if self._debugger is client:
                     self._debugger = None
@@ -377,14 +336,14 @@ class Server:
         )  # fmt: skip
 
     def _debug(self, body: bytes) -> bytes:
-        out = bytearray()
-        if self._injector is not None and self._injector.delay_s:
-            time.sleep(self._injector.delay_s)
+        out, injector = bytearray(), self._desk.injector
+        if injector is not None and injector.delay_s:
+            time.sleep(injector.delay_s)
         try:
             for operation in protocol.unpack_operations(body):
-                if self._injector is not None:
-                    self._injector.moved(max(operation.size * operation.count, len(operation.data)))
-                out += operate(operation, self._debug_port, self.board, get_on=self._run_slice)
+                if injector is not None:
+                    injector.moved(max(operation.size * operation.count, len(operation.data)))
+                out += operate(operation, self._desk.debug_port, self.board, get_on=self._run_slice)
         except TransferFault as e:
             return protocol.frame(Status.TRANSFER_FAULT, struct.pack("<I", e.address))
         return protocol.frame(Status.OK, bytes(out))
@@ -392,28 +351,6 @@ class Server:
 
 def _in_use(holder: str | None) -> str:
     return f"the debug port is in use by {holder}; one user at a time"
-
-
-def _other_chip(order: Fault, own: str) -> str:
-    """The chip that is on the desk instead of ours."""
-    others = [name for name in chips.chip_names() if name != own and chips.load_chip(name).pyocd_target]
-    return order.chip or random.Random(order.seed).choice(others)
-
-
-def _open_flash(file: Path, size: int) -> mmap.mmap:
-    """The flash's content, kept in a file; a new or resized chip starts erased."""
-    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fresh = os.fstat(fd).st_size != size
-        if fresh:
-            os.ftruncate(fd, 0)
-            os.ftruncate(fd, size)
-        flash = mmap.mmap(fd, size)
-    finally:
-        os.close(fd)
-    if fresh:
-        flash[:] = b"\xff" * size
-    return flash
 
 
 def _parse(arguments: list[str]) -> ServerOptions:

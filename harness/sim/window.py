@@ -11,6 +11,7 @@ import hashlib
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,16 +108,17 @@ def measure(
     """
     chip = load_chip(chip_name)
     program = read_elf(elf, chip)
-    begin = _address(program, span.begin, elf)
-    end = None if span.end is None else _address(program, span.end, elf)
-    if begin == end:
-        raise ConfigError("begins and ends at the same place", file=str(elf), field=str(span))
+    begin, end = _places(program, span, elf)
     machine, _ = board_with(program, chip, wiring=wiring, memory_model=memory_model, transmit=transmit)
     began = clock()
+
+    def left() -> Limits:
+        return Limits(wall_s=max(0.0, limit_s - (clock() - began)))
+
     machine.breakpoints_changed({begin})
-    ended, _, fault = run(
-        machine, Limits(wall_s=limit_s), transmit, clock, done=lambda: machine.halted and machine.core.pc == begin
-    )
+    ended, _, _ = run(
+        machine, left(), transmit, clock, done=lambda: machine.halted and machine.core.pc == begin
+    )  # fmt: skip
     if ended is not End.DONE:
         raise NotMeasured(elf, f"{span.begin} was never reached: {_how(machine, program, ended, limit_s)}")
     machine.breakpoints_changed(set())
@@ -124,32 +126,55 @@ def measure(
     if not as_built:
         machine.impose_memory_settings(rated(chip))
     machine.write_dhcsr(DEBUG_ENABLE)
-    profiler = Profiler(machine, program)
-    try:
+    with closing(Profiler(machine, program)) as profiler:
         profiler.watch(begin, end, count=passages)
         ended, _, fault = run(
-            machine, Limits(wall_s=max(0.0, limit_s - (clock() - began))), transmit, clock,
-            done=lambda: len(profiler.windows()[0]) == passages,
+            machine, left(), transmit, clock, done=lambda: len(profiler.windows()[0]) == passages
         )  # fmt: skip
         windows, inside = profiler.windows()
-        if not windows:
-            where = f"{span.begin} did not return" if span.end is None else f"{span.end} was not reached"
-            raise NotMeasured(elf, f"{where}: {_how(machine, program, ended, limit_s)}")
-        notes = list(remarks(machine, program, fault))
-        if inside:
-            notes.append(f"the last passage was not complete: {_how(machine, program, ended, limit_s)}")
-        if len(windows) == 1 and memory_model == "chip" and passages > 1:
-            notes.append("passed once only: caches and branch predictor were cold")
-        untraced = machine.timing.counters.untraced
-        if untraced:
-            notes.append(f"{untraced:,} data accesses could not be followed and are taken for hits")
-    finally:
-        profiler.close()
+    how = _how(machine, program, ended, limit_s)
+    if not windows:
+        where = f"{span.begin} did not return" if span.end is None else f"{span.end} was not reached"
+        raise NotMeasured(elf, f"{where}: {how}")
+    notes = list(remarks(machine, program, fault))
+    if inside:
+        notes.append(f"the last passage was not complete: {how}")
+    if len(windows) == 1 and memory_model == "chip" and passages > 1:
+        notes.append("passed once only: caches and branch predictor were cold")
+    return _measurement(
+        elf, span, program, machine, windows,
+        settings=str(found if as_built else rated(chip)), found=str(found), wall_s=clock() - began, notes=notes,
+    )  # fmt: skip
+
+
+def _places(program: Program, span: Span, elf: Path) -> tuple[int, int | None]:
+    begin = _address(program, span.begin, elf)
+    end = None if span.end is None else _address(program, span.end, elf)
+    if begin == end:
+        raise ConfigError("begins and ends at the same place", file=str(elf), field=str(span))
+    return begin, end
+
+
+def _measurement(
+    elf: Path,
+    span: Span,
+    program: Program,
+    machine: SimulatedBoard,
+    windows: tuple[Window, ...],
+    *,
+    settings: str,
+    found: str,
+    wall_s: float,
+    notes: list[str],
+) -> Measurement:
+    untraced = machine.timing.counters.untraced
+    if untraced:
+        notes = [*notes, f"{untraced:,} data accesses could not be followed and are taken for hits"]
     warm = windows[1:] or windows
     return Measurement(
         elf=str(elf),
         elf_sha256=hashlib.sha256(elf.read_bytes()).hexdigest(),
-        chip=chip.name,
+        chip=machine.chip.name,
         span=str(span),
         cycles=_middle(warm, lambda w: w.cycles),
         instructions=_middle(warm, lambda w: w.instructions),
@@ -157,11 +182,11 @@ def measure(
         stack_bytes=max(w.stack_bytes for w in windows),
         flash_bytes=program.flash_bytes,
         ram_bytes=program.ram_bytes,
-        settings=str(found if as_built else rated(chip)),
-        found=str(found),
+        settings=settings,
+        found=found,
         timing_model=TIMING_MODEL,
         memory_model=machine.memory_model,
-        wall_s=clock() - began,
+        wall_s=wall_s,
         remarks=tuple(notes),
     )
 
