@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from harness.cable.readback import difference, segments_of
+
 if TYPE_CHECKING:
     from pyocd.core.session import Session
     from pyocd.probe.debug_probe import DebugProbe
@@ -219,10 +221,9 @@ class Worker:
         return None
 
     def _flash(self, board: Target, elf: Path) -> Flashed:
-        from pyocd.core import exceptions
         from pyocd.flash.file_programmer import FileProgrammer
 
-        segments = _segments(elf)
+        segments = segments_of(elf)
         session = self._open(board)
         target = session.target
         watch = _Programmed()
@@ -232,52 +233,33 @@ class Worker:
         log.propagate = False
         self._stage("erasing and programming")
         try:
-            target.reset_and_halt()
-            if board.incremental or _difference(session, segments) is not None:
-                FileProgrammer(
-                    session, chip_erase="sector", smart_flash=board.incremental, trust_crc=False,
-                    progress=self._progress,
-                ).program(str(elf), file_format="elf")  # fmt: skip
-        except exceptions.ProbeError as e:
-            raise Failure(_probe_trouble(e, opened=True), str(e) or type(e).__name__) from e
-        except exceptions.FlashEraseFailure as e:
-            raise Failure("erase", str(e) or type(e).__name__) from e
-        except exceptions.Error as e:
-            raise Failure("program", str(e) or type(e).__name__) from e
+            with _failing_as("program"):
+                target.reset_and_halt()
+                if board.incremental or difference(session, segments) is not None:
+                    FileProgrammer(
+                        session, chip_erase="sector", smart_flash=board.incremental, trust_crc=False,
+                        progress=self._progress,
+                    ).program(str(elf), file_format="elf")  # fmt: skip
         finally:
             log.removeHandler(watch)
         self._stage("verifying")
-        try:
-            difference = _difference(session, segments)
-        except exceptions.ProbeError as e:
-            raise Failure(_probe_trouble(e, opened=True), str(e) or type(e).__name__) from e
-        except exceptions.Error as e:
-            raise Failure("verify", str(e) or type(e).__name__) from e
-        if difference is not None:
-            raise Failure("erase" if difference.not_erased else "verify", str(difference))
+        with _failing_as("verify"):
+            different = difference(session, segments)
+        if different is not None:
+            raise Failure("erase" if different.not_erased else "verify", str(different))
         total = sum(len(data) for _address, data in segments)
         self._stage("resetting")
-        try:
+        with _failing_as("run"):
             target.reset_and_halt()
-        except exceptions.ProbeError as e:
-            raise Failure(_probe_trouble(e, opened=True), str(e) or type(e).__name__) from e
-        except exceptions.Error as e:
-            raise Failure("run", str(e) or type(e).__name__) from e
         return Flashed(
             programmed_bytes=watch.programmed_bytes, erased_sectors=watch.erased_sectors, verified_bytes=total
         )
 
     def _run(self, board: Target) -> None:
-        from pyocd.core import exceptions
-
         session = self._open(board)
         self._stage("resetting")
-        try:
+        with _failing_as("run"):
             session.target.reset()
-        except exceptions.ProbeError as e:
-            raise Failure(_probe_trouble(e, opened=True), str(e) or type(e).__name__) from e
-        except exceptions.Error as e:
-            raise Failure("run", str(e) or type(e).__name__) from e
         self._close(resume=True)
 
     def _close(self, *, resume: bool) -> None:
@@ -291,6 +273,21 @@ class Worker:
             session.close()
         except exceptions.Error as e:
             logging.getLogger(__name__).warning("disconnecting: %s", e)
+
+
+@contextmanager
+def _failing_as(kind: FailureKind) -> Iterator[None]:
+    """What pyOCD cannot do in here is a failure of that kind, unless it is the probe's or the erased sectors'."""
+    from pyocd.core import exceptions
+
+    try:
+        yield
+    except exceptions.ProbeError as e:
+        raise Failure(_probe_trouble(e, opened=True), str(e) or type(e).__name__) from e
+    except exceptions.FlashEraseFailure as e:
+        raise Failure("erase", str(e) or type(e).__name__) from e
+    except exceptions.Error as e:
+        raise Failure(kind, str(e) or type(e).__name__) from e
 
 
 class _Warnings(logging.Handler):
@@ -348,39 +345,6 @@ def _device_id(session: Session, address: int) -> int | None:
         return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """A byte of flash that is not the image's."""
-
-    address: int
-    there: int
-    wanted: int
-
-    @property
-    def not_erased(self) -> bool:
-        """A bit that should be 1 is 0: programming only clears bits, so it was not set before."""
-        return bool(self.wanted & ~self.there)
-
-    def __str__(self) -> str:
-        return f"flash at {self.address:#010x} reads {self.there:#04x}, the image has {self.wanted:#04x}"
-
-
-def _difference(session: Session, segments: list[tuple[int, bytes]]) -> Difference | None:
-    """Reads the image back through the debug port: the first byte that was not erased, else the first wrong."""
-    found: Difference | None = None
-    for address, data in segments:
-        there = bytes(session.target.read_memory_block8(address, len(data)))
-        if there == data:
-            continue
-        for at, (got, wanted) in enumerate(zip(there, data, strict=True)):
-            if got != wanted:
-                different = Difference(address=address + at, there=got, wanted=wanted)
-                if different.not_erased:
-                    return different
-                found = found or different
-    return found
-
-
 def _probe_trouble(error: Exception, *, opened: bool = False) -> FailureKind:
     """What became of the probe, by what pyOCD's back end says of it."""
     if _says(str(error), _DENIED_WORDS):
@@ -402,18 +366,6 @@ def _any_core(board: Target) -> dict[str, str | int | bool]:
         "frequency": board.frequency_hz,
         "resume_on_disconnect": False,
     }
-
-
-def _segments(elf: Path) -> list[tuple[int, bytes]]:
-    """(load address, bytes) of everything the image puts into memory."""
-    from elftools.elf.elffile import ELFFile
-
-    with elf.open("rb") as file:
-        return [
-            (int(s["p_paddr"]), bytes(s.data()))
-            for s in ELFFile(file).iter_segments()
-            if s["p_type"] == "PT_LOAD" and s["p_filesz"]
-        ]
 
 
 def _read_requests(lines: TextIO, requests: queue.SimpleQueue[str]) -> None:

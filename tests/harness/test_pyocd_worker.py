@@ -122,9 +122,9 @@ def elf(tmp_path: Path) -> tuple[Path, dict[int, bytes]]:
          "-Wl,-e,0x08000100", tmp_path / "p.S", "-o", tmp_path / "p.elf"],
         check=True, timeout=60,
     )  # fmt: skip
-    from harness.cable.pyocd_worker import _segments
+    from harness.cable.readback import segments_of
 
-    return tmp_path / "p.elf", dict(_segments(tmp_path / "p.elf"))
+    return tmp_path / "p.elf", dict(segments_of(tmp_path / "p.elf"))
 
 
 @pytest.mark.parametrize(
