@@ -132,6 +132,8 @@ def lowered_graphs(graph: Graph, options: CompileOptions) -> tuple[tuple[Graph, 
         whole, lowered = lowered, passes.fold_constant_channels(lowered, options.requant)
         folded = lowered is not whole
         lowered = passes.run(lowered) if folded else lowered
+    if options.requant is Requant.SINGLE:
+        lowered = passes.note_reach(lowered, options.requant)
     return tuple(dict.fromkeys((lowered, order.reorder(lowered)))), folded
 
 

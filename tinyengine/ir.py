@@ -64,7 +64,8 @@ class QuantParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tensor:
-    """A value in the graph. `data` is set for constants only and is read-only.
+    """A value in the graph. `data` is set for constants only and is read-only. `reach`, where it is known, is the
+    lowest and the highest value of each channel (the last axis), the zero point among them, under one rounding.
 
     `name` is for people and is arbitrary text from a file: it must pass `codegen`'s sanitising before it may
     reach C, and autoescaping before HTML.
@@ -75,6 +76,7 @@ class Tensor:
     dtype: DType
     quant: QuantParams | None = None
     data: Array | None = None
+    reach: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
     def elements(self) -> int:

@@ -306,7 +306,8 @@ def conv_single_scales(graph: Graph, node: Node) -> tuple[float, ...] | None:
 
 
 def conv_accumulator_range(graph: Graph, node: Node) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(lowest, highest) accumulator each output channel can reach over all int8 inputs, bias included.
+    """(lowest, highest) accumulator each output channel can reach, bias included: over all int8 inputs, or those
+    within the input's `reach`.
 
     Padding is inside the range: its difference is 0, as that of an input equal to the zero point.
     """
@@ -317,8 +318,14 @@ def conv_accumulator_range(graph: Graph, node: Node) -> tuple[NDArray[np.int64],
     by_channel = (
         w.reshape(-1, w.shape[-1]).T if isinstance(node.op, DepthwiseConv2D) else w.reshape(w.shape[0], -1)
     )
-    offset = 0 if folded else quant_params(input_tensor(graph, node)).zero_point
-    ends = (by_channel * (-128 - offset), by_channel * (127 - offset))
+    x = input_tensor(graph, node)
+    offset = 0 if folded else quant_params(x).zero_point
+    low, high = (np.array(v) for v in x.reach or ((-128,), (127,)))
+    if isinstance(node.op, DepthwiseConv2D):
+        low, high = (np.repeat(v, node.op.multiplier if len(v) > 1 else 1)[:, None] for v in (low, high))
+    else:
+        low, high = (np.tile(v, by_channel.shape[1] // len(v)) for v in (low, high))
+    ends = (by_channel * (low - offset), by_channel * (high - offset))
     bias = np.zeros(len(by_channel), dtype=np.int64)
     if len(node.inputs) > 2:
         bias = np.asarray(input_tensor(graph, node, 2).data, dtype=np.int64)

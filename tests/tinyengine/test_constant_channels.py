@@ -25,7 +25,7 @@ from tinyengine.ir import (
     QuantParams,
     Reshape,
 )
-from tinyengine.passes.constant_channels import bounds, fold_constant_channels
+from tinyengine.passes.constant_channels import bounds, fold_constant_channels, note_reach
 
 _SAME = Padding(top=1, bottom=1, left=1, right=1)
 
@@ -84,10 +84,13 @@ def outputs(graph: Graph, mode: Requant, seed: int) -> list[bytes]:
 def test_no_observed_value_leaves_its_bounds(mode: Requant) -> None:
     for graph in [mobile(s) for s in range(6)] + [random_graph(s) for s in range(900, 915)]:
         for each in (graph, passes.run(graph)):
-            known = bounds(each, mode)
+            known, tensors = bounds(each, mode), note_reach(each, mode).tensors
 
-            def check(node: Node, y: NDArray[Any], known: Any = known) -> None:
-                found = known.get(node.outputs[0])
+            def check(node: Node, y: NDArray[Any], known: Any = known, tensors: Any = tensors) -> None:
+                found, reach = known.get(node.outputs[0]), tensors[node.outputs[0]].reach
+                if reach is not None:
+                    assert (y >= reach[0]).all(), node
+                    assert (y <= reach[1]).all(), node
                 if found is not None:
                     flat = y.reshape(-1, y.shape[-1])
                     assert (flat >= found.low).all(), node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from tinyengine.fixedpoint import Multiplier, Requant
 from tinyengine.importers import tflite
 from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, Padding, QuantParams
 from tinyengine.kernels.assembly.requantize import Rounding
-from tinyengine.kernels.dsp import common, kinks
+from tinyengine.kernels.dsp import coarse, common, kinks
+from tinyengine.kernels.dsp.gains import Constants
 from tinyengine.kernels.dsp.rounding import MOST_BIAS, OneRounding, one_rounding, two_roundings_as_one
 
 WEIGHTED = (Conv2D, DepthwiseConv2D)
@@ -103,14 +105,15 @@ def test_a_gain_a_channel_gives_one_shift_and_equals_two_roundings() -> None:
 def test_a_gain_a_channel_equals_float32_or_the_channel_stays_in_float32() -> None:
     """Negative sums count: no clamp is at the zero point."""
     forms, floats = forms_with_gains(Requant.SINGLE)
-    assert forms >= {Rounding.PRODUCT, Rounding.KINKED}
+    assert forms >= {Rounding.PRODUCT, Rounding.KINKED, Rounding.COARSENED}
     assert floats <= 30
 
 
-def test_a_kink_equals_float32_on_every_accumulator() -> None:
-    """Scales whose near ties have parity in turns, so that no line passes them."""
+def awkward_channels(shift: int) -> Iterator[tuple[float, int, int, int, kinks.Staircase]]:
+    """Scales whose near ties have parity in turns, so that no line passes them; their accumulators, output's zero
+    point and stairs for the right shift.
+    """
     rng = np.random.default_rng(24)
-    awkward = found = 0
     clamp = Clamp()
     for _ in range(400):
         numerator, denominator = 2 * int(rng.integers(1, 40)) + 1, int(rng.integers(1 << 10, 1 << 14))
@@ -118,13 +121,23 @@ def test_a_kink_equals_float32_on_every_accumulator() -> None:
         if not 2.0**-12 < scale < 2.0**-6:
             continue
         reach = int(min(200 / scale, 1 << 18))
-        low, high, zero_point, shift = -reach, int(rng.integers(1, reach)), int(rng.integers(-128, 128)), 13
+        low, high, zero_point = -reach, int(rng.integers(1, reach)), int(rng.integers(-128, 128))
         steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
         if one_rounding(scale, low, high, steps) is not None:
             continue
-        awkward += 1
         first = lowering.first_reaching(scale, low, high, steps)
         stairs = kinks.staircase(first, low, high, steps, right_shift=shift, zero_point=zero_point)
+        yield scale, low, high, zero_point, stairs
+
+
+def float32_outputs(acc: NDArray[np.int64], scale: float, zero_point: int) -> NDArray[np.int64]:
+    return np.clip(fixedpoint.requantize_float(acc, scale) + zero_point, -128, 127)
+
+
+def test_a_kink_equals_float32_on_every_accumulator() -> None:
+    awkward, found, shift = 0, 0, 13
+    for scale, low, high, zero_point, stairs in awkward_channels(shift):
+        awkward += 1
         kink = kinks.SHIFTS[awkward % len(kinks.SHIFTS)]
         form = kinks.fit(stairs, scale, right_shift=shift, zero_point=zero_point, kink=kink, most_gain=258)
         if form is None:
@@ -133,11 +146,36 @@ def test_a_kink_equals_float32_on_every_accumulator() -> None:
         acc = np.arange(low, high + 1, dtype=np.int64)
         a = form.gain * acc + form.offset
         assert max(int(np.abs(a).max()), form.multiplier) < 1 << 31
-        outputs = np.clip((a - (a >> kink)) * form.multiplier >> 32 + shift, clamp.low, clamp.high)
-        wanted = np.clip(fixedpoint.requantize_float(acc, scale) + zero_point, clamp.low, clamp.high)
-        np.testing.assert_array_equal(outputs, wanted, err_msg=str(scale))
+        outputs = np.clip((a - (a >> kink)) * form.multiplier >> 32 + shift, -128, 127)
+        np.testing.assert_array_equal(outputs, float32_outputs(acc, scale, zero_point), err_msg=str(scale))
     assert awkward >= 20
     assert found >= 0.7 * awkward
+
+
+def test_coarse_products_equal_float32_on_every_accumulator() -> None:
+    awkward, found, shift = 0, 0, coarse.SHIFTS[-1]
+    for scale, low, high, zero_point, stairs in awkward_channels(shift):
+        awkward += 1
+        form = coarse.fit(stairs, scale, right_shift=shift, zero_point=zero_point)
+        if form is None:
+            continue
+        found += 1
+        acc = np.arange(low, high + 1, dtype=np.int64)
+        a = coarse.GAIN * acc + form.offset
+        assert max(form.first, form.multiplier) < 1 << 31
+        outputs = np.clip(((a * form.first >> 32) * form.multiplier) >> 32 + shift, -128, 127)
+        np.testing.assert_array_equal(outputs, float32_outputs(acc, scale, zero_point), err_msg=str(scale))
+    assert awkward >= 20
+    assert found >= 0.8 * awkward
+
+
+def check_coarse(constants: Constants, channel: int, acc: NDArray[np.int64], rounded: NDArray[np.int64]) -> None:
+    one = constants.channels[channel]
+    assert (constants.gains[channel], one.right_shift) == (1, constants.epilogue.kink)
+    a = coarse.GAIN * acc + one.addend
+    assert np.abs(a).max() < 1 << 31
+    outputs = ((a * one.first >> 32) * one.multiplier) >> 32 + one.right_shift
+    np.testing.assert_array_equal(np.clip(outputs, -128, 127), np.clip(rounded, -128, 127))
 
 
 def forms_with_gains(requant: Requant) -> tuple[set[Rounding], int]:
@@ -186,6 +224,9 @@ def forms_with_gains(requant: Requant) -> tuple[set[Rounding], int]:
             assert floating is not None
             for c, m in enumerate(lowering.conv_multipliers(graph, graph.nodes[0])):
                 acc = np.unique(np.concatenate([rng.integers(low[c], high[c] + 1, 9000), [low[c], high[c]]]))
+                if constants.channels[c].first:
+                    check_coarse(constants, c, acc, fixedpoint.requantize_float(acc, floating[c]) + zero_point)
+                    continue
                 if constants.channels[c].multiplier < 0:
                     assert (constants.gains[c], constants.offsets[c], constants.bias[c]) == (2, 0, plain[c])
                     floats += 1

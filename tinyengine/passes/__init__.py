@@ -1,15 +1,15 @@
 """`Graph -> Graph` functions that make a network cheaper without changing one integer of its outputs.
 
 One pass a module; `run` is the default pipeline. Each stands alone and may run in any order: the reference
-computes the same before and after (test_passes.py). Nothing here knows kernels, memory or C. One pass needs to
-know the rounding and is not part of `run`: `fold_constant_channels`.
+computes the same before and after (test_passes.py). Nothing here knows kernels, memory or C. Two passes need to
+know the rounding and are not part of `run`: `fold_constant_channels` and `note_reach`.
 """
 
 from __future__ import annotations
 
 from tinyengine.ir import Graph
 from tinyengine.passes.clamps import fuse_clamps
-from tinyengine.passes.constant_channels import fold_constant_channels
+from tinyengine.passes.constant_channels import fold_constant_channels, note_reach
 from tinyengine.passes.dead import prune
 from tinyengine.passes.no_ops import remove_no_ops
 from tinyengine.passes.padding import fuse_padding
@@ -23,6 +23,7 @@ __all__ = [
     "fold_zero_points",
     "fuse_clamps",
     "fuse_padding",
+    "note_reach",
     "prune",
     "remove_no_ops",
     "run",

@@ -85,6 +85,20 @@ def bounds(graph: Graph, requant: Requant) -> dict[TensorId, Bounds]:
     return found
 
 
+def note_reach(graph: Graph, requant: Requant) -> Graph:
+    """`graph` with each tensor's `reach`, where its bounds are narrower than int8; padding is the zero point."""
+    tensors = list(graph.tensors)
+    for index, found in bounds(graph, requant).items():
+        quant = tensors[index].quant
+        if quant is None:
+            continue
+        low, high = np.minimum(found.low, quant.zero_point), np.maximum(found.high, quant.zero_point)
+        if (low > -128).any() or (high < 127).any():
+            reach = tuple(low.tolist()), tuple(high.tolist())
+            tensors[index] = replace(tensors[index], reach=reach)
+    return replace(graph, tensors=tuple(tensors))
+
+
 def fold_constant_channels(graph: Graph, requant: Requant) -> Graph:
     """`graph` with fewer channels and the same outputs, under `requant`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,7 +167,7 @@ class Kinked:
             clamp=self.clamp,
             rounding=Rounding.KINKED,
             kink=self.kink,
-            kinked_pairs=requantize.kinked_pairs(self.constants),
+            kinked_pairs=requantize.kinked_pairs([bool(c.addend) for c in self.constants]),
         )
 
     def outputs(self, products: Integers) -> NDArray[np.int8]:
@@ -203,3 +203,66 @@ def activations(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.
     if rng.integers(0, 4) == 0:
         return rng.choice(np.array([-128, 127], dtype=np.int8), shape)
     return rng.integers(-128, 128, shape, dtype=np.int8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Coarsened:
+    """`plain`, a layer rounded once in integers, some of whose channels are products of coarse first products.
+
+    Args:
+        firsts, offsets, multipliers: (channels,), of those with `is_coarse`.
+    """
+
+    plain: Channels
+    is_coarse: NDArray[np.bool_]
+    firsts: Integers
+    offsets: Integers
+    multipliers: Integers
+    right_shift: int
+
+    @property
+    def gains(self) -> Integers:
+        return np.where(self.is_coarse, 1, 2)
+
+    @property
+    def constants(self) -> tuple[ChannelConstants, ...]:
+        apart = [
+            ChannelConstants(multiplier=m, addend=o, right_shift=self.right_shift, first=f)
+            for m, o, f in zip(*(v.tolist() for v in (self.multipliers, self.offsets, self.firsts)), strict=True)
+        ]
+        both = zip(self.is_coarse.tolist(), apart, self.plain.constants, strict=True)
+        return tuple(one if is_coarse else other for is_coarse, one, other in both)
+
+    @property
+    def epilogue(self) -> Epilogue:
+        return replace(
+            self.plain.epilogue,
+            rounding=Rounding.COARSENED,
+            kink=self.right_shift,
+            kinked_pairs=requantize.kinked_pairs(self.is_coarse.tolist()),
+        )
+
+    def outputs(self, products: Integers) -> NDArray[np.int8]:
+        """int8 outputs of sums of products, channels last."""
+        first = (256 * (products + self.plain.bias) + self.offsets) * self.firsts >> 32
+        y: Integers = first * self.multipliers >> 32 + self.right_shift
+        clamp = self.plain.clamp
+        apart = np.clip(y, clamp.low, clamp.high).astype(np.int8)
+        return np.where(self.is_coarse, apart, self.plain.outputs(products))
+
+
+def coarsened(plain: Channels, is_coarse: NDArray[np.bool_], rng: np.random.Generator) -> Coarsened:
+    """Offsets and multipliers near the plain ones, first multipliers from end to end."""
+    right_shift = 9
+    firsts = rng.integers(1 << 28, 1 << 31, len(is_coarse))
+    scales = plain.scales.astype(np.float64)
+    multipliers = np.minimum(scales * 2.0 ** (32 + right_shift + 24) / firsts, (1 << 31) - 1).astype(np.int64)
+    offsets = (plain.zero_point + 0.5) * 256 / scales + rng.integers(-99, 100, len(is_coarse))
+    return Coarsened(
+        plain=plain,
+        is_coarse=is_coarse,
+        firsts=firsts,
+        offsets=offsets.astype(np.int64),
+        multipliers=multipliers,
+        right_shift=right_shift,
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from tests.tinyengine.assembly import quantization
 from tests.tinyengine.assembly.matrix import MOST_SUM, gained, in_order, interleaved
-from tests.tinyengine.assembly.quantization import QUANTIZATIONS
+from tests.tinyengine.assembly.quantization import QUANTIZATIONS, Quantization
 from tests.tinyengine.assembly.rig import Rig
 from tinyengine.kernels.assembly import twin
 from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
@@ -97,6 +97,36 @@ def test_a_channel_in_float_beside_integers(tmp_path: Path) -> None:
         rig.call(f"k{n}", rig.place(interleaved(x)), rig.place(table), at, tiles | kernel.channels // 2 << 16)
         wanted = made.outputs(x.astype(np.int64) @ made.weights.T)
         np.testing.assert_array_equal(rig.read(at, out), wanted, err_msg=f"{n} {kernel}")
+
+
+@pytest.mark.parametrize("each", [QUANTIZATIONS[0], QUANTIZATIONS[1], QUANTIZATIONS[4]])
+def test_coarse_products_beside_others(each: Quantization, tmp_path: Path) -> None:
+    """All kinds of pairs, in loops of their own and as branches; one pass and several; clamps."""
+    rng = np.random.default_rng(34)
+    cases = []
+    for n, (depth, _, tiles) in enumerate(SHAPES):
+        plain = quantization.layer(each, 8, depth, rng, 1 << 14, Rounding.ONCE)
+        is_coarse = np.array([(0, 1, 0, 0, 1, 1, 1, 0), (0, 0, 1, 0, 0, 0, 1, 0), (0, 0, 1, 1, 0, 0, 0, 1)][n % 3])
+        made = quantization.coarsened(plain, is_coarse != 0, rng)
+        kernel = Twin(depth=depth, channels=8, epilogue=made.epilogue, most_sum=MOST_SUM)
+        assert kernel.refusal() is None
+        cases.append((kernel, made, tiles))
+    assert {c[0].has_loops for c in cases} == {False, True}
+    seen: set[int] = set()
+    text = "".join(twin.render(f"k{n}", c[0], Core.M4, "") for n, c in enumerate(cases))
+    rig = Rig(core=Core.M4, text=text, folder=tmp_path)
+    for n, (kernel, made, tiles) in enumerate(cases):
+        rig.forget()
+        x = quantization.activations((twin.PIXELS * tiles, kernel.depth), rng)
+        out = np.zeros((len(x), kernel.channels), np.int8)
+        at = rig.room(out)
+        table = twin.pack(kernel, in_order(made.plain.weights), made.plain.bias, made.constants, made.gains)
+        assert len(table) == kernel.block_words * 4
+        rig.call(f"k{n}", rig.place(interleaved(x)), rig.place(table), at, tiles | 4 << 16)
+        wanted = made.outputs(x.astype(np.int64) @ made.plain.weights.T)
+        seen.update(wanted[:, made.is_coarse].ravel().tolist())
+        np.testing.assert_array_equal(rig.read(at, out), wanted, err_msg=f"{n} {kernel}")
+    assert len(seen) > 60
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -146,6 +146,25 @@ def pixel_pairs(rng: Rng, wide: bool) -> Iterator[Case]:
                     literals=kernel,
                     arguments=(interleaved(x), table, room, last),
                 )
+    yield from coarse_products(rng, wide)
+
+
+def coarse_products(rng: Rng, wide: bool) -> Iterator[Case]:
+    """Pixels in pairs: all kinds of pairs of channels, in loops of their own and as branches."""
+    for depth, each in ((20, QUANTIZATIONS[1]), (64, QUANTIZATIONS[4]), (136, QUANTIZATIONS[0])):
+        for is_coarse in ((0, 1, 1, 0, 1, 1, 0, 0), (0, 1, 0, 0, 0, 0, 0, 1)) if wide else ((0, 1, 1, 0, 1, 1),):
+            plain = quantization.layer(each, len(is_coarse), depth, rng, 1 << 14, Rounding.ONCE)
+            made = quantization.coarsened(plain, np.array(is_coarse) != 0, rng)
+            x = quantization.activations((2 * twin.PIXELS, depth), rng)
+            table_of = (in_order(plain.weights), plain.bias, made.constants, made.gains)
+            kernel = Twin(depth=depth, channels=len(is_coarse), epilogue=made.epilogue, most_sum=MOST_SUM)
+            wanted = made.outputs(x.astype(np.int64) @ plain.weights.T)
+            room = Room(like=wanted, wanted=wanted)
+            yield Case(
+                function=functions.PIXEL_PAIRS,
+                literals=kernel,
+                arguments=(interleaved(x), twin.pack(kernel, *table_of), room, 2 | len(is_coarse) // 2 << 16),
+            )
 
 
 def interleaving(rng: Rng, wide: bool) -> Iterator[Case]:

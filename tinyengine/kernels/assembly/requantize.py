@@ -46,11 +46,15 @@ class Rounding(Enum):
     """As PRODUCT, of a sum less itself shifted down."""
     KINKED = "kinked"
     """Some channels as KINK, the others as PRODUCT; a channel's addend says which."""
+    COARSE = "coarse"
+    """As PRODUCT, of a first product, which is rounded down to steps that are coarse."""
+    COARSENED = "coarsened"
+    """Some channels as COARSE, the others as ONCE; a channel's first multiplier says which."""
     NONE = "none"
     """The sum is on the output's scale already, shifted up."""
 
 
-_WITHOUT_ADDEND = (Rounding.PRODUCT, Rounding.KINK, Rounding.KINKED)
+_WITHOUT_ADDEND = (Rounding.PRODUCT, Rounding.KINK, Rounding.KINKED, Rounding.COARSE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +64,16 @@ class ChannelConstants:
     Args:
         multiplier: m in [2^20, 2^31); in float the bits of half the scale, for the accumulator is doubled, and
             negated: bit 31 tells a float channel from the others.
-        addend: c = 2^(e-1) + (zero_point << e); in float the zero point; of products 1 with a kink, else 0.
+        addend: c = 2^(e-1) + (zero_point << e); in float the zero point; of products 1 with a kink, else 0; of
+            coarse products what is added to the sum.
         right_shift: e, 1 to MOST_RIGHT_SHIFT; 0 in float.
+        first: the multiplier of a coarse first product, or 0 where there is none.
     """
 
     multiplier: int
     addend: int
     right_shift: int
+    first: int = 0
 
 
 Pair: TypeAlias = tuple[bool, bool]
@@ -82,8 +89,9 @@ class Epilogue:
         right_shift: the shift all channels share, or None when it is loaded for each channel.
         sign_correction: negative accumulators need their second rounding corrected.
         clamp: bounds inside [-128, 127]; SSAT provides the full range for nothing.
-        kink: by how much a sum is shifted down where it has a kink.
-        kinked_pairs: which of a pair's two channels have one, for every kind of pair with a kink that there is.
+        kink: by how much a sum is shifted down where it has a kink; the right shift of coarse products.
+        kinked_pairs: which of a pair's two channels have a kink, or a coarse product, for every kind of pair with
+            one that there is.
     """
 
     right_shift: int | None
@@ -108,6 +116,11 @@ class Epilogue:
         """Whether kernels must look which channels have a kink."""
         return self.rounding is Rounding.KINKED
 
+    @property
+    def is_coarsened(self) -> bool:
+        """Whether kernels must look which channels have a coarse first product."""
+        return self.rounding is Rounding.COARSENED
+
     def of_pair(self, pair: Pair) -> tuple[Epilogue, Epilogue]:
         """The form of each channel of a pair; `pair` says which have a kink, or are in float32."""
         plain = self.in_integers
@@ -121,10 +134,10 @@ class Epilogue:
 
     @property
     def in_integers(self) -> Epilogue:
-        """A mixed form's other channels, or those without a kink; any other form itself."""
+        """A form's channels that are not in float32, have no kink and no coarse product; any other form itself."""
         if self.is_kinked:
             return replace(self, rounding=Rounding.PRODUCT)
-        return replace(self, rounding=Rounding.ONCE) if self.is_mixed else self
+        return replace(self, rounding=Rounding.ONCE) if self.is_mixed or self.is_coarsened else self
 
 
 def refusal(multipliers: Sequence[Multiplier]) -> str | None:
@@ -253,12 +266,12 @@ def float_cases(e: Emitter, label: str, load: Callable[[int], Register]) -> Iter
         yield pair
 
 
-def kinked_pairs(channels: Sequence[ChannelConstants]) -> tuple[Pair, ...]:
+def kinked_pairs(is_kinked: Sequence[bool]) -> tuple[Pair, ...]:
     """The kinds of pairs with a kink; an odd last channel is its neighbour's second once more."""
-    pairs = [(n, n + 1) for n in range(0, len(channels) - 1, 2)]
-    if len(channels) % 2 and len(channels) > 1:
-        pairs.append((len(channels) - 2, len(channels) - 1))
-    found = {(bool(channels[a].addend), bool(channels[b].addend)) for a, b in pairs}
+    pairs = [(n, n + 1) for n in range(0, len(is_kinked) - 1, 2)]
+    if len(is_kinked) % 2 and len(is_kinked) > 1:
+        pairs.append((len(is_kinked) - 2, len(is_kinked) - 1))
+    found = {(is_kinked[a], is_kinked[b]) for a, b in pairs}
     return tuple(sorted(found - {PLAIN_PAIR}))
 
 

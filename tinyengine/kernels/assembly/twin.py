@@ -23,8 +23,10 @@ from tinyengine.kernels.assembly.declaration import Constraint, Declaration, Lit
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
 from tinyengine.kernels.assembly.requantize import (
+    PLAIN_PAIR,
     ChannelConstants,
     Epilogue,
+    Pair,
     Rounding,
     clamp,
     float_cases,
@@ -46,12 +48,16 @@ _X: tuple[Register, ...] = ("r12", "lr")
 # The pair's constants in FP registers: raw and low bias of each channel, multiplier and addend of each, shifts.
 _BIASES: tuple[Register, ...] = ("s0", "s1", "s2", "s3")
 _TAIL, _SHIFTS = 4, 8
+_IS_APART = 1 << 31
+"""In the first channel's multiplier: the pair has a coarse product. First multipliers are behind the weights."""
 _OUT, _X_END, _X_BASE, _BLOCKS, _OUT_BASE, _SEGMENT_END = "s10", "s11", "s12", "s13", "s14", "s15"
 _MOST_SUM = 1 << 23
 """256 * S must not leave 32 bits."""
 _MOST_LITERAL_SHIFT = 15
 """An addend of zero_point << (shift + 8) leaves headroom."""
 _MOST_WORDS_A_PASS = 64
+_MOST_LOOP_WORDS = 16
+"""Longest window whose code is short enough to be there once for each kind of pair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +81,7 @@ class Twin(Literals):
         form, reach = self.epilogue, MOST_LOAD_OFFSET_BYTES
         yield Constraint(is_met=self.depth % 4 == 0, otherwise=f"{self.depth} channels are not a multiple of 4")
         yield Constraint(
-            is_met=self.passes > 0 and 4 * self.depth <= reach,
+            is_met=self.passes > 0 and 4 * self.depth + 4 <= reach,
             otherwise=f"{self.depth} channels are out of an offset's reach",
         )
         yield Constraint(
@@ -87,12 +93,15 @@ class Twin(Literals):
             otherwise=f"a sum may reach {self.most_sum}, {_MOST_SUM} is the limit",
         )
         yield Constraint(
-            is_met=form.rounding in (Rounding.TWICE, Rounding.ONCE, Rounding.MIXED),
+            is_met=form.rounding in (Rounding.TWICE, Rounding.ONCE, Rounding.MIXED, Rounding.COARSENED),
             otherwise="FP registers are in use",
         )
         yield Constraint(
             is_met=not form.is_mixed or form.right_shift is not None,
             otherwise="right shifts are in the FP registers that float rounding needs",
+        )
+        yield Constraint(
+            is_met=not form.is_coarsened or self.is_raw, otherwise="coarse products are for one literal shift"
         )
 
     @property
@@ -110,6 +119,16 @@ class Twin(Literals):
         return is_once and shift is not None and shift <= _MOST_LITERAL_SHIFT
 
     @property
+    def has_loops(self) -> bool:
+        """Whether each kind of pair with a coarse product has a loop of its own."""
+        return self.epilogue.is_coarsened and self.passes == 1 and self.depth // 2 <= _MOST_LOOP_WORDS
+
+    @property
+    def branches(self) -> bool:
+        """Whether tiles look which form their pair takes."""
+        return self.epilogue.is_mixed or (self.epilogue.is_coarsened and not self.has_loops)
+
+    @property
     def header_words(self) -> int:
         """Constants of a channel pair, before its weights."""
         return _SHIFTS + (2 if self.epilogue.right_shift is None else 0)
@@ -117,7 +136,12 @@ class Twin(Literals):
     @property
     def block_words(self) -> int:
         """Words of a channel pair in the table."""
-        return self.header_words + self.depth
+        return self.header_words + self.table_words
+
+    @property
+    def table_words(self) -> int:
+        """Words of a channel pair behind its header: weights, and two first multipliers."""
+        return self.depth + (2 if self.epilogue.is_coarsened else 0)
 
     @property
     def interleaved_words(self) -> int:
@@ -146,18 +170,21 @@ def pack(
     """
     scaled = gains[:, None] * weights
     low = gains * bias - 128 * scaled.sum(axis=1)
-    raw = 256 * gains * bias + low
+    raw = 256 * gains * bias + low + [c.addend if c.first else 0 for c in channels]
     halves = scaled.astype(np.int16).view(np.uint16).astype(np.uint32)
     words = halves[:, 0::2] | halves[:, 1::2] << 16
     blocks = []
     for c in range(0, len(weights), 2):
         a, b = channels[c], channels[c + 1]
         header = [int(raw[c]), int(low[c]), int(raw[c + 1]), int(low[c + 1])]
-        header += [a.multiplier, a.addend, b.multiplier, b.addend]
+        is_apart = _IS_APART if a.first or b.first else 0
+        header += [a.multiplier | is_apart, a.addend, b.multiplier, b.addend]
         if twin.epilogue.right_shift is None:
             header += [a.right_shift, b.right_shift]
         blocks.append(np.array([v & 0xFFFFFFFF for v in header], dtype=np.uint32))
         blocks.append(np.stack([words[c], words[c + 1]], 1).reshape(-1))
+        if twin.epilogue.is_coarsened:
+            blocks.append(np.array([a.first, b.first], dtype=np.uint32))
     return np.concatenate(blocks)
 
 
@@ -185,14 +212,39 @@ def _body(e: Emitter, name: str, twin: Twin) -> None:
     e.label(f".L{name}_pair", align=False)
     e.fixed(f"vldmia r1!, {{s0-s{twin.header_words - 1}}}", "biases, multipliers, addends")
     e.to_fp(_OUT, "r2")
-    is_mixed = twin.epilogue.is_mixed
-    # TEQ leaves the carry alone.
-    compare = "teq" if is_mixed else "cmp"
-    if is_mixed:
+    if twin.epilogue.is_mixed or twin.epilogue.is_coarsened:
         e.from_fp(_W[0], f"s{_TAIL}", "multiplier")
+    if twin.epilogue.is_mixed:
         e.from_fp(_W[1], f"s{_TAIL + 2}", "second channel's")
         e.alu(f"orr {_W[0]}, {_W[0]}, {_W[1]}", _W[0], *_W)
-        e.fixed(f"lsls {_W[0]}, {_W[0]}, #1", "carry: a channel is rounded in float32")
+    if twin.epilogue.is_mixed or twin.epilogue.is_coarsened:
+        e.fixed(f"lsls {_W[0]}, {_W[0]}, #1", "carry: a channel is rounded apart")
+    if twin.has_loops:
+        e.fixed(f"bcs .L{name}_coarse0")
+    _tiles(e, name, twin, PLAIN_PAIR)
+    if twin.branches or twin.has_loops:
+        e.label(f".L{name}_next", align=False)
+    e.from_fp("r3", _BLOCKS)
+    e.from_fp("r0", _X_BASE)
+    e.add_immediate("r1", "r1", 4 * twin.table_words, "next pair's table")
+    e.from_fp("r2", _OUT_BASE)
+    e.fixed("subs r3, r3, #1")
+    e.fixed("add r2, r2, #2")
+    e.to_fp(_BLOCKS, "r3")
+    e.to_fp(_OUT_BASE, "r2")
+    e.fixed(f"bne .L{name}_pair")
+    if twin.has_loops:
+        with e.out_of_line():
+            for pair in _coarse_cases(e, f".L{name}_coarse", twin):
+                _tiles(e, f"{name}_loop{pair[0] | pair[1] << 1}", twin, pair)
+                e.fixed(f"b .L{name}_next")
+
+
+def _tiles(e: Emitter, name: str, twin: Twin, pair: Pair) -> None:
+    """A pair's loop over a row's tiles; `pair` says which channels have a coarse product there."""
+    tile_bytes = PIXELS * twin.depth
+    # TEQ leaves the carry alone.
+    compare = "teq" if twin.branches else "cmp"
     e.label(f".L{name}_tile")
     words = twin.depth // 2 // twin.passes
     if twin.passes > 1:
@@ -211,29 +263,18 @@ def _body(e: Emitter, name: str, twin: Twin) -> None:
         e.fixed(f"bne .L{name}_run")
         e.add_immediate("r1", "r1", -4 * twin.depth, "back to the pair's weights")
         x_step_bytes = tile_bytes - 2 * twin.depth
-        _epilogue(e, name, twin, x_step_bytes)
+        _epilogue(e, name, twin, x_step_bytes, pair)
     else:
         x_step_bytes = tile_bytes
         with e.scheduled():
             _steps(e, twin, words, fresh=True)
-            _epilogue(e, name, twin, x_step_bytes)
-    if is_mixed:
+            _epilogue(e, name, twin, x_step_bytes, pair)
+    if twin.branches:
         with e.out_of_line():
-            e.label(f".L{name}_float")
-            _mixed_epilogue(e, name, twin, x_step_bytes)
+            e.label(f".L{name}_other")
+            _other_epilogues(e, name, twin, x_step_bytes)
     e.fixed(f"{compare} r0, {_W[0]}")
     e.fixed(f"bne .L{name}_tile")
-    if is_mixed:
-        e.label(f".L{name}_next", align=False)
-    e.from_fp("r3", _BLOCKS)
-    e.from_fp("r0", _X_BASE)
-    e.add_immediate("r1", "r1", 4 * twin.depth, "next pair's table")
-    e.from_fp("r2", _OUT_BASE)
-    e.fixed("subs r3, r3, #1")
-    e.fixed("add r2, r2, #2")
-    e.to_fp(_BLOCKS, "r3")
-    e.to_fp(_OUT_BASE, "r2")
-    e.fixed(f"bne .L{name}_pair")
 
 
 def _steps(e: Emitter, twin: Twin, words: int, *, fresh: bool) -> None:
@@ -258,45 +299,83 @@ def _steps(e: Emitter, twin: Twin, words: int, *, fresh: bool) -> None:
                     e.multiply("smlad", a, w, x, accumulators[2 * channel + 1] if new else a)
 
 
-def _epilogue(e: Emitter, name: str, twin: Twin, x_step_bytes: int) -> None:
+def _epilogue(e: Emitter, name: str, twin: Twin, x_step_bytes: int, pair: Pair) -> None:
     """Requantize, clamp, store, advance; leaves the end of the row in r10 for the loop's compare."""
     for raw, low in zip(_RAW, _LOW, strict=True):
         e.alu(f"sub {raw}, {raw}, {low}", raw, raw, low, comment="256 * second pixel")
-    if twin.epilogue.is_mixed:
-        e.branch_out("cs", f".L{name}_float", *_RAW, *_LOW, "r0", "r1", _OUT, comment="float32")
+    if twin.branches:
+        e.branch_out("cs", f".L{name}_other", *_RAW, *_LOW, "r0", "r1", _OUT, comment="another form")
     for channel in range(2):
-        e.from_fp(_W[0], f"s{_TAIL + 2 * channel}", "multiplier")
-        e.from_fp(_W[1], f"s{_TAIL + 2 * channel + 1}", "rounding and zero point")
-        _requantize(e, twin, channel)
+        _rescale(e, twin, channel, pair)
     _store(e, twin, x_step_bytes)
 
 
-def _mixed_epilogue(e: Emitter, name: str, twin: Twin, x_step_bytes: int) -> None:
-    """The epilogue of a pair with a channel in float32, once a case; multipliers' signs say which."""
-    m, c, spare = _W[0], _W[1], _X[0]
+def _rescale(e: Emitter, twin: Twin, channel: int, pair: Pair) -> None:
+    """One channel's sums to outputs; `pair` says which channels are in float32, or by two products."""
+    if twin.epilogue.is_mixed and pair[channel]:
+        _in_float(e, twin, channel)
+        return
+    e.from_fp(_W[0], f"s{_TAIL + 2 * channel}", "multiplier")
+    e.from_fp(_W[1], f"s{_TAIL + 2 * channel + 1}", "rounding and zero point")
+    if twin.epilogue.is_coarsened and channel == 0 and pair != PLAIN_PAIR:
+        e.alu(f"bic {_W[0]}, {_W[0]}, #{_IS_APART:#x}", _W[0], _W[0], comment="its sign told the pair apart")
+    (_coarse if pair[channel] else _requantize)(e, twin, channel)
+
+
+def _coarse(e: Emitter, twin: Twin, channel: int) -> None:
+    """One channel by two products of 256 * S + offset, of which the second pixels' sums are."""
+    first, m, offset = _X[0], _W[0], _W[1]
+    lows, raws = _of_channel(channel)
+    e.ldr(first, "r1", 4 * (twin.depth + channel), "first multiplier")
+    for a in lows:
+        e.alu(f"add {a}, {offset}, {a}, lsl #8", a, offset, a)
+    for factor in (first, m):
+        for a in (*lows, *raws):
+            e.multiply("smmul", a, a, factor)
+    for a in (*lows, *raws):
+        e.dsp(f"ssat {a}, #8, {a}, asr #{twin.epilogue.kink}", a, a)
+        clamp(e, twin.epilogue, a)
+
+
+def _in_float(e: Emitter, twin: Twin, channel: int) -> None:
+    lows, raws = _of_channel(channel)
+    form, m, c, scale = twin.epilogue.in_float, _W[0], _W[1], f"s{_TAIL + 2 * channel}"
+    e.from_fp(c, f"s{_TAIL + 2 * channel + 1}", "zero point")
+    for a in raws:
+        e.alu(f"asr {a}, {a}, #8", a, a)
     temporaries = (f"s{_SHIFTS}", f"s{_SHIFTS + 1}")
+    rescale(e, form, (*lows, *raws), m, c, _X[0], scale=scale, temporaries=temporaries)
+    for a in (*lows, *raws):
+        saturate(e, form, a)
+        clamp(e, form, a)
+
+
+def _coarse_cases(e: Emitter, label: str, twin: Twin) -> Iterator[Pair]:
+    """As `float_cases`, of the kinds of pairs with a coarse product that there are."""
+    pairs = twin.epilogue.kinked_pairs
+    for n, pair in enumerate(pairs):
+        e.label(f"{label}{n}", align=False)
+        if n < len(pairs) - 1:
+            # Kinds come in the order (no, yes), (yes, no), (yes, yes).
+            has_first = pair[0]
+            e.ldr(_W[0], "r1", 4 * (twin.depth + has_first), "the other channel's first multiplier")
+            e.fixed(f"cmp {_W[0]}, #0")
+            e.fixed(f"bne {label}{n + 1}")
+        yield pair
+
+
+def _other_epilogues(e: Emitter, name: str, twin: Twin, x_step_bytes: int) -> None:
+    """The epilogue of a pair with a channel in float32, or with a coarse product, once a case."""
+    label = f".L{name}_other"
 
     def load(channel: int) -> Register:
-        e.from_fp(m, f"s{_TAIL + 2 * channel}", "the other channel's multiplier")
-        return m
+        e.from_fp(_W[0], f"s{_TAIL + 2 * channel}", "the other channel's multiplier")
+        return _W[0]
 
-    for in_float in float_cases(e, f".L{name}_float", load):
+    for pair in _coarse_cases(e, label, twin) if twin.epilogue.is_coarsened else float_cases(e, label, load):
         with e.scheduled():
             for channel in range(2):
-                scale = f"s{_TAIL + 2 * channel}"
-                e.from_fp(c, f"s{_TAIL + 2 * channel + 1}", "rounding and zero point")
-                if not in_float[channel]:
-                    e.from_fp(m, scale, "multiplier")
-                    _requantize(e, twin, channel)
-                    continue
-                lows, raws = _of_channel(channel)
-                for a in raws:
-                    e.alu(f"asr {a}, {a}, #8", a, a)
-                form = twin.epilogue.in_float
-                rescale(e, form, (*lows, *raws), m, c, spare, scale=scale, temporaries=temporaries)
-                for a in (*lows, *raws):
-                    saturate(e, form, a)
-                    clamp(e, form, a)
+                _rescale(e, twin, channel, pair)
             _store(e, twin, x_step_bytes)
         e.fixed("cmp r0, r0", "sets the carry again")
         e.fixed(f"teq r0, {_W[0]}")

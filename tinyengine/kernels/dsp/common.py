@@ -99,6 +99,7 @@ class _Layer:
 
     op: Conv2D | DepthwiseConv2D | FullyConnected
     source: QuantParams | None
+    reach: tuple[tuple[int, ...], tuple[int, ...]] | None
     constants: tuple[Tensor, ...]
     target: QuantParams | None
 
@@ -113,13 +114,13 @@ def weighted(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Weig
         op = replace(op, padding=Padding())
     x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
     constants = tuple(graph.tensors[t] for t in node.inputs[1:3])
-    return _weighted(_Layer(op=op, source=x.quant, constants=constants, target=y.quant), requant)
+    return _weighted(_Layer(op=op, source=x.quant, reach=x.reach, constants=constants, target=y.quant), requant)
 
 
 @lru_cache(maxsize=1024)
 def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
     given = layer.constants[0].shape[-1]
-    x = Tensor(name="x", shape=(1, 1, 1, given), dtype=DType.INT8, quant=layer.source)
+    x = Tensor(name="x", shape=(1, 1, 1, given), dtype=DType.INT8, quant=layer.source, reach=layer.reach)
     made = layer.constants[1].shape[0]
     y = Tensor(name="y", shape=(1, 1, 1, made), dtype=DType.INT8, quant=layer.target)
     node = Node(name="layer", op=layer.op, inputs=(0, 1, 2), outputs=(3,), source_index=0)
@@ -263,11 +264,11 @@ def _gained_once(found: Weighted, channels: gains.Channels) -> Weighted:
         plain.epilogue.right_shift is not None and product is not None and plain.floats <= product.kinks
     )
     paired = None if is_plain_best else gains.sums(channels, _MOST_PAIRED)
-    return replace(
-        found,
-        gained=None if best is plain else best,
-        paired=paired if paired is not None and _output_cycles(paired) < _output_cycles(plain) else None,
-    )
+    if paired is None or _output_cycles(paired) >= _output_cycles(plain):
+        paired = plain
+    if found.weights.shape[1:3] == (1, 1):
+        paired = gains.coarsened(channels, paired, _MOST_PAIRED)
+    return replace(found, gained=None if best is plain else best, paired=None if paired is plain else paired)
 
 
 def _output_cycles(constants: Constants) -> float:

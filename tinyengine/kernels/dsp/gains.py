@@ -21,7 +21,8 @@ from tinyengine.fixedpoint import Multiplier
 from tinyengine.ir import Clamp, Integers
 from tinyengine.kernels.assembly import requantize
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
-from tinyengine.kernels.dsp import kinks, rounding
+from tinyengine.kernels.dsp import coarse, kinks, rounding
+from tinyengine.kernels.dsp.coarse import Coarse
 from tinyengine.kernels.dsp.rounding import OneRounding
 
 _MOST_HALF = (1 << 15) - 1
@@ -59,7 +60,9 @@ class Constants:
 
     @property
     def kinks(self) -> int:
-        """Channels with a kink."""
+        """Channels with a kink, or a coarse product."""
+        if self.epilogue.is_coarsened:
+            return sum(c.first != 0 for c in self.channels)
         return sum(c.addend for c in self.channels) if self.epilogue.is_kinked else 0
 
 
@@ -159,6 +162,14 @@ def _kink_once(
     return kinks.fit(stairs, scale, right_shift=shift, zero_point=zero_point, kink=kink, most_gain=most_gain)
 
 
+@lru_cache(maxsize=1 << 14)
+def _coarse_once(scale: float, low: int, high: int, clamp: Clamp, zero_point: int, shift: int) -> Coarse | None:
+    steps = lowering.steps_within(clamp, zero_point)
+    first = _first_once(scale, low, high, clamp, zero_point)
+    stairs = kinks.staircase(first, low, high, steps, right_shift=shift, zero_point=zero_point)
+    return coarse.fit(stairs, scale, right_shift=shift, zero_point=zero_point)
+
+
 def sums(layer: Channels, most_sum: int = _MOST_INT32) -> Constants | None:
     """Multiply, add, shift. A gain of 2^k leaves k - 1 bits below SMMLAR's rounding, which the addend then holds.
 
@@ -227,6 +238,46 @@ def _sums(layer: Channels, shift: int, most_sum: int) -> Constants | None:
     )
 
 
+def coarsened(layer: Channels, constants: Constants, most_sum: int) -> Constants:
+    """`constants` with coarse products where they round in float32; themselves where some channel has none.
+
+    Args:
+        most_sum: what no accumulator, its offset included, may exceed.
+    """
+    if not constants.epilogue.is_mixed or layer.scales is None:
+        return constants
+    is_float = [k.multiplier < 0 for k in constants.channels]
+    for shift in coarse.SHIFTS:
+        found = {c: _coarse(layer, c, shift, most_sum) for c in np.flatnonzero(is_float).tolist()}
+        if None in found.values():
+            continue
+        channels = list(constants.channels)
+        for c, one in found.items():
+            if one is not None:
+                channels[c] = ChannelConstants(
+                    multiplier=one.multiplier, addend=one.offset, right_shift=shift, first=one.first
+                )
+        form = replace(
+            constants.epilogue,
+            rounding=Rounding.COARSENED,
+            kink=shift,
+            kinked_pairs=requantize.kinked_pairs(is_float),
+        )
+        gains = np.where(is_float, 1, constants.gains)
+        return replace(constants, gains=gains, channels=tuple(channels), epilogue=form)
+    return constants
+
+
+def _coarse(layer: Channels, c: int, shift: int, most_sum: int) -> Coarse | None:
+    if layer.scales is None:
+        raise ValueError("coarse products are for one rounding")
+    low, high = int(layer.low[c]), int(layer.high[c])
+    found = _coarse_once(float(layer.scales[c]), low, high, layer.clamp, layer.zero_point, shift)
+    if found is None or int(layer.reach[c]) + abs(found.offset) // coarse.GAIN >= most_sum:
+        return None
+    return found
+
+
 def products(layer: Channels) -> Constants | None:
     """Multiply and shift: the largest gains that fit make the bias's steps as fine as they can be."""
     room = np.minimum(_MOST_HALF // np.maximum(layer.largest, 1), (1 << 30) // np.maximum(layer.reach, 1))
@@ -277,12 +328,13 @@ def _products(layer: Channels, shift: int, bits: Integers, room: Integers) -> Co
         ChannelConstants(multiplier=p.multiplier, addend=int(p.has_kink), right_shift=shift) for p in all_found
     )
     form = layer.epilogue(shift, Rounding.KINKED if without else Rounding.PRODUCT)
+    pairs = requantize.kinked_pairs([p.has_kink for p in all_found])
     return Constants(
         gains=gains,
         bias=np.where(layer.is_constant, 0, layer.bias),
         offsets=offsets,
         channels=channels,
-        epilogue=replace(form, kink=kink, kinked_pairs=requantize.kinked_pairs(channels)),
+        epilogue=replace(form, kink=kink, kinked_pairs=pairs),
         most_sum=int((gains * layer.reach + np.abs(offsets)).max()),
     )
 

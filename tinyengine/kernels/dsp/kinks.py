@@ -23,6 +23,7 @@ _MOST_GAIN = 511
 _LEAST_GAIN = 4
 _OFFSETS = np.array(sorted(range(-40, 41), key=abs), dtype=np.int64)
 """How far from the nominal offset the search goes."""
+_LEAST_MULTIPLIER = 1 << 20
 _FAR = 1 << 62
 _STRIDE = 97
 """A prime: gains that follow each other in the search are far apart."""
@@ -89,7 +90,7 @@ def fit(
         offsets = nominal + _OFFSETS
         # Far stairs seldom decide: they are asked last.
         for some in (stairs.some(near), stairs):
-            lowest, highest = _multipliers(some, gain, offsets, kink)
+            lowest, highest = multipliers(some, _sums(some, gain, offsets, kink))
             offsets, lowest = offsets[lowest <= highest], lowest[lowest <= highest]
             if not offsets.size:
                 break
@@ -98,16 +99,24 @@ def fit(
     return None
 
 
-def _multipliers(stairs: Staircase, gain: int, offsets: Integers, kink: int) -> tuple[Integers, Integers]:
-    """For each offset the least and the largest multiplier that passes the stairs; none where least is above."""
+def _sums(stairs: Staircase, gain: int, offsets: Integers, kink: int) -> Integers:
     a = gain * stairs.accumulators[None, :] + offsets[:, None]
-    a -= a >> kink
+    found: Integers = a - (a >> kink)
+    return found
+
+
+def multipliers(stairs: Staircase, a: Integers) -> tuple[Integers, Integers]:
+    """The least and the largest multiplier with which each row passes the stairs; none where least is above.
+
+    Args:
+        a: (rows, stairs), the factors that the accumulators become.
+    """
     divisor = np.where(a == 0, 1, a)
     is_lower = (stairs.is_reached[None, :] == (a > 0)) & (a != 0)
-    lower = np.where(is_lower, -(-stairs.limits // divisor), 1 << 20)
+    lower = np.where(is_lower, -(-stairs.limits // divisor), _LEAST_MULTIPLIER)
     upper = np.where(is_lower | (a == 0), INT32_MAX, stairs.limits // divisor)
     is_hopeless = (a == 0) & np.where(stairs.is_reached, stairs.limits > 0, stairs.limits < 0)
     return (
-        np.where(is_hopeless, _FAR, lower).max(axis=1, initial=1 << 20),
+        np.where(is_hopeless, _FAR, lower).max(axis=1, initial=_LEAST_MULTIPLIER),
         upper.min(axis=1, initial=INT32_MAX),
     )

@@ -99,14 +99,18 @@ def row_counts(row: Row, kernel: Tile, constants: Constants, form: Weights) -> d
     return costs.total((found, rescale_counts(outputs, constants)))
 
 
+_COARSE = 1.5
+"""Kinks that a coarse product is worth, with a shift for every other pixel."""
+
+
 def rescale_counts(outputs: float, constants: Constants) -> dict[str, float]:
     """What outputs of all channels take beyond the shortest requantization; some channels may take more."""
     form, share = constants.epilogue, outputs / len(constants.channels)
     found = epilogue_counts(outputs, form)
     if form.is_mixed:
         found["rescale.float"] = share * constants.floats
-    if form.is_kinked:
-        found["rescale.kink"] = share * constants.kinks
+    if form.is_kinked or form.is_coarsened:
+        found["rescale.kink"] = share * constants.kinks * (_COARSE if form.is_coarsened else 1)
     return found
 
 

@@ -7,7 +7,7 @@ from tinyengine.kernels.assembly import tile as tile_kernel
 from tinyengine.kernels.assembly import twin as twin_kernel
 from tinyengine.kernels.assembly.dense import CHANNELS, PAIRS, Dense
 from tinyengine.kernels.assembly.plain_c import pieces
-from tinyengine.kernels.assembly.requantize import Rounding
+from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
 from tinyengine.kernels.assembly.tile import BIAS_WORDS, PACKED_SHIFTS, Tile
 from tinyengine.kernels.assembly.twin import PIXELS, Twin
 from tinyengine.kernels.assembly.widen import Order
@@ -67,6 +67,20 @@ def tile(found: Tile) -> str:
 """
 
 
+def _coarse(form: Epilogue) -> str:
+    """A function for the output of 256 times a sum and an offset by two products, where a channel has them."""
+    if not form.is_coarsened:
+        return ""
+    low, high = form.clamp.low, form.clamp.high
+    return f"""static inline int8_t {PLACEHOLDER}_coarse(uint32_t sum, uint32_t first, uint32_t m)
+{{
+    const int64_t coarse = (int64_t)(int32_t)sum * (int32_t)first >> 32;
+    const int32_t v = (int32_t)(coarse * (int32_t)m >> 32) >> {form.kink};
+    return (int8_t)(v < {low} ? {low} : v > {high} ? {high} : v);
+}}
+"""
+
+
 def twin(found: Twin) -> str:
     """Of twin.render."""
     form = found.epilogue
@@ -78,7 +92,18 @@ def twin(found: Twin) -> str:
         outputs = f"""high >>= 8;
                     const int8_t first = {pieces.output(form, "low", constants)};
                     const int8_t second = {pieces.output(form, "high", constants)};"""
-    return f"""{pieces.HEAD}{pieces.rescale(form)}
+    if form.is_coarsened:
+        m, first = f"({constants[0]} & 0x7FFFFFFF)", f"block[{found.header_words + found.depth} + c]"
+        constants = (m, *constants[1:])
+        outputs = f"""int8_t first, second;
+                    if ({first}) {{
+                        first = {PLACEHOLDER}_coarse((one << 8) + {constants[1]}, {first}, {m});
+                        second = {PLACEHOLDER}_coarse(both - one, {first}, {m});
+                    }} else {{
+                        first = {pieces.output(form, "low", constants)};
+                        second = {pieces.output(form, "high", constants, more="8")};
+                    }}"""
+    return f"""{pieces.HEAD}{pieces.rescale(form)}{_coarse(form)}
 {tile_kernel.DECLARATION.opening}
     for (uint32_t pair = 0; pair < tiles_and_pairs >> 16; pair++) {{
         const uint32_t *block = table + pair * {found.block_words};
