@@ -11,9 +11,10 @@ from mmap import mmap
 
 from harness.chips import Chip
 from harness.sim import limits
-from harness.sim.bus import Findings, RegisterFile, SystemBus, TransferFault
+from harness.sim.bus import Findings, RegisterFile, SystemBus
 from harness.sim.chip_peripherals import ChipPeripherals, factory_base
 from harness.sim.core import Core, Engine, Region
+from harness.sim.debug_bus import DebugBus
 from harness.sim.exceptions import Stop
 from harness.sim.memory_model import MemorySettings, chip_memory
 from harness.sim.peripherals.flash import FlashArray, FlashF4F7
@@ -86,13 +87,14 @@ class SimulatedBoard:
         self.bus = SystemBus(self.findings)
         self.array = FlashArray(chip, flash, self.findings, once_per_erase=self._family == "h7")
         self.array.changed = self._flash_changed
+        self._mmio = (*_MMIO, (factory_base(self._family) & ~0xFFF, 0x1000))
         self._vector_base = {"f4": 0x0000_0000, "f7": 0x0020_0000, "h7": 0x0800_0000}[self._family]
         self.core = Core(
             self._core_name,
             regions=self._regions(),
             flash=flash,
             bus=self.bus,
-            mmio=(*_MMIO, (factory_base(self._family) & ~0xFFF, 0x1000)),
+            mmio=self._mmio,
             flash_write=self._store_to_flash,
             timing=lambda engine: self._make_timing(engine, memory_model),
         )
@@ -111,6 +113,9 @@ class SimulatedBoard:
             uart_idle=self._uart_idle,
         )
         self.core.exceptions.attach(self.scs)
+        self.debug = DebugBus(
+            core=self.core, bus=self.bus, array=self.array, store_to_flash=self._store_to_flash, mmio=self._mmio
+        )
         self._ready = True
         self.power_on()
 
@@ -396,59 +401,3 @@ class SimulatedBoard:
     def breakpoints_changed(self, addresses: set[int]) -> None:
         """FPB comparators changed."""
         self.core.set_breakpoints(addresses)
-
-    # -- the system bus as the debugger's access port sees it
-
-    def debug_read(self, address: int, size: int, count: int) -> bytes:
-        """`count` items of 1, 2 or 4 bytes.
-
-        Raises:
-            TransferFault: nothing answers there.
-        """
-        total = size * count
-        if self.core.is_memory(address, total):
-            return self.core.read_memory(address, total)
-        self._check_answers(address, total)
-        self.bus.debugger = True
-        try:
-            return b"".join(
-                self.bus.read(address + i, size).to_bytes(size, "little") for i in range(0, total, size)
-            )
-        finally:
-            self.bus.debugger = False
-
-    def debug_write(self, address: int, size: int, data: bytes) -> None:
-        """Items of 1, 2 or 4 bytes. Flash takes them only as its controller allows.
-
-        Raises:
-            TransferFault: nothing answers there, or it refuses.
-        """
-        if self.core.is_memory(address, len(data)):
-            try:
-                self.core.write_memory(address, data)
-            except TransferFault:
-                self._debug_write_flash(address, size, data)
-            return
-        self._check_answers(address, len(data))
-        self.bus.debugger = True
-        try:
-            for i in range(0, len(data), size):
-                self.bus.write(address + i, size, int.from_bytes(data[i : i + size], "little"))
-        finally:
-            self.bus.debugger = False
-
-    def _debug_write_flash(self, address: int, size: int, data: bytes) -> None:
-        region = next(r for r in self._regions() if r.flash and r.base <= address < r.base + r.bytes)
-        for i in range(0, len(data), size):
-            offset, item = address + i - region.base, data[i : i + size]
-            if not self._parts.controller.store(offset, size, int.from_bytes(item, "little")):
-                raise TransferFault(address + i)
-            self.array.cells[offset : offset + size] = item
-            self.array.settle()
-
-    def _check_answers(self, address: int, size: int) -> None:
-        factory = factory_base(self._family) & ~0xFFF
-        for base, length in (*_MMIO, (factory, 0x1000)):
-            if base <= address and address + size <= base + length:
-                return
-        raise TransferFault(address)

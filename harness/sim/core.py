@@ -156,6 +156,11 @@ class Core:
         """Whether the whole range is memory (not peripheral, not a hole)."""
         return any(r.base <= address and address + size <= r.base + r.bytes for r in self._regions)
 
+    def flash_offset(self, address: int, size: int) -> int | None:
+        """Where in the flash the whole range lies; None where it does not."""
+        inside = (r.base for r in self._regions if r.flash and r.base <= address <= r.base + r.bytes - size)
+        return next((address - base for base in inside), None)
+
     def read_memory(self, address: int, size: int) -> bytes:
         """Bytes of a memory range.
 

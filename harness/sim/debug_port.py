@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from harness.sim.bus import TransferFault
+from harness.sim.debug_bus import DebugBus
 
 DPIDR = 0x2BA0_1477
 AP_IDR = {"cortex-m4": 0x2477_0011, "cortex-m7": 0x8477_0001}
@@ -17,13 +16,6 @@ _INCREMENT_WRAP = {"cortex-m4": 0x1000, "cortex-m7": 0x400}
 
 _POWER_REQUESTS = 1 << 28 | 1 << 30
 STICKY_ERROR = 1 << 5
-
-
-class DebugBus(Protocol):
-    """The board's system bus."""
-
-    def debug_read(self, address: int, size: int, count: int) -> bytes: ...
-    def debug_write(self, address: int, size: int, data: bytes) -> None: ...
 
 
 class DebugPort:
@@ -141,7 +133,7 @@ class DebugPort:
         """Items through the bus. Raises TransferFault, which stays in CTRL/STAT."""
         self._check_power(address)
         try:
-            return self._bus.debug_read(address & 0xFFFF_FFFF, size, count)
+            return self._bus.read(address & 0xFFFF_FFFF, size, count)
         except TransferFault:
             self._control |= STICKY_ERROR
             raise
@@ -150,7 +142,7 @@ class DebugPort:
         """Items through the bus. Raises TransferFault, which stays in CTRL/STAT."""
         self._check_power(address)
         try:
-            self._bus.debug_write(address & 0xFFFF_FFFF, size, data)
+            self._bus.write(address & 0xFFFF_FFFF, size, data)
         except TransferFault:
             self._control |= STICKY_ERROR
             raise

@@ -81,7 +81,7 @@ class Desk:
             board = SimulatedBoard(
                 chip, wiring=self._wiring, flash=flash, transmit=self.sent.extend, memory_model=self._memory_model
             )
-            self._made[chip_name] = (board, DebugPort(board, chip.emulated_core))
+            self._made[chip_name] = (board, DebugPort(board.debug, chip.emulated_core))
         self.board, self.debug_port = self._made[chip_name]
 
 

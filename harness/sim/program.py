@@ -178,12 +178,12 @@ def _prepare(machine: SimulatedBoard, chip: Chip, program: Program) -> int:
         if memory is not None and memory.kind != "flash":
             core.write_memory(address, data)
             in_ram = in_ram or address == min(a for a, _ in program.pieces)
-    machine.debug_write(_DHCSR, 4, (DEBUG_KEY | DEBUG_ENABLE).to_bytes(4, "little"))
+    machine.debug.write(_DHCSR, 4, (DEBUG_KEY | DEBUG_ENABLE).to_bytes(4, "little"))
     base = min(a for a, _ in program.pieces)
     if base != chip.flash_memory.base and base != _ALIASES.get(chip.flash.controller):
         # What a boot loader or a debugger does for an image that is not at the start of flash.
         sp, entry = struct.unpack("<II", core.read_memory(base, 8))
-        machine.debug_write(_VTOR, 4, base.to_bytes(4, "little"))
+        machine.debug.write(_VTOR, 4, base.to_bytes(4, "little"))
         core.registers.write(_SP, sp)
         core.registers.write(_PC, entry)
     return core.registers.read(_SP)

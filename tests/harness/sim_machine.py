@@ -86,7 +86,7 @@ class Machine:
 
     def debug(self) -> None:
         """Attaches a debugger, so that BKPT halts."""
-        self.board.debug_write(0xE000_EDF0, 4, (0xA05F_0001).to_bytes(4, "little"))
+        self.board.debug.write(0xE000_EDF0, 4, (0xA05F_0001).to_bytes(4, "little"))
 
     def run_to_halt(self, *, slice_instructions: int = 10_000, slices: int = 1000) -> None:
         """Runs until BKPT."""
@@ -98,7 +98,7 @@ class Machine:
 
     def word(self, address: int) -> int:
         """A word, as the debugger reads it."""
-        return int.from_bytes(self.board.debug_read(address, 4, 1), "little")
+        return int.from_bytes(self.board.debug.read(address, 4, 1), "little")
 
     def results(self, count: int) -> tuple[int, ...]:
         """What the program stored."""

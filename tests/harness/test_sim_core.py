@@ -183,11 +183,11 @@ def test_a_debugger_that_clears_demcr_stops_the_counter() -> None:
     made = machine("stm32f746", _COUNT + "1:  b 1b\n")
     made.board.run(1000)
     assert made.board.dwt.counting
-    made.board.debug_write(0xE000_EDFC, 4, bytes(4))
+    made.board.debug.write(0xE000_EDFC, 4, bytes(4))
     before = made.board.dwt.counting
     made.board.run(1000)
     assert not before
-    made.board.debug_write(0xE000_EDFC, 4, (1 << 24).to_bytes(4, "little"))
+    made.board.debug.write(0xE000_EDFC, 4, (1 << 24).to_bytes(4, "little"))
     assert made.board.dwt.counting
 
 
@@ -231,11 +231,11 @@ def test_stepping_executes_one_instruction_at_a_time() -> None:
     made = machine("stm32f412", "1:  adds r1, #1\n  b 1b\n")
     made.board.run(100)
     dhcsr = 0xA05F_0000
-    made.board.debug_write(0xE000_EDF0, 4, (dhcsr | 3).to_bytes(4, "little"))
+    made.board.debug.write(0xE000_EDF0, 4, (dhcsr | 3).to_bytes(4, "little"))
     start = made.board.core.pc
     before = made.board.core.registers.read(1)
     for _ in range(4):
-        made.board.debug_write(0xE000_EDF0, 4, (dhcsr | 5).to_bytes(4, "little"))
+        made.board.debug.write(0xE000_EDF0, 4, (dhcsr | 5).to_bytes(4, "little"))
         assert made.board.halted
     assert made.board.core.pc == start
     assert made.board.core.registers.read(1) == before + 2
@@ -245,17 +245,17 @@ def test_stepping_executes_one_instruction_at_a_time() -> None:
 def test_a_hardware_breakpoint_stops_before_its_instruction_and_can_be_passed(chip: str) -> None:
     made = machine(chip, "1:  adds r1, #1\n  adds r2, #1\n  b 1b\n")
     made.board.run(10)
-    made.board.debug_write(0xE000_EDF0, 4, (0xA05F_0003).to_bytes(4, "little"))
-    loop = next(a for a in range(0x0800_0100, 0x0800_0120, 2) if made.board.debug_read(a, 2, 1) == b"\x01\x31")
+    made.board.debug.write(0xE000_EDF0, 4, (0xA05F_0003).to_bytes(4, "little"))
+    loop = next(a for a in range(0x0800_0100, 0x0800_0120, 2) if made.board.debug.read(a, 2, 1) == b"\x01\x31")
     comparator = (loop + 2) | 1 if chip == "stm32f746" else (loop & ~3 | (1 if (loop + 2) & 2 else 0) | 0)
     if chip == "stm32f412":
         half = (loop + 2) >> 1 & 1
         comparator = (loop + 2) & 0x1FFF_FFFC | (2 if half else 1) << 30 | 1
-    made.board.debug_write(0xE000_2008, 4, comparator.to_bytes(4, "little"))
-    made.board.debug_write(0xE000_2000, 4, (3).to_bytes(4, "little"))
+    made.board.debug.write(0xE000_2008, 4, comparator.to_bytes(4, "little"))
+    made.board.debug.write(0xE000_2000, 4, (3).to_bytes(4, "little"))
     counts = []
     for _ in range(3):
-        made.board.debug_write(0xE000_EDF0, 4, (0xA05F_0001).to_bytes(4, "little"))
+        made.board.debug.write(0xE000_EDF0, 4, (0xA05F_0001).to_bytes(4, "little"))
         made.board.run(1000)
         assert made.board.halted
         assert made.board.core.pc == loop + 2

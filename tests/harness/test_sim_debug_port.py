@@ -14,7 +14,7 @@ RAM = 0x2000_0000
 
 def _port(chip: str = "stm32f746") -> tuple[DebugPort, Machine]:
     made = machine(chip, "")
-    return DebugPort(made.board, made.board.chip.emulated_core), made
+    return DebugPort(made.board.debug, made.board.chip.emulated_core), made
 
 
 def test_power_up_requests_are_acknowledged() -> None:

@@ -133,10 +133,10 @@ def test_an_h7_flash_word_is_programmed_once_per_erase() -> None:
 @pytest.mark.parametrize("chip", ["stm32f412", "stm32h743"])
 def test_a_debugger_cannot_write_flash_past_the_controller(chip: str) -> None:
     made = machine(chip, "")
-    before = made.board.debug_read(0x0800_0000, 4, 1)
+    before = made.board.debug.read(0x0800_0000, 4, 1)
     with pytest.raises(TransferFault):
-        made.board.debug_write(0x0800_0000, 4, bytes(4))
-    assert made.board.debug_read(0x0800_0000, 4, 1) == before
+        made.board.debug.write(0x0800_0000, 4, bytes(4))
+    assert made.board.debug.read(0x0800_0000, 4, 1) == before
 
 
 def test_code_that_was_reprogrammed_is_executed_as_it_is_now() -> None:
@@ -148,8 +148,8 @@ def test_code_that_was_reprogrammed_is_executed_as_it_is_now() -> None:
     # movs r0, #1 -> movs r0, #0: clears a bit, which flash allows.
     flash = 0x4002_3C00
     for register, value in ((4, KEYS[0]), (4, KEYS[1]), (0x10, PG | 1 << 8)):
-        board.debug_write(flash + register, 4, value.to_bytes(4, "little"))
-    board.debug_write(0x0800_0000 + at, 2, b"\x00\x20")
+        board.debug.write(flash + register, 4, value.to_bytes(4, "little"))
+    board.debug.write(0x0800_0000 + at, 2, b"\x00\x20")
     board.hold_in_reset(True)
     board.hold_in_reset(False)
     made.run_to_halt()
@@ -158,6 +158,6 @@ def test_code_that_was_reprogrammed_is_executed_as_it_is_now() -> None:
 
 def test_every_alias_of_flash_shows_the_same_bytes() -> None:
     made = machine("stm32f746", "")
-    assert made.board.debug_read(0x0020_0000, 4, 4) == made.board.debug_read(0x0800_0000, 4, 4)
+    assert made.board.debug.read(0x0020_0000, 4, 4) == made.board.debug.read(0x0800_0000, 4, 4)
     made = machine("stm32f412", "")
-    assert made.board.debug_read(0, 4, 4) == made.board.debug_read(0x0800_0000, 4, 4)
+    assert made.board.debug.read(0, 4, 4) == made.board.debug.read(0x0800_0000, 4, 4)

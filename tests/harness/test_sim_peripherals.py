@@ -13,7 +13,7 @@ RCC, PWR, FLASH = 0x4002_3800, 0x4000_7000, 0x4002_3C00
 
 def _write(made: Machine, *pairs: tuple[int, int]) -> None:
     for address, value in pairs:
-        made.board.debug_write(address, 4, value.to_bytes(4, "little"))
+        made.board.debug.write(address, 4, value.to_bytes(4, "little"))
 
 
 def _wait(made: Machine) -> None:
