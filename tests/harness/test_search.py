@@ -15,6 +15,7 @@ import pytest
 from harness import host
 from harness.boards import load_boards
 from harness.cli import search
+from harness.cli.extras import nas_needed
 from harness.cli.main import main
 from harness.store import Store
 from nas.errors import Infeasible
@@ -50,6 +51,17 @@ def test_the_command_names_every_task_there_is() -> None:
 def test_the_command_line_does_not_load_torch() -> None:
     program = "import sys, harness.cli.main; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=120, check=True)
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_leave_the_processors_to_others(
+    given: str | None, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    with nas_needed("search"):
+        assert os.environ["OMP_WAIT_POLICY"] == wanted
 
 
 @pytest.mark.skipif(not host.can_simulate(), reason="simulated boards run on Linux only")
