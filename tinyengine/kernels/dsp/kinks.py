@@ -90,6 +90,7 @@ def fit(
         offsets = nominal + _OFFSETS
         # Far stairs seldom decide: they are asked last.
         for some in (stairs.some(near), stairs):
+            offsets = offsets[_may_pass(some, _sums(some, gain, offsets, kink))]
             lowest, highest = multipliers(some, _sums(some, gain, offsets, kink))
             offsets, lowest = offsets[lowest <= highest], lowest[lowest <= highest]
             if not offsets.size:
@@ -103,6 +104,18 @@ def _sums(stairs: Staircase, gain: int, offsets: Integers, kink: int) -> Integer
     a = gain * stairs.accumulators[None, :] + offsets[:, None]
     found: Integers = a - (a >> kink)
     return found
+
+
+def _may_pass(stairs: Staircase, a: Integers) -> NDArray[np.bool_]:
+    """The rows for which `multipliers` may find one; only those are worth its integer divisions, which are slow."""
+    quotients = stairs.limits / np.where(a == 0, np.nan, a)
+    is_lower = stairs.is_reached[None, :] == (a > 0)
+    least = np.where(is_lower, quotients, -np.inf)
+    most = np.where(is_lower, np.inf, quotients)
+    # Quotients that can be multipliers, below 2^31, are off by far less than the 1 that is allowed here.
+    room = np.fmin.reduce(most, axis=1, initial=np.inf) - np.fmax.reduce(least, axis=1, initial=-np.inf)
+    kept: NDArray[np.bool_] = room >= -1.0
+    return kept
 
 
 def multipliers(stairs: Staircase, a: Integers) -> tuple[Integers, Integers]:
