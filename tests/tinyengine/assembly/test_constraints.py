@@ -34,6 +34,7 @@ _SHIFTS = replace(_TWICE, right_shift=None)
 _ONCE = replace(_TWICE, rounding=Rounding.ONCE)
 _FLOAT = replace(_TWICE, rounding=Rounding.FLOAT)
 _MIXED = replace(_TWICE, rounding=Rounding.MIXED)
+_COARSENED = replace(_TWICE, rounding=Rounding.COARSENED)
 _USUAL: Mapping[type[Literals], Literals] = {
     Tile: pointwise(4, 2, 2, 1, _TWICE),
     Twin: Twin(depth=8, channels=2, epilogue=_TWICE, most_sum=1000),
@@ -65,6 +66,7 @@ _LIMITS: Mapping[type[Literals], tuple[tuple[dict[str, Any], dict[str, Any]], ..
         ({"most_sum": (1 << 23) - 1}, {"most_sum": 1 << 23}),
         ({"epilogue": _ONCE}, {"epilogue": _FLOAT}),
         ({"epilogue": _MIXED}, {"epilogue": replace(_MIXED, right_shift=None)}),
+        ({"epilogue": replace(_COARSENED, right_shift=15)}, {"epilogue": replace(_COARSENED, right_shift=16)}),
     ),
     Dense: (
         ({"depth": 12}, {"depth": 10}),

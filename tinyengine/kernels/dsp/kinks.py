@@ -107,7 +107,7 @@ def _sums(stairs: Staircase, gain: int, offsets: Integers, kink: int) -> Integer
 
 
 def _may_pass(stairs: Staircase, a: Integers) -> NDArray[np.bool_]:
-    """The rows for which `multipliers` may find one; only those are worth its integer divisions, which are slow."""
+    """The rows for which `multipliers` may find one: only they are worth integer divisions, which are slow."""
     quotients = stairs.limits / np.where(a == 0, np.nan, a)
     is_lower = stairs.is_reached[None, :] == (a > 0)
     least = np.where(is_lower, quotients, -np.inf)
