@@ -34,7 +34,7 @@ _SHIFTS = replace(_TWICE, right_shift=None)
 _ONCE = replace(_TWICE, rounding=Rounding.ONCE)
 _FLOAT = replace(_TWICE, rounding=Rounding.FLOAT)
 _MIXED = replace(_TWICE, rounding=Rounding.MIXED)
-_COARSENED = replace(_TWICE, rounding=Rounding.COARSENED)
+_COARSENED = replace(_TWICE, rounding=Rounding.COARSENED, kinked_pairs=((False, True),))
 _USUAL: Mapping[type[Literals], Literals] = {
     Tile: pointwise(4, 2, 2, 1, _TWICE),
     Twin: Twin(depth=8, channels=2, epilogue=_TWICE, most_sum=1000),
