@@ -3,12 +3,16 @@
 A candidate is compiled with noise for weights, for its memory plan and its steps; each board has a latency model,
 fitted to the layers measured so far. Before anything was measured the compiler's own estimate stands in, with an
 interval wide enough to send the boards what is near a limit.
+
+Trained networks have channels that never change, which the compiler removes and noise has not; networks of one
+supernet share most of them. What measured ones took beyond what is foretold of their plans corrects the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from nas import network, steps
 from nas.arch import Arch
@@ -23,6 +27,10 @@ from tinyengine.kernels.catalogue import Target
 
 _BLIND = 2.0
 """The compiler's estimate is right within this factor."""
+_CORRECTING = 3
+"""Measured networks from which on they correct what is foretold of plans."""
+_NORMAL_90 = 1.645 * 1.4826
+"""From a median deviation to 90 % of a normal distribution."""
 _LOST = Value(value=float("1e12"), low=float("1e12"), high=float("1e12"))
 """Of a network that a board cannot run: beyond every limit."""
 
@@ -71,7 +79,9 @@ class Guide:
         self._plans: dict[tuple[Arch, Target], _Plan] = {}
         self._seen: dict[str, list[Observation]] = {b.name: [] for b in boards}
         self._beside: dict[str, list[tuple[int, int]]] = {b.name: [] for b in boards}
+        self._ran: dict[str, list[tuple[_Plan, int]]] = {b.name: [] for b in boards}
         self._models: dict[str, LatencyModel] = {}
+        self._corrections: dict[str, _Correction] = {}
         self._answers: dict[Arch, tuple[Measured | Unmeasured, ...]] = {}
 
     def __call__(self, candidates: Sequence[Arch]) -> list[tuple[Costs, ...]]:
@@ -86,6 +96,7 @@ class Guide:
             for board, answer in zip(self._boards, self._answers[arch], strict=True):
                 self._note(arch, board, answer)
         self._models = {name: fit(seen) for name, seen in self._seen.items() if seen}
+        self._corrections = {name: _correction(m, self._ran[name]) for name, m in self._models.items()}
 
     def ask(self, candidates: Sequence[Arch]) -> list[tuple[Costs, ...]]:
         """For each candidate its measured costs, one entry a board."""
@@ -106,8 +117,10 @@ class Guide:
             middle = sum(s.causes[0] for s in plan.steps)
             low, high = middle / _BLIND, middle * _BLIND
         else:
-            found = model.predict(plan.steps)
-            middle, low, high = found.cycles, found.low, found.high
+            found, correction = model.predict(plan.steps), self._corrections[board.name]
+            middle = max(0.0, found.cycles + correction.cycles)
+            low = max(0.0, found.low + correction.cycles - correction.spread_cycles)
+            high = found.high + correction.cycles + correction.spread_cycles
         to_ms = 1e3 / board.clock_hz
         sram, flash = self._firmware(board)
         return Costs(
@@ -131,6 +144,7 @@ class Guide:
         self._beside[board.name].append(
             (answer.sram_bytes - plan.arena_bytes, answer.flash_bytes - plan.flash_bytes)
         )
+        self._ran[board.name].append((plan, answer.cycles))
         # A trained network may be compiled to other steps than noise is; then its own are what was measured.
         ran = plan.steps
         if not _alike(ran, answer.layers):
@@ -153,6 +167,22 @@ class Guide:
                 steps=steps.of(compiled), arena_bytes=compiled.plan.arena_bytes, flash_bytes=compiled.weights_bytes
             )
         return self._plans[arch, target]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Correction:
+    """What networks take beyond what is foretold of their plans (mostly less), and how far that scatters."""
+
+    cycles: float
+    spread_cycles: float
+
+
+def _correction(model: LatencyModel, ran: Sequence[tuple[_Plan, int]]) -> _Correction:
+    if len(ran) < _CORRECTING:
+        return _Correction(cycles=0.0, spread_cycles=0.0)
+    beyond = [cycles - model.predict(plan.steps).cycles for plan, cycles in ran]
+    middle = median(beyond)
+    return _Correction(cycles=middle, spread_cycles=_NORMAL_90 * median(abs(b - middle) for b in beyond))
 
 
 def _costs(board: BoardFacts, answer: Measured | Unmeasured) -> Costs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -89,6 +90,26 @@ def test_networks_that_compile_to_other_steps_than_noise_teach_too() -> None:
     guide.learn(ARCHS[:1])
     after = guide([ARCHS[2]])[0][0].latency_ms
     assert after != before and after.value == pytest.approx(3 * before.value, rel=0.1)
+
+
+def test_what_plans_do_not_show_is_corrected_by_measured_networks() -> None:
+    """Here a layer that real networks have and plans have not; in trained ones, channels that the compiler removes."""
+    skeleton = replace(SPACE.skeleton, head_channels=64)
+
+    def real(arch: Arch) -> Candidate:
+        return Candidate(name=arch.encode(), graph=network.graph(layout(skeleton, arch), Weights.SEEDED))
+
+    *known, unknown = [*ARCHS, Arch.decode("r16-w100:5e2/3e3.3e2")]
+    (actual,) = Bench()([real(unknown)])[0]
+    assert isinstance(actual, Measured)
+    guide = Guide(SPACE, [BOARD], real, Bench())
+    guide.learn(known[:2])
+    few = guide([unknown])[0][0].latency_ms
+    guide.learn(known[2:])
+    enough = guide([unknown])[0][0].latency_ms
+    assert abs(few.value / actual.latency_ms - 1) > 0.08
+    assert abs(enough.value / actual.latency_ms - 1) < 0.04
+    assert enough.low <= enough.value <= enough.high
 
 
 def test_a_restarted_guide_that_is_told_again_predicts_the_same() -> None:
