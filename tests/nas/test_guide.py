@@ -93,7 +93,7 @@ def test_networks_that_compile_to_other_steps_than_noise_teach_too() -> None:
 
 
 def test_what_plans_do_not_show_is_corrected_by_measured_networks() -> None:
-    """Here a layer that real networks have and plans have not; in trained ones, channels that the compiler removes."""
+    """Here a layer that real networks have and plans have not; in trained ones, channels that are removed."""
     skeleton = replace(SPACE.skeleton, head_channels=64)
 
     def real(arch: Arch) -> Candidate:
