@@ -41,7 +41,10 @@ class Predict(Protocol):
         ...
 
     def learn(self, measured: Sequence[Arch]) -> None:
-        """Boards have answered for these. After a restart they are told again, in the same order."""
+        """Boards have figures for these. After a restart they are told again, in the same order.
+
+        What failed is not among them: asked once more a board may do better, and a restarted search would differ.
+        """
         ...
 
 
@@ -273,7 +276,7 @@ class Search:
                 raise LogError("lost a measurement that was just written", a.encode())
             self._measured[a] = answer
             self._measurements += len(answer)
-        self._predict.learn(asked)
+        self._predict.learn([a for a in asked if all(c.failure is None for c in self._measured[a])])
         again = list(self._known)
         for a, predicted in zip(again, self._predict(again), strict=True):
             self._known[a] = Member(

@@ -5,19 +5,21 @@ fitted to the layers measured so far. Before anything was measured the compiler'
 interval wide enough to send the boards what is near a limit.
 
 Trained networks have channels that never change, which the compiler removes and noise has not; networks of one
-supernet share most of them. What measured ones took beyond what is foretold of their plans corrects the others.
+supernet share most of them. The ratio of what measured ones took to what is foretold of their plans corrects the
+others; a ratio, so that a network far smaller than those is not corrected below nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import exp, log
 from statistics import median
 
 from nas import network, steps
 from nas.arch import Arch
 from nas.costs import Costs, Value
-from nas.latency_model import LatencyModel, Observation, fit
+from nas.latency_model import LatencyModel, Observation, fit, reach_of_few
 from nas.measure import Candidate, LayerCycles, Measure, Measured, Unmeasured
 from nas.network import Weights
 from nas.space import Space, layout
@@ -29,8 +31,8 @@ _BLIND = 2.0
 """The compiler's estimate is right within this factor."""
 _CORRECTING = 3
 """Measured networks from which on they correct what is foretold of plans."""
-_NORMAL_90 = 1.645 * 1.4826
-"""From a median deviation to 90 % of a normal distribution."""
+_CONFIDENCE = 0.9
+"""Of intervals."""
 _LOST = Value(value=float("1e12"), low=float("1e12"), high=float("1e12"))
 """Of a network that a board cannot run: beyond every limit."""
 
@@ -95,7 +97,7 @@ class Guide:
         for arch in measured:
             for board, answer in zip(self._boards, self._answers[arch], strict=True):
                 self._note(arch, board, answer)
-        self._models = {name: fit(seen) for name, seen in self._seen.items() if seen}
+        self._models = {name: fit(seen, confidence=_CONFIDENCE) for name, seen in self._seen.items() if seen}
         self._corrections = {name: _correction(m, self._ran[name]) for name, m in self._models.items()}
 
     def ask(self, candidates: Sequence[Arch]) -> list[tuple[Costs, ...]]:
@@ -118,9 +120,8 @@ class Guide:
             low, high = middle / _BLIND, middle * _BLIND
         else:
             found, correction = model.predict(plan.steps), self._corrections[board.name]
-            middle = max(0.0, found.cycles + correction.cycles)
-            low = max(0.0, found.low + correction.cycles - correction.spread_cycles)
-            high = found.high + correction.cycles + correction.spread_cycles
+            middle = found.cycles * correction.factor
+            low, high = found.low * correction.low, found.high * correction.high
         to_ms = 1e3 / board.clock_hz
         sram, flash = self._firmware(board)
         return Costs(
@@ -171,18 +172,21 @@ class Guide:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Correction:
-    """What networks take beyond what is foretold of their plans (mostly less), and how far that scatters."""
+    """What networks take, over what is foretold of their plans (mostly below 1), and its interval."""
 
-    cycles: float
-    spread_cycles: float
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 1.0
 
 
 def _correction(model: LatencyModel, ran: Sequence[tuple[_Plan, int]]) -> _Correction:
+    """The median; its interval is of errors of networks left out, as those of the latency model are."""
     if len(ran) < _CORRECTING:
-        return _Correction(cycles=0.0, spread_cycles=0.0)
-    beyond = [cycles - model.predict(plan.steps).cycles for plan, cycles in ran]
-    middle = median(beyond)
-    return _Correction(cycles=middle, spread_cycles=_NORMAL_90 * median(abs(b - middle) for b in beyond))
+        return _Correction()
+    ratios = [log(cycles / model.predict(plan.steps).cycles) for plan, cycles in ran]
+    errors = [abs(own - median(ratios[:i] + ratios[i + 1 :])) for i, own in enumerate(ratios)]
+    middle, reach = median(ratios), reach_of_few(errors, _CONFIDENCE)
+    return _Correction(factor=exp(middle), low=exp(middle - reach), high=exp(middle + reach))
 
 
 def _costs(board: BoardFacts, answer: Measured | Unmeasured) -> Costs:

@@ -207,9 +207,16 @@ def _conformal(observations: Sequence[Observation], confidence: float) -> float:
             p = model.predict(seen.steps)
             scores.append(abs(seen.cycles - p.cycles) / max(p.high - p.cycles, 1e-9))
     if count < _MANY_SCORES:
-        # The last factor: as for the order statistic, the next error is one more, and the mean is of few.
-        return float(np.mean(scores)) * log(1 / (1 - confidence)) * (1 + 1.2 / count)
+        return reach_of_few(scores, confidence)
     return sorted(scores)[ceil((count + 1) * confidence) - 1]
+
+
+def reach_of_few(errors: Sequence[float], confidence: float) -> float:
+    """What the next error is under with `confidence`: the quantile of the exponential law with the mean of these.
+
+    The last factor: as for the order statistic, the next error is one more, and the mean is of few.
+    """
+    return float(np.mean(errors)) * log(1 / (1 - confidence)) * (1 + 1.2 / len(errors))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
