@@ -99,7 +99,7 @@ class BareMachine:
         """
         pc = self.uc.reg_read(self._arm.UC_ARM_REG_PC)
         self.uc.emu_start(pc | 1, address & ~1, timeout=int(timeout_s * 1e6))
-        if self.timing.unaligned:
+        if self.timing.rewind_to_unaligned():
             raise self._engine_error(self._unaligned)
         if self.uc.reg_read(self._arm.UC_ARM_REG_PC) & ~1 != address & ~1:
             raise TimeoutError(f"the emulated code did not reach {address & ~1:#x} in {timeout_s:g} s")

@@ -42,9 +42,8 @@ class Timing(Protocol):
     def instructions(self) -> int: ...
     @property
     def budget_exhausted(self) -> bool: ...
-    @property
-    def unaligned(self) -> bool: ...
     def begin_slice(self, budget_instructions: int) -> None: ...
+    def rewind_to_unaligned(self) -> bool: ...
     def invalidate(self) -> None: ...
 
 
@@ -232,7 +231,7 @@ class Core:
             self._engine.emu_start(self.registers.pc | 1, _NO_EXIT, count=count)
         except uc.UcError as e:
             error = e.errno
-        unaligned = self.timing.unaligned
+        unaligned = self.timing.rewind_to_unaligned()
         self.registers.pc = self.registers.get(arm.UC_ARM_REG_PC) & ~1
         if self._bus_error is not None:
             raise self._bus_error

@@ -162,7 +162,7 @@ class _Bench:
         self.native.reset()
         before = self.native.cycles
         self._uc.emu_start(begin | 1, end)
-        if self.native.unaligned:
+        if self.native.rewind_to_unaligned():
             raise RuntimeError(
                 f"a micro-case accesses an unaligned address at {self._uc.reg_read(arm.UC_ARM_REG_PC):#x}"
             )

@@ -143,7 +143,7 @@ def _library() -> ctypes.CDLL:
         "tr_unicorn_core": (core, (pointer,)),
         "tr_unicorn_begin_slice": (None, (pointer, u64)),
         "tr_unicorn_exhausted": (u32, (pointer,)),
-        "tr_unicorn_unaligned": (u32, (pointer,)),
+        "tr_unicorn_rewind_to_unaligned": (u32, (pointer,)),
         "tr_unicorn_invalidate": (None, (pointer,)),
         "tr_core_cycles": (u64, (core,)),
         "tr_core_instructions": (u64, (core,)),
@@ -232,9 +232,8 @@ class NativeCore(TimingCore):
     def budget_exhausted(self) -> bool:
         return bool(self._library.tr_unicorn_exhausted(self._handle))
 
-    @property
-    def unaligned(self) -> bool:
-        return bool(self._library.tr_unicorn_unaligned(self._handle))
+    def rewind_to_unaligned(self) -> bool:
+        return bool(self._library.tr_unicorn_rewind_to_unaligned(self._handle))
 
     @property
     def counters(self) -> Counters:

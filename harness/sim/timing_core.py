@@ -95,11 +95,10 @@ class TimingCore(ABC):
     def budget_exhausted(self) -> bool:
         """The present slice was stopped because its next block would exceed the budget."""
 
-    @property
     @abstractmethod
-    def unaligned(self) -> bool:
-        """The present slice was stopped before an instruction whose address must be aligned and is not;
-        the engine then stands there.
+    def rewind_to_unaligned(self) -> bool:
+        """Whether the present slice was stopped for an instruction whose address must be aligned and is not;
+        if so, puts the engine before it, with the registers of then.
 
         Silicon faults on LDM, LDRD, VLDR, LDREX and their like (Arm DDI 0403, A3.2.1); the engine would not.
         """

@@ -81,7 +81,7 @@ class Machine:
                 self.native.begin_slice(slice_instructions)
             self.uc.emu_start(pc | 1, self.end)
             pc = self.uc.reg_read(arm.UC_ARM_REG_PC)
-            assert not self.native.unaligned, hex(pc)
+            assert not self.native.rewind_to_unaligned(), hex(pc)
         return self.native.cycles - before
 
 

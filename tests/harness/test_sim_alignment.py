@@ -40,11 +40,11 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("harness.sim.board.timing_core", make)
 
 
-def run(chip: str, text: str, offset: int) -> Machine:
+def run(chip: str, text: str, offset: int, slice_instructions: int = 10_000) -> Machine:
     """Runs it with a pointer in r1; label 9 is the instruction in question, its address goes into r8."""
     made = machine(chip, f"  movs r5, #0\n  adr.w r8, 9f\n{text}\n")
     made.board.core.registers.write(1, _POINTER + offset)
-    made.run_to_halt()
+    made.run_to_halt(slice_instructions=slice_instructions)
     return made
 
 
@@ -116,6 +116,39 @@ def test_an_instruction_that_is_skipped_does_not_fault() -> None:
     assert not faulted(run("stm32f412", "  cmp r5, #0\n  itt gt\n  addgt r1, #1\n9: stmgt r1, {r2, r3}", 2))
 
 
+def before_a_page(text: str) -> str:
+    """The code, of which two instructions of 16 bits lie before a multiple of 1 KiB: a block ends there."""
+    return laid_at(0x3FA, text)
+
+
+def laid_at(offset: int, text: str) -> str:
+    """The code, its first instruction in flash behind that offset."""
+    return f"  movs r6, #3\n  b 1f\n  .org {offset}\n1: movs r2, #85\n{text}"
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("slice_instructions", [1, 10_000])
+def test_what_is_skipped_behind_a_page_proves_nothing(slice_instructions: int) -> None:
+    skipped = "  cmp r5, #0\n  itt ne\n  ldrdne r2, r3, [r1]\n  ldrdne r2, r3, [r1]\n"
+    text = before_a_page(f"{skipped}  b 2f\n2:\n9: ldrd r2, r3, [r1]")
+    found = [faulted(run("stm32f746", text, n, slice_instructions)) for n in range(5)]
+    assert found == [False, True, True, True, False]
+    assert not faulted(run("stm32f746", before_a_page(f"9:{skipped}"), 2, slice_instructions))
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("slice_instructions", [1, 10_000])
+@pytest.mark.parametrize("chip", ["stm32f412", "stm32f746"])
+def test_nothing_behind_a_conditional_fault_behind_a_page_is_done(chip: str, slice_instructions: int) -> None:
+    text = before_a_page("  cmp r5, #0\n  it eq\n9: ldrdeq r2, r3, [r1]\n  str r2, [r7]\n  movs r6, #7")
+    made = run(chip, text, 2, slice_instructions)
+    assert faulted(made)
+    registers = made.board.core.registers
+    assert registers.read(8) & 0x3FF == 0
+    assert (registers.read(2), registers.read(6), made.results(1)) == (85, 3, (0,))
+    assert not faulted(run(chip, text, 4, slice_instructions))
+
+
 @pytest.mark.usefixtures("model")
 def test_a_register_that_the_debugger_sets_is_looked_at_again() -> None:
     made = machine("stm32f746", "  ldr r1, =0x20004100\n  adr.w r8, 9f\n9: ldrd r2, r3, [r1]\n  b 9b\n")
@@ -134,4 +167,22 @@ def test_cycles_of_both_models_agree_where_instructions_are_watched(monkeypatch:
         made = run("stm32f746", text, 0)
         assert not faulted(made)
         figures.add((made.board.core.cycles, made.board.core.instructions))
+    assert len(figures) == 1
+
+
+@pytest.mark.parametrize("chip", ["stm32f412", "stm32f746"])
+def test_cycles_depend_neither_on_pages_nor_on_slices(chip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        "  cmp r6, #2\n  ittet lt\n  addlt.w r3, r3, #1\n  ldrlt.w r2, [r7]\n"
+        "  addge.w r3, r3, #2\n  addlt.w r3, r3, r2\n"
+        "9: subs r6, #1\n  bne 1b"
+    )
+    figures = set()
+    for make in MAKE.values():
+        monkeypatch.setattr("harness.sim.board.timing_core", make)
+        for offset in (0x3C0, 0x3FA):
+            for slice_instructions in (1, 7, 10_000):
+                made = run(chip, laid_at(offset, text), 0, slice_instructions)
+                assert made.board.core.registers.read(3) == 5
+                figures.add((made.board.core.cycles, made.board.core.instructions))
     assert len(figures) == 1

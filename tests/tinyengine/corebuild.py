@@ -102,7 +102,8 @@ class CoreBatch:
         before = self.timing.cycles
         self.timing.begin_slice()
         uc.emu_start(address | 1, _RETURN, timeout=120_000_000)
-        assert not self.timing.unaligned, f"unaligned access at {uc.reg_read(arm_const.UC_ARM_REG_PC):#x}"
+        unaligned = self.timing.rewind_to_unaligned()
+        assert not unaligned, f"unaligned access at {uc.reg_read(arm_const.UC_ARM_REG_PC):#x}"
         assert not self.watch.complaint, self.watch.complaint
         assert uc.reg_read(arm_const.UC_ARM_REG_PC) & ~1 == _RETURN, "no return within 120 s"
         assert uc.reg_read(arm_const.UC_ARM_REG_SP) == _STACK + _STACK_BYTES

@@ -47,6 +47,7 @@ struct tr_node {
     uint8_t conditional, indirect, divides, accesses;
     uint8_t unaligned; /* it has accesses that fault if unaligned, and nothing tells that they are not */
     uint8_t always; /* ends in a jump without condition: it may well go to what follows */
+    uint8_t it_after[2]; /* state of the IT block that what follows, or what is jumped to, begins in; 0 none */
     tr_predictor *predictor;
     const tr_block *block;
     const tr_state *before, *after;
@@ -169,7 +170,7 @@ static void decode_block(tr_core *core, tr_block *block) {
     core->host.fetch(core->host.context, block->pc, code, block->bytes);
     block->insns = graph_alloc(core, most * sizeof *block->insns);
     uint32_t written = 0, offset = 0;
-    uint8_t it = 0;
+    uint8_t it = block->it_before;
     while (offset + 2 <= block->bytes) {
         const uint16_t first = (uint16_t)(code[offset] | code[offset + 1] << 8);
         const uint16_t second = (uint16_t)(code[offset + 2] | code[offset + 3] << 8);
@@ -180,6 +181,7 @@ static void decode_block(tr_core *core, tr_block *block) {
         written |= insn->writes;
     }
     free(code);
+    block->it_after = it;
     tr_slot slots[TR_SLOTS_DRAFT_MAX];
     block->trace.accesses = graph_alloc(core, block->count * sizeof *block->trace.accesses);
     block->trace.slots = slots;
@@ -197,13 +199,15 @@ static void watch_block(tr_core *core, const tr_block *block) {
     }
 }
 
-static const tr_block *find_block(tr_core *core, uint32_t pc, uint32_t bytes) {
+/* `it`: a block may begin inside of an IT block, where the engine went no further at once (the end of a page, of a slice). */
+static const tr_block *find_block(tr_core *core, uint32_t pc, uint32_t bytes, uint8_t it) {
     tr_block **slot = &core->block_table[mix((uint64_t)pc << 16 | bytes) & (BLOCK_BUCKETS - 1)];
     for (tr_block *block = *slot; block != NULL; block = block->next)
-        if (block->pc == pc && block->bytes == bytes) return block;
+        if (block->pc == pc && block->bytes == bytes && block->it_before == it) return block;
     tr_block *block = graph_alloc(core, sizeof *block);
     block->pc = pc;
     block->bytes = bytes;
+    block->it_before = it;
     decode_block(core, block);
     watch_block(core, block);
     block->next = *slot;
@@ -232,6 +236,7 @@ static tr_node *find_node(tr_core *core, const tr_block *block, const tr_state *
         node->unaligned |= (uint8_t)tr_alignment_is_open(&block->alignment.accesses[n], before->pipe.aligned);
     node->count = block->count;
     node->fallthrough = block->pc + block->bytes;
+    node->it_after[0] = block->it_after;
     node->divides = block->divides != 0;
     node->accesses = block->trace.count != 0 || block->trace.unknown != 0;
     node->always = (last->traits & TR_ENDS_FLOW) && !(last->traits & TR_CONDITIONAL) && last->op != TR_OP_SYSTEM;
@@ -250,7 +255,7 @@ static tr_node *find_node(tr_core *core, const tr_block *block, const tr_state *
 static tr_edge *find_edge(tr_core *core, unsigned slot, uint32_t pc, uint32_t bytes) {
     if (core->node_count >= NODES_MAX) graph_forget(core);
     tr_node *from = core->node;
-    const tr_block *block = find_block(core, pc, bytes);
+    const tr_block *block = find_block(core, pc, bytes, from->it_after[slot >> 1]);
     const tr_insn *last = &from->block->insns[from->block->count - 1];
     tr_pipe pipe = from->after->pipe;
     uint32_t cycles = 0;
@@ -472,14 +477,29 @@ int tr_core_set_memory(tr_core *core, const tr_memory *memory) {
 
 void tr_core_invalidate(tr_core *core) { graph_forget(core); }
 
+/* The state of the IT block in which the core stands, as tr_decode wants it. */
+static uint8_t it_of(tr_core *core) {
+    uint32_t values[TR_XPSR + 1];
+    core->host.read_registers(core->host.context, UINT64_C(1) << TR_XPSR, values);
+    const uint32_t it = (values[TR_XPSR] >> 25 & 3u) | (values[TR_XPSR] >> 8 & 0xfcu);
+    return (uint8_t)((it & 15u) ? it : 0);
+}
+
+/* Whoever had the core since the last block may have set its registers, and may have stopped it in the midst of a block. */
+static void begin_anywhere(tr_core *core) {
+    const tr_node *node = core->node;
+    const uint8_t it = core->host.read_registers != NULL ? it_of(core) : 0;
+    if (node->after->pipe.aligned == 0 && node->it_after[0] == it && node->it_after[1] == it) return;
+    detach(core);
+    core->root_state.pipe.aligned = 0;
+    core->root.it_after[0] = core->root.it_after[1] = it;
+}
+
 void tr_core_set_budget(tr_core *core, uint64_t instructions) {
     const uint64_t most = UINT64_C(1) << 62;
     core->limit = core->instructions + (instructions > most ? most : instructions);
     core->slice_begun = 0;
-    if (core->node->after->pipe.aligned) { /* whoever had the core since may have set its registers */
-        detach(core);
-        core->root_state.pipe.aligned = 0;
-    }
+    begin_anywhere(core);
 }
 
 uint64_t tr_core_cycles(const tr_core *core) { return core->cycles; }

@@ -49,6 +49,7 @@ typedef struct tr_block {
     uint32_t pc, bytes;
     uint32_t count;
     uint32_t divides; /* number of divide instructions whose operands are still the block's inputs */
+    uint8_t it_before, it_after; /* state of the IT block it begins in, and of the one that goes on behind it; 0 none */
     tr_insn *insns;
     tr_trace trace; /* of its data accesses */
     tr_alignment alignment;

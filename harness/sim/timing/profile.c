@@ -162,7 +162,7 @@ static void on_block(void *engine, uint64_t address, uint32_t bytes, void *conte
     (void)engine;
     tr_profile *self = context;
     const uint64_t instructions = tr_core_instructions(self->core) - self->instructions;
-    if (instructions == 0) return; /* the slice ends before this block */
+    if (instructions == 0) return; /* not counted: the slice ends before it, or it is announced again */
     const uint64_t cycles = tr_core_cycles(self->core) - self->cycles;
     if (self->window_count < self->windows_most) watch(self, (uint32_t)address);
     tr_profile_block *block = find(self, (uint32_t)address, bytes);

@@ -17,13 +17,15 @@ typedef enum { TR_CORTEX_M4 = 4, TR_CORTEX_M7 = 7 } tr_core_kind;
 
 struct tr_insn;
 
+enum { TR_XPSR = 48 }; /* among the registers that are read: r0 to r15, then s0 to s31, then this one */
+
 /* What the model asks of the engine. */
 typedef struct {
     void *context;
     /* Copies `bytes` of guest memory; 0 when all could be read. */
     int (*fetch)(void *context, uint32_t address, void *destination, uint32_t bytes);
     /* NULL: the engine cannot tell; divides take their mean. Values at the entry of the block being announced, into
-     * values[n] for each bit n of `mask`: bits 0 to 15 are r0 to r15, bits 16 to 47 s0 to s31. */
+     * values[n] for each bit n of `mask`: bits 0 to 15 are r0 to r15, bits 16 to 47 s0 to s31, then TR_XPSR. */
     void (*read_registers)(void *context, uint64_t mask, uint32_t *values);
     /* NULL: the engine faults by itself where an address has to be aligned and is not. Otherwise (`read_registers` is
      * needed then) it is to look at the address of this instruction from now on, whenever it is about to execute; 1: it

@@ -12,9 +12,8 @@
 #include <stdlib.h>
 
 enum {
-    REGISTERS = 48, /* r0 to r15, s0 to s31 */
+    REGISTERS = TR_XPSR + 1,
     PC = 15,
-    XPSR = REGISTERS,
     ALWAYS = 14,
 };
 
@@ -31,7 +30,7 @@ typedef struct {
     tr_core *core;
     void *engine;
     tr_unicorn_functions unicorn;
-    int register_ids[REGISTERS + 1];
+    int register_ids[REGISTERS];
     size_t hook;
     uint32_t exhausted;
     struct watched *watched;
@@ -94,7 +93,7 @@ static void on_watched(void *engine, uint64_t address, uint32_t bytes, void *con
     (void)address, (void)bytes;
     const uint32_t base = w->insn.base == PC ? (w->insn.pc & ~3u) + 4 : read_register(w->owner, w->insn.base);
     if (((base + (uint32_t)w->insn.offset) & (w->insn.multiple - 1u)) == 0) return;
-    if (!passes(w->insn.condition, read_register(w->owner, XPSR))) return;
+    if (!passes(w->insn.condition, read_register(w->owner, TR_XPSR))) return;
     w->owner->unaligned = w;
     w->owner->base = base;
     if (w->insn.condition != ALWAYS) { /* the engine does not stop inside of an IT block, but for a fault it does */
@@ -152,7 +151,7 @@ tr_unicorn *tr_unicorn_attach(int kind, void *engine, const tr_unicorn_functions
     if (self == NULL) return NULL;
     self->engine = engine;
     self->unicorn = *functions;
-    for (unsigned n = 0; n <= REGISTERS; n++) self->register_ids[n] = register_ids[n];
+    for (unsigned n = 0; n < REGISTERS; n++) self->register_ids[n] = register_ids[n];
     const tr_host host = {.context = self, .fetch = fetch, .read_registers = read_registers, .watch = watch};
     self->core = tr_core_new((tr_core_kind)kind, &host);
     if (self->core == NULL ||
@@ -183,9 +182,9 @@ void tr_unicorn_begin_slice(tr_unicorn *self, uint64_t instructions) {
 
 uint32_t tr_unicorn_exhausted(const tr_unicorn *self) { return self->exhausted; }
 
-/* Whether the slice ended before an instruction whose address has to be aligned and is not. If so, the engine stands there
+/* Whether the slice ended for an instruction whose address has to be aligned and is not. If so, puts the engine before it,
  * with the registers of then. */
-uint32_t tr_unicorn_unaligned(tr_unicorn *self) {
+uint32_t tr_unicorn_rewind_to_unaligned(tr_unicorn *self) {
     if (self->unaligned == NULL) return 0;
     const tr_insn *insn = &self->unaligned->insn;
     const uint32_t pc = insn->pc | 1u;

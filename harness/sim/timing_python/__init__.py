@@ -22,7 +22,7 @@ from harness.sim.timing_python.memory import Fetch, MemorySystem
 
 _PREDICTORS = 1 << 12
 _NODES_MAX = 1 << 17
-_PC, _ALWAYS = 15, 14
+_PC, _XPSR, _ALWAYS = 15, 48, 14
 _NOWHERE = 0xF000_0000
 _M7_UNALIGNED_LOAD_CYCLES, _M7_UNALIGNED_STORE_CYCLES, _M4_UNALIGNED_ACCESS_CYCLES = 3, 0, 1
 
@@ -46,6 +46,7 @@ class _Block:
     trace: Trace
     alignment: Alignment
     divides: list[Insn]
+    it_after: int
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +58,8 @@ class _Predictor:
 @dataclass(slots=True, eq=False)
 class _Node:
     """A block entered in one pipeline state, with registers that are known to be aligned; `last` is its last
-    instruction, `unaligned` what has to be looked at."""
+    instruction, `unaligned` what has to be looked at, `it_after` the states of the IT blocks in which what follows
+    and what is jumped to begin."""
 
     last: Insn
     after: Any
@@ -70,6 +72,7 @@ class _Node:
     conditional: bool = False
     indirect: bool = False
     predictor: _Predictor | None = None
+    it_after: tuple[int, int] = (0, 0)
     unaligned: list[AlignedAccess] = field(default_factory=list)
     edges: dict[int, tuple[int, int, int, _Node]] = field(default_factory=dict)
 
@@ -80,6 +83,12 @@ class _Verdict(Enum):
     RUN = 0
     EXHAUSTED = 1
     TRANSLATE = 2
+
+
+def _it_of(xpsr: int) -> int:
+    """The state of the IT block in which the core stands, as `decode` wants it."""
+    it = xpsr >> 25 & 3 | xpsr >> 8 & 0xFC
+    return it if it & 15 else 0
 
 
 class PythonCore(TimingCore):
@@ -106,7 +115,7 @@ class PythonCore(TimingCore):
         self._cycles = self._instructions = self._blocks_begun = 0
         self._fetch_stall = self._data_stall = self._mispredicted = self._accesses = self._untraced = 0
         self._limit, self._slice_begun, self._exhausted = UNLIMITED_INSTRUCTIONS, False, False
-        self._blocks: dict[tuple[int, int], _Block] = {}
+        self._blocks: dict[tuple[int, int, int], _Block] = {}
         self._nodes: dict[tuple[int, Any, int], _Node] = {}
         self._watched: dict[int, int] = {}
         self._unaligned: tuple[Insn, int] | None = None
@@ -129,8 +138,7 @@ class PythonCore(TimingCore):
     def budget_exhausted(self) -> bool:
         return self._exhausted
 
-    @property
-    def unaligned(self) -> bool:
+    def rewind_to_unaligned(self) -> bool:
         if self._unaligned is None:
             return False
         insn, base = self._unaligned
@@ -161,13 +169,15 @@ class PythonCore(TimingCore):
         self._exhausted, self._unaligned = False, None
         self._limit = self._instructions + min(budget_instructions, UNLIMITED_INSTRUCTIONS)
         self._slice_begun = False
-        if self._node.aligned_after:
-            self._node = replace(self._node, aligned_after=0, edges={})
+        it = _it_of(self._uc.reg_read(self._numbers[_XPSR]))
+        if self._node.aligned_after or self._node.it_after != (it, it):
+            self._node = replace(self._node, aligned_after=0, it_after=(it, it), edges={})
 
     def invalidate(self) -> None:
         for hook in self._watched.values():
             self._uc.hook_del(hook)
         self._watched.clear()
+        self._unaligned = None
         self._forget()
 
     def _forget(self) -> None:
@@ -224,11 +234,9 @@ class PythonCore(TimingCore):
 
     def _on_watched(self, uc: Any, _pc: int, _size: int, insn: Insn) -> None:
         base = (insn.pc & ~3) + 4 if insn.base == _PC else uc.reg_read(self._numbers[insn.base])
-        if base + insn.offset & insn.multiple - 1 and passes(insn.condition, uc.reg_read(self._numbers[-1])):
+        if base + insn.offset & insn.multiple - 1 and passes(insn.condition, uc.reg_read(self._numbers[_XPSR])):
             self._unaligned = insn, base
-            if (
-                insn.condition != _ALWAYS
-            ):  # the engine does not stop inside of an IT block, but for a fault it does
+            if insn.condition != _ALWAYS:  # inside of an IT block the engine stops for nothing but a fault
                 uc.reg_write(self._numbers[insn.base], _NOWHERE)
             uc.emu_stop()
 
@@ -243,14 +251,15 @@ class PythonCore(TimingCore):
         except UcError:
             return bytes(size)
 
-    def _find_block(self, pc: int, size: int) -> _Block:
-        found = self._blocks.get((pc, size))
+    def _find_block(self, pc: int, size: int, it: int) -> _Block:
+        key = pc, size, it
+        found = self._blocks.get(key)
         if found is not None:
             return found
         code = self._read(pc, size) + bytes(4)
         insns: list[Insn] = []
         divides: list[Insn] = []
-        written = offset = it = 0
+        written = offset = 0
         while offset + 2 <= size:
             first = int.from_bytes(code[offset : offset + 2], "little")
             second = int.from_bytes(code[offset + 2 : offset + 4], "little")
@@ -261,7 +270,7 @@ class PythonCore(TimingCore):
             written |= insn.writes
             insns.append(insn)
         trace, alignment = trace_block(insns)
-        block = self._blocks[pc, size] = _Block(pc, insns, trace, alignment, divides)
+        block = self._blocks[key] = _Block(pc, insns, trace, alignment, divides, it)
         for access in alignment.accesses:
             if access.watch:
                 self._translate |= self._watch(access.insn)
@@ -284,6 +293,7 @@ class PythonCore(TimingCore):
             cycles=cycles,
             count=len(block.insns),
             block=block,
+            it_after=(block.it_after, 0),
             always=ends and not conditional and last.op != Op.SYSTEM,
             unaligned=block.alignment.open(aligned),
         )
@@ -297,7 +307,7 @@ class PythonCore(TimingCore):
         if len(self._nodes) >= _NODES_MAX:
             self._forget()
         origin = self._node
-        block = self._find_block(pc, size)
+        block = self._find_block(pc, size, origin.it_after[slot >> 1])
         pipe, cycles = origin.after, 0
         if slot & 2:
             cycles, pipe = self._rules.jump(origin.last, pipe, block.insns[0], bool(slot & 1))
@@ -309,7 +319,7 @@ class PythonCore(TimingCore):
 
     def _is_unaligned(self, accesses: list[AlignedAccess]) -> bool:
         """Whether an address that must be aligned is not; its instruction is watched from now on."""
-        terms = [self._uc.reg_read(n) & 0xFFFF_FFFF for n in self._numbers]
+        terms = [self._uc.reg_read(n) & 0xFFFF_FFFF for n in self._numbers[:FIRST_SLOT]]
         misplaced = [a.insn for a in accesses if a.at is not None and a.at.value(terms) & 3]
         return sum(self._watch(insn) for insn in misplaced) > 0
 
