@@ -13,11 +13,15 @@ import jinja2
 from nas.data.front_end import FrontEnd
 from tinyengine import codegen
 from tinyengine.compile import Compiled
+from tinyengine.kernels.catalogue import Target
 from tinyengine.sources import SourceFile, Sources
 
 _TEMPLATES = ("CMakeLists.txt", "arm-none-eabi.cmake", "example.c", "README.md")
 _KERNELS, _PLAIN_KERNELS = "model_kernels.S", "model_kernels.c"
 """Generated functions, and the same in plain C for machines that are no Cortex-M."""
+_DSP, _HELIUM = "defined(__ARM_ARCH_7EM__) && defined(__ARM_FP)", "defined(__ARM_FEATURE_MVE)"
+"""What holds for a C compiler whose core has the instructions of generated functions, and the registers: those of a
+floating-point unit, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,7 @@ def library(compiled: Compiled, facts: Facts, front_end: FrontEnd | None) -> Sou
         raise ValueError(f"a front end of {front_end.frames} x {front_end.columns} does not fill {shape}")
     files = list(compiled.sources.files)
     has_kernels = any(f.name == _KERNELS for f in files)
+    helium = any(s.spec.target is Target.M55 for s in compiled.schedule.steps)
     if front_end is not None:
         files += front_end.sources().files
     environment = jinja2.Environment(
@@ -67,6 +72,7 @@ def library(compiled: Compiled, facts: Facts, front_end: FrontEnd | None) -> Sou
         "c_files": [f.name for f in files if f.name.endswith(".c")],
         "kernels": _KERNELS if has_kernels else None,
         "plain_kernels": _PLAIN_KERNELS,
+        "condition": _HELIUM if helium else _DSP,
         "front_end": front_end,
         "arena_bytes": compiled.plan.arena_bytes,
     }

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from harness import host
 from harness.boards import load_boards
-from harness.cli.extras import nas_needed
+from harness.cli.extras import let_waiting_threads_sleep, nas_needed
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.store import Store
 
@@ -44,6 +44,7 @@ def command(
         check_json_target(json)
     chosen = load_boards(boards_file).select(boards)
     host.require(chosen)
+    let_waiting_threads_sleep()
     with nas_needed("detect"):
         from harness.search import detection
     request = detection.Request(

@@ -15,17 +15,22 @@ _NAS = frozenset({"torch", "scipy"})
 def nas_needed(command: str) -> Iterator[None]:
     """Imports inside may lack the packages of the extra `nas`; what else is missing is our bug and stays one.
 
-    torch's threads then sleep while they wait for each other. By default they spin: where other programs hold the
-    processors, two of them take seven times as long as one (a step of fsdd's largest network, load 5 on two cores:
-    3.3 s, one thread 0.56 s, two that sleep 0.46 s). The environment's own OMP_WAIT_POLICY is kept.
-
     Raises:
         ConfigError: one of them is not installed; `command` is who needs it.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name not in _NAS:
             raise
         raise ConfigError(f"needs {error.name}; pip install 'tinyrack[nas]'", file=command) from error
+
+
+def let_waiting_threads_sleep() -> None:
+    """torch's threads sleep while they wait for each other; torch reads that when it is loaded, so this comes first.
+
+    By default they spin: where other programs hold the processors, two of them take six times as long as one (a
+    step of fsdd's largest network, load 5 on two cores: 3.3 s, one thread 0.56 s, two that sleep 0.46 s). The
+    environment's own OMP_WAIT_POLICY is kept.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

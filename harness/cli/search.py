@@ -16,7 +16,7 @@ from rich.table import Table
 
 from harness import host
 from harness.boards import load_boards
-from harness.cli.extras import nas_needed
+from harness.cli.extras import let_waiting_threads_sleep, nas_needed
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.store import Store
 from nas.ranking import Mode
@@ -59,6 +59,7 @@ def command(
         check_json_target(json)
     chosen = load_boards(boards_file).select(boards)
     host.require(chosen)
+    let_waiting_threads_sleep()
     with nas_needed("search"):
         from harness.search import phases
     from harness.report.search import render

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.extras import nas_needed
+from harness.cli.extras import let_waiting_threads_sleep, nas_needed
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 
 SCHEMA = "tinyrack.train/1"
@@ -31,6 +31,7 @@ def command(
     """Train a task's supernet; `tinyrack search` with the same --out goes on from it."""
     if json is not None:
         check_json_target(json)
+    let_waiting_threads_sleep()
     with nas_needed("train"):
         from harness.search import training
     screen = console(stderr=True)

@@ -39,14 +39,20 @@ def _trained(name: str = "fsdd") -> InheritedAccuracy:
     from nas.train import train_supernet
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    setup = find(name)
+    setup, file = find(name), _file(name)
+    if name == "fsdd":
+        _have_recordings()
+        if not file.exists():
+            _searched()
     task = setup.task(_RECORDINGS)
-    file = _file(name)
-    if name == "fsdd" and not file.exists():
-        _searched()
     return InheritedAccuracy(
         train_supernet(setup.space, task, setup.recipe, device=device, checkpoint=file), task, device
     )
+
+
+def _have_recordings() -> None:
+    if not _RECORDINGS.is_dir():
+        raise NotMeasured(f"there are no recordings in {_RECORDINGS}")
 
 
 def _file(name: str) -> Path:
@@ -156,8 +162,7 @@ IN_C = [f for name in ("digits", "fsdd") for f in _c_figures(name)]
 @cache
 def _searched() -> dict[str, Any]:
     """The document of one search with the defaults, from nothing."""
-    if not _RECORDINGS.is_dir():
-        raise NotMeasured(f"there are no recordings in {_RECORDINGS}")
+    _have_recordings()
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, "-m", "harness.cli.main", "search", "--task", "fsdd", "--data", str(_RECORDINGS),

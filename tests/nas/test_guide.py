@@ -138,7 +138,7 @@ def test_a_correction_learnt_from_large_networks_leaves_a_small_one_a_latency() 
 
 
 def test_ratios_that_scatter_leave_a_wide_interval_even_where_two_agree() -> None:
-    """Two of three networks take what is foretold of them: no deviation from their median is typical of a fourth."""
+    """Two of three take what is foretold of them: no deviation from their median is typical of a fourth."""
 
     def real(arch: Arch) -> Candidate:
         return replace(_candidate(SPACE.extreme(largest=False) if arch == ARCHS[2] else arch), name=arch.encode())

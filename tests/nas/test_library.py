@@ -91,6 +91,59 @@ def test_the_folder_builds_for_its_core(tmp_path: Path) -> None:
     assert " T te_invoke" in listed and " T te_front_end" in listed and "__m7_0" in listed
 
 
+_PROJECT = """cmake_minimum_required(VERSION 3.16)
+project(firmware C)
+add_compile_options({flags})
+add_subdirectory(model)
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "flags", "wanted"),
+    [
+        (Target.M7, "-mcpu=cortex-m7 -mthumb -mfloat-abi=hard", "model_kernels.S"),
+        (Target.M4, "-mcpu=cortex-m4 -mthumb -mfloat-abi=softfp", "model_kernels.S"),
+        (Target.M55, "-mcpu=cortex-m55 -mthumb -mfloat-abi=hard", "model_kernels.S"),
+        (Target.M7, "-mcpu=cortex-m7 -mthumb", "model_kernels.c"),
+        (Target.M55, "-mcpu=cortex-m7 -mthumb -mfloat-abi=hard", "model_kernels.c"),
+    ],
+    ids=lambda value: str(getattr(value, "value", value)),
+)
+def test_a_project_without_a_toolchain_file_gets_the_kernels_that_its_core_can_run(
+    target: Target, flags: str, wanted: str, tmp_path: Path
+) -> None:
+    """Nothing says that it is cross-compiling but its compiler; M4's and M7's kernels need registers of an FPU."""
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("CROSS COMPILER ABSENT: install gcc-arm-none-eabi")
+    (tmp_path / "model").mkdir()
+    _write(tmp_path / "model", None, target)
+    (tmp_path / "CMakeLists.txt").write_text(_PROJECT.format(flags=flags))
+    said = _configured(
+        tmp_path, "-DCMAKE_C_COMPILER=arm-none-eabi-gcc", "-DCMAKE_EXE_LINKER_FLAGS=--specs=nosys.specs"
+    )
+    assert f"-- tinyrack_model: {wanted}," in said
+    built = subprocess.run(
+        ["cmake", "--build", "build"], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+
+
+def _configured(folder: Path, *arguments: str) -> str:
+    """What CMake said."""
+    if shutil.which("cmake") is None:
+        pytest.skip("CMAKE ABSENT: the build file was read by tests only, not by cmake")
+    done = subprocess.run(
+        ["cmake", "-S", ".", "-B", "build", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def _cmake(folder: Path, front_end: FrontEnd | None, target: Target, *arguments: str) -> None:
     if shutil.which("cmake") is None:
         pytest.skip("CMAKE ABSENT: the build file was read by tests only, not by cmake")
