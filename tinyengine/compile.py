@@ -126,13 +126,14 @@ class Compiled:
 
 def lowered_graphs(graph: Graph, options: CompileOptions) -> tuple[tuple[Graph, ...], bool]:
     """The graph after passes, in each order worth arranging, and whether constant channels were removed."""
-    lowered = passes.run(graph)
+    lowered = passes.run(passes.without_reach(graph))
     folded = False
     if options.fold_constants:
         whole, lowered = lowered, passes.fold_constant_channels(lowered, options.requant)
         folded = lowered is not whole
         lowered = passes.run(lowered) if folded else lowered
     if options.requant is Requant.SINGLE:
+        # Fewer accumulators leave more channels an integer form equal to float32; `exact` has one for all of them.
         lowered = passes.note_reach(lowered, options.requant)
     return tuple(dict.fromkeys((lowered, order.reorder(lowered)))), folded
 

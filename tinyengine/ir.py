@@ -65,7 +65,8 @@ class QuantParams:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tensor:
     """A value in the graph. `data` is set for constants only and is read-only. `reach`, where it is known, is the
-    lowest and the highest value of each channel (the last axis), the zero point among them, under one rounding.
+    lowest and the highest value of each channel (the last axis), the zero point among them, under the rounding
+    that `passes.note_reach` was given.
 
     `name` is for people and is arbitrary text from a file: it must pass `codegen`'s sanitising before it may
     reach C, and autoescaping before HTML.

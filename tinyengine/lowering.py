@@ -324,12 +324,24 @@ def conv_accumulator_range(graph: Graph, node: Node) -> tuple[NDArray[np.int64],
     if isinstance(node.op, DepthwiseConv2D):
         low, high = (np.repeat(v, node.op.multiplier if len(v) > 1 else 1)[:, None] for v in (low, high))
     else:
-        low, high = (np.tile(v, by_channel.shape[1] // len(v)) for v in (low, high))
+        low, high = along_inputs(low, high, by_channel.shape[1])
     ends = (by_channel * (low - offset), by_channel * (high - offset))
     bias = np.zeros(len(by_channel), dtype=np.int64)
     if len(node.inputs) > 2:
         bias = np.asarray(input_tensor(graph, node, 2).data, dtype=np.int64)
     return np.minimum(*ends).sum(axis=1) + bias, np.maximum(*ends).sum(axis=1) + bias
+
+
+def along_inputs(
+    low: NDArray[np.int64], high: NDArray[np.int64], inputs: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Bounds of the inputs of one output, from bounds of each channel: windows hold all channels at each position.
+
+    A fully connected layer may take any number of elements, and then each of them may be of any channel.
+    """
+    if inputs % len(low):
+        return np.full(inputs, low.min()), np.full(inputs, high.max())
+    return np.tile(low, inputs // len(low)), np.tile(high, inputs // len(high))
 
 
 def conv_single_multipliers(graph: Graph, node: Node) -> tuple[Multiplier | None, ...] | None:

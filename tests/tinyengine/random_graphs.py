@@ -396,17 +396,19 @@ def random_graph(seed: int, *, nodes: int | None = None) -> Graph:
 
 
 def random_inputs(graph: Graph, seed: int) -> tuple[NDArray[np.generic], ...]:
-    """Uniform int8 (or float32) inputs; every fourth seed saturates."""
+    """Uniform int8 (or float32) inputs within their reach; every fourth seed saturates."""
     rng = np.random.default_rng(seed)
     arrays: list[NDArray[np.generic]] = []
     for i in graph.inputs:
         t = graph.tensors[i]
         if t.dtype is DType.FLOAT32:
             arrays.append(rng.uniform(-4, 4, t.shape).astype(np.float32))
-        elif seed % 4 == 3:
-            arrays.append(rng.choice(np.array([-128, 127], dtype=np.int8), t.shape))
+            continue
+        if seed % 4 == 3:
+            values = rng.choice(np.array([-128, 127], dtype=np.int8), t.shape)
         else:
-            arrays.append(rng.integers(-128, 128, t.shape, dtype=np.int8))
+            values = rng.integers(-128, 128, t.shape, dtype=np.int8)
+        arrays.append(values if t.reach is None else np.clip(values, *np.array(t.reach, dtype=np.int8)))
     return tuple(arrays)
 
 

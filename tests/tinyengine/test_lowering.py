@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from tests.tinyengine.operator_cases import make_case
+from tests.tinyengine.random_graphs import Builder
 from tinyengine import fixedpoint, lowering, reference
+from tinyengine.compile import CompileOptions, compile_graph
 from tinyengine.importers import tflite
-from tinyengine.ir import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Node
+from tinyengine.ir import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Node, QuantParams
+from tinyengine.kernels.catalogue import Target
 
 WEIGHTED = ("conv", "depthwise", "fully_connected")
 EXHAUSTIVE = 1 << 19
@@ -103,6 +106,57 @@ def test_the_accumulator_range_is_reached() -> None:
         worst = np.where(row > 0, -128, 127) - zero_point
         assert high[channel] == (row * best).sum() + bias[channel]
         assert low[channel] == (row * worst).sum() + bias[channel]
+
+
+@pytest.mark.parametrize("operator", WEIGHTED)
+def test_within_an_inputs_reach_the_range_is_what_its_ends_give(operator: str) -> None:
+    rng = np.random.default_rng(4)
+    narrower = 0
+    for seed in range(20):
+        graph = make_case(operator, seed).graph
+        node = graph.nodes[0]
+        x, weights, bias = (graph.tensors[t] for t in node.inputs[:3])
+        w, channels = np.asarray(weights.data, dtype=np.int64), x.shape[-1]
+        zero_point = lowering.quant_params(x).zero_point
+        least, most = rng.integers(-128, zero_point + 1, channels), rng.integers(zero_point, 128, channels)
+        tensors = [replace(t, reach=(tuple(least), tuple(most))) if t is x else t for t in graph.tensors]
+        low, high = lowering.conv_accumulator_range(replace(graph, tensors=tuple(tensors)), node)
+        op = node.op
+        if isinstance(op, DepthwiseConv2D):
+            least, most = (np.repeat(v, op.multiplier) for v in (least, most))
+        elif isinstance(op, FullyConnected):
+            w = w.reshape(len(w), -1, channels)
+        axes = tuple(range(3)) if isinstance(op, DepthwiseConv2D) else tuple(range(1, w.ndim))
+        ends = (w * (least - zero_point), w * (most - zero_point))
+        added = np.asarray(bias.data, dtype=np.int64)
+        np.testing.assert_array_equal(low, np.minimum(*ends).sum(axis=axes) + added)
+        np.testing.assert_array_equal(high, np.maximum(*ends).sum(axis=axes) + added)
+        narrower += int((high - low < np.ptp(lowering.conv_accumulator_range(graph, node), axis=0)).sum())
+    assert narrower
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3, 6, 8, 12, 24])
+def test_rows_of_a_fully_connected_layer_may_begin_at_any_channel(inputs: int) -> None:
+    b = Builder(rng=np.random.default_rng(inputs))
+    quant = QuantParams(scales=(0.05,), zero_points=(-7,))
+    x = b.input((1, 2, 2, 6), quant)
+    weights, bias, out = b.weights((4, inputs), 0, inputs, x)
+    y = b.node(FullyConnected(), (x, weights, bias), (24 // inputs, 4), out)
+    graph = b.graph((y,))
+    least, most = np.array([-7, -90, -7, -8, -100, -7]), np.array([60, -7, 3, 100, -7, 90])
+    tensors = [replace(t, reach=(tuple(least), tuple(most))) if n == x else t for n, t in enumerate(graph.tensors)]
+    noted = replace(graph, tensors=tuple(tensors))
+    low, high = lowering.conv_accumulator_range(noted, noted.nodes[0])
+    w, added = (np.asarray(graph.tensors[t].data, dtype=np.int64) for t in (weights, bias))
+    assert (low < high).all()
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        values = np.where(rng.integers(0, 2, (2, 2, 6)), least, most).reshape(-1, inputs) + 7
+        sums = values @ w.T + added
+        assert (sums >= low).all()
+        assert (sums <= high).all()
+    for target in (Target.C, Target.M4, Target.M7, Target.M55):
+        compile_graph(graph, CompileOptions(target=target, requant=fixedpoint.Requant.SINGLE))
 
 
 def test_per_tensor_scales_serve_every_channel_and_a_wrong_number_is_named() -> None:

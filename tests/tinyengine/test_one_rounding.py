@@ -223,7 +223,11 @@ def forms_with_gains(requant: Requant) -> tuple[set[Rounding], int]:
             floating = lowering.conv_single_scales(graph, graph.nodes[0])
             assert floating is not None
             for c, m in enumerate(lowering.conv_multipliers(graph, graph.nodes[0])):
-                acc = np.unique(np.concatenate([rng.integers(low[c], high[c] + 1, 9000), [low[c], high[c]]]))
+                # Few accumulators decide: those that reach a step first, and those before them.
+                steps = lowering.steps_within(Clamp(), zero_point)
+                deciding = lowering.first_reaching(floating[c], int(low[c]), int(high[c]), steps)
+                drawn = rng.integers(low[c], high[c] + 1, 9000)
+                acc = np.unique(np.clip(np.concatenate([drawn, deciding, deciding - 1]), low[c], high[c]))
                 if constants.channels[c].first:
                     check_coarse(constants, c, acc, fixedpoint.requantize_float(acc, floating[c]) + zero_point)
                     continue

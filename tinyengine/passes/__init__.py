@@ -2,14 +2,14 @@
 
 One pass a module; `run` is the default pipeline. Each stands alone and may run in any order: the reference
 computes the same before and after (test_passes.py). Nothing here knows kernels, memory or C. Two passes need to
-know the rounding and are not part of `run`: `fold_constant_channels` and `note_reach`.
+know the rounding and are not part of `run`: `fold_constant_channels` and `note_reach`, which comes last of all.
 """
 
 from __future__ import annotations
 
 from tinyengine.ir import Graph
 from tinyengine.passes.clamps import fuse_clamps
-from tinyengine.passes.constant_channels import fold_constant_channels, note_reach
+from tinyengine.passes.constant_channels import fold_constant_channels, note_reach, without_reach
 from tinyengine.passes.dead import prune
 from tinyengine.passes.no_ops import remove_no_ops
 from tinyengine.passes.padding import fuse_padding
@@ -27,6 +27,7 @@ __all__ = [
     "prune",
     "remove_no_ops",
     "run",
+    "without_reach",
 ]
 
 

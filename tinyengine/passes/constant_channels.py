@@ -86,8 +86,11 @@ def bounds(graph: Graph, requant: Requant) -> dict[TensorId, Bounds]:
 
 
 def note_reach(graph: Graph, requant: Requant) -> Graph:
-    """`graph` with each tensor's `reach`, where its bounds are narrower than int8; padding is the zero point."""
-    tensors = list(graph.tensors)
+    """`graph` with each tensor's `reach`, where its bounds are narrower than int8; padding is the zero point.
+
+    What was noted before is forgotten. To come last: a pass that changes channels or clamps knows nothing of it.
+    """
+    tensors = list(without_reach(graph).tensors)
     for index, found in bounds(graph, requant).items():
         quant = tensors[index].quant
         if quant is None:
@@ -97,6 +100,11 @@ def note_reach(graph: Graph, requant: Requant) -> Graph:
             reach = tuple(low.tolist()), tuple(high.tolist())
             tensors[index] = replace(tensors[index], reach=reach)
     return replace(graph, tensors=tuple(tensors))
+
+
+def without_reach(graph: Graph) -> Graph:
+    """`graph` with nothing noted."""
+    return replace(graph, tensors=tuple(t if t.reach is None else replace(t, reach=None) for t in graph.tensors))
 
 
 def fold_constant_channels(graph: Graph, requant: Requant) -> Graph:
@@ -113,7 +121,7 @@ def fold_constant_channels(graph: Graph, requant: Requant) -> Graph:
     for index, mask in kept.items():
         if not mask.all():
             tensor = tensors[index]
-            tensors[index] = replace(tensor, shape=(*tensor.shape[:-1], int(mask.sum())))
+            tensors[index] = replace(tensor, shape=(*tensor.shape[:-1], int(mask.sum())), reach=None)
     return replace(graph, tensors=tuple(tensors), nodes=nodes)
 
 
@@ -141,11 +149,7 @@ def _sums(graph: Graph, node: Node, x: Bounds) -> Bounds | None:
     offset = 0 if op.zero_point_folded else zero_point
     low, high = x.low - offset, x.high - offset
     if isinstance(op, FullyConnected):
-        if w.shape[1] != len(low):
-            # Several positions of a map in one row: all channels at every position.
-            if w.shape[1] % len(low):
-                return None
-            low, high = (np.tile(v, w.shape[1] // len(low)) for v in (low, high))
+        low, high = lowering.along_inputs(low, high, w.shape[1])
         return Bounds(
             low=bias + np.minimum(w * low, w * high).sum(axis=1),
             high=bias + np.maximum(w * low, w * high).sum(axis=1),

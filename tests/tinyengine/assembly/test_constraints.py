@@ -35,6 +35,7 @@ _ONCE = replace(_TWICE, rounding=Rounding.ONCE)
 _FLOAT = replace(_TWICE, rounding=Rounding.FLOAT)
 _MIXED = replace(_TWICE, rounding=Rounding.MIXED)
 _COARSENED = replace(_TWICE, rounding=Rounding.COARSENED, kinked_pairs=((False, True),))
+_KINKED = replace(_COARSENED, rounding=Rounding.KINKED, kink=9)
 _USUAL: Mapping[type[Literals], Literals] = {
     Tile: pointwise(4, 2, 2, 1, _TWICE),
     Twin: Twin(depth=8, channels=2, epilogue=_TWICE, most_sum=1000),
@@ -58,6 +59,7 @@ _LIMITS: Mapping[type[Literals], tuple[tuple[dict[str, Any], dict[str, Any]], ..
         ({"tile_step_bytes": 4}, {"tile_step_bytes": 2}),
         ({"pixel_offsets_bytes": (0, 4088)}, {"pixel_offsets_bytes": (0, 4092)}),
         ({"window": Window(offsets_bytes=(0,) * 503)}, {"window": Window(offsets_bytes=(0,) * 504)}),
+        ({"epilogue": _KINKED}, {"epilogue": _COARSENED}),
     ),
     Twin: (
         ({"depth": 12}, {"depth": 10}),
@@ -82,12 +84,14 @@ _LIMITS: Mapping[type[Literals], tuple[tuple[dict[str, Any], dict[str, Any]], ..
         ({"kernel": (1, 8)}, {"kernel": (1, 9)}),
         ({"row_bytes": 20}, {"row_bytes": 18}),
         ({"row_bytes": 2040}, {"row_bytes": 2044}),
+        ({"epilogue": _KINKED}, {"epilogue": _COARSENED}),
     ),
     Winograd: (
         ({"in_channels": 4}, {"in_channels": 3}),
         ({"row_bytes": 2020}, {"row_bytes": 2024}),
         ({"in_channels": 72}, {"in_channels": 74}),
         ({"out_row_bytes": 4063}, {"out_row_bytes": 4064}),
+        ({"epilogue": _MIXED}, {"epilogue": _KINKED}),
     ),
     Sum: (
         ({"epilogue": _TWICE}, {"epilogue": _SHIFTS}),
@@ -116,6 +120,22 @@ def test_each_constraint_refuses_what_lies_beyond_it(name: str) -> None:
         assert unmet == n, literals.refusal()
         with pytest.raises(ValueError, match=re.escape(literals.refusal() or "nothing")):
             function.render("k", literals, Core.M4, "")
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+def test_a_rounding_is_refused_or_assembles(rounding: Rounding, tmp_path: Path) -> None:
+    form = replace(_KINKED, rounding=rounding)
+    texts = []
+    for name, function in FUNCTIONS.items():
+        usual = _USUAL[literals_of(function)]
+        if not hasattr(usual, "epilogue"):
+            continue
+        literals = changed(literals_of(function), {"epilogue": form})
+        if literals.refusal() is None:
+            texts.append(function.render(name.lower(), literals, Core.M4, ""))
+    assert bool(texts) is not (rounding is Rounding.KINK)
+    if texts:
+        Rig(core=Core.M4, text="".join(texts), folder=tmp_path)
 
 
 @pytest.mark.parametrize("core", Core)

@@ -69,4 +69,4 @@ def test_depths_that_do_not_divide_are_refused() -> None:
 
 def test_channels_in_different_roundings_are_refused() -> None:
     made = quantization.layer(QUANTIZATIONS[0], 8, 8, np.random.default_rng(0), rounding=Rounding.MIXED)
-    assert "different ways" in (Dense(depth=8, unroll=2, epilogue=made.epilogue).refusal() or "")
+    assert "rounded as mixed" in (Dense(depth=8, unroll=2, epilogue=made.epilogue).refusal() or "")

@@ -138,4 +138,4 @@ def test_what_does_not_fit_is_refused() -> None:
         with pytest.raises(ValueError):
             twin.render("k", kernel, Core.M4, "")
     floating = replace(EPILOGUE, rounding=Rounding.FLOAT)
-    assert replace(usual, epilogue=floating).refusal() == "FP registers are in use"
+    assert replace(usual, epilogue=floating).refusal() == "nothing here is rounded as float"

@@ -44,10 +44,7 @@ class Sum(Literals):
         """What one multiplier and one addend for all elements can say."""
         form = self.epilogue
         yield Constraint(is_met=form.right_shift is not None, otherwise="the shift is not a literal")
-        yield Constraint(
-            is_met=form.rounding in (Rounding.TWICE, Rounding.ONCE, Rounding.NONE),
-            otherwise=f"sums are not rounded as {form.rounding.value}",
-        )
+        yield form.among(Rounding.TWICE, Rounding.ONCE, Rounding.NONE)
 
 
 def pack(a: NDArray[np.int64], b: NDArray[np.int64], constants: ChannelConstants) -> NDArray[np.uint32]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tinyengine.kernels.assembly.declaration import Constraint, Declaration, Literals, aligned
 from tinyengine.kernels.assembly.emitter import Emitter
 from tinyengine.kernels.assembly.instruction import Register
-from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp, rescale, saturate
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding, clamp, rescale, saturate
 from tinyengine.kernels.assembly.scheduler import Core
 
 CHANNELS = 8
@@ -60,9 +60,7 @@ class Dense(Literals):
             otherwise="channels of different shifts are not uniform",
         )
         yield Constraint(is_met=self.unroll <= _MOST_UNROLL, otherwise=f"{self.unroll} words a pass are too many")
-        yield Constraint(
-            is_met=not (form.is_mixed or form.is_kinked), otherwise="channels are rounded in different ways"
-        )
+        yield form.among(Rounding.TWICE, Rounding.ONCE, Rounding.FLOAT)
 
     @property
     def block_words(self) -> int:

@@ -117,6 +117,9 @@ class Plane(Literals):
             is_met=self._reaches(self.group),
             otherwise=f"a window or its outputs span more than an offset's {MOST_LOAD_OFFSET_BYTES} B",
         )
+        yield self.epilogue.among(
+            Rounding.TWICE, Rounding.ONCE, Rounding.PRODUCT, Rounding.FLOAT, Rounding.MIXED, Rounding.KINKED
+        )
 
     def _reaches(self, group: int) -> bool:
         """Whether immediate offsets reach a group's last word and output."""

@@ -24,6 +24,7 @@ import numpy as np
 
 from tinyengine.fixedpoint import Multiplier
 from tinyengine.ir import Clamp
+from tinyengine.kernels.assembly.declaration import Constraint
 from tinyengine.kernels.assembly.emitter import Emitter
 from tinyengine.kernels.assembly.instruction import Register
 
@@ -46,15 +47,14 @@ class Rounding(Enum):
     """As PRODUCT, of a sum less itself shifted down."""
     KINKED = "kinked"
     """Some channels as KINK, the others as PRODUCT; a channel's addend says which."""
-    COARSE = "coarse"
-    """As PRODUCT, of a first product, which is rounded down to steps that are coarse."""
     COARSENED = "coarsened"
-    """Some channels as COARSE, the others as ONCE; a channel's first multiplier says which."""
+    """Some channels as PRODUCT of a first product, whose steps are coarse; the others as ONCE; a channel's first
+    multiplier says which."""
     NONE = "none"
     """The sum is on the output's scale already, shifted up."""
 
 
-_WITHOUT_ADDEND = (Rounding.PRODUCT, Rounding.KINK, Rounding.KINKED, Rounding.COARSE)
+_WITHOUT_ADDEND = (Rounding.PRODUCT, Rounding.KINK, Rounding.KINKED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +120,12 @@ class Epilogue:
     def is_coarsened(self) -> bool:
         """Whether kernels must look which channels have a coarse first product."""
         return self.rounding is Rounding.COARSENED
+
+    def among(self, *forms: Rounding) -> Constraint:
+        """That it is one of the forms a function has code for."""
+        return Constraint(
+            is_met=self.rounding in forms, otherwise=f"nothing here is rounded as {self.rounding.value}"
+        )
 
     def of_pair(self, pair: Pair) -> tuple[Epilogue, Epilogue]:
         """The form of each channel of a pair; `pair` says which have a kink, or are in float32."""

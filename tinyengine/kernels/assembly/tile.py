@@ -31,6 +31,7 @@ from tinyengine.kernels.assembly.requantize import (
     ChannelConstants,
     Epilogue,
     Pair,
+    Rounding,
     choose_kink,
     kinked_name,
 )
@@ -132,6 +133,9 @@ class Tile(Literals):
         yield Constraint(
             is_met=self.step_bytes * words + 64 <= MOST_LOAD_OFFSET_BYTES,
             otherwise=f"{words} words a pass are too many",
+        )
+        yield self.epilogue.among(
+            Rounding.TWICE, Rounding.ONCE, Rounding.PRODUCT, Rounding.FLOAT, Rounding.MIXED, Rounding.KINKED
         )
 
     @property

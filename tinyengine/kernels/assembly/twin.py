@@ -53,8 +53,8 @@ _IS_APART = 1 << 31
 _OUT, _X_END, _X_BASE, _BLOCKS, _OUT_BASE, _SEGMENT_END = "s10", "s11", "s12", "s13", "s14", "s15"
 _MOST_SUM = 1 << 23
 """256 * S must not leave 32 bits."""
-_MOST_LITERAL_SHIFT = 15
-"""An addend of zero_point << (shift + 8) leaves headroom."""
+MOST_LITERAL_SHIFT = 15
+"""Up to it 256 * S is requantized as it is: an addend of zero_point << (shift + 8) leaves headroom."""
 _MOST_WORDS_A_PASS = 64
 _MOST_LOOP_WORDS = 16
 """Longest window whose code is short enough to be there once for each kind of pair."""
@@ -92,10 +92,7 @@ class Twin(Literals):
             is_met=self.most_sum < _MOST_SUM,
             otherwise=f"a sum may reach {self.most_sum}, {_MOST_SUM} is the limit",
         )
-        yield Constraint(
-            is_met=form.rounding in (Rounding.TWICE, Rounding.ONCE, Rounding.MIXED, Rounding.COARSENED),
-            otherwise="FP registers are in use",
-        )
+        yield form.among(Rounding.TWICE, Rounding.ONCE, Rounding.MIXED, Rounding.COARSENED)
         yield Constraint(
             is_met=not form.is_mixed or form.right_shift is not None,
             otherwise="right shifts are in the FP registers that float rounding needs",
@@ -116,7 +113,7 @@ class Twin(Literals):
         form = self.epilogue
         shift = form.right_shift
         is_once = form.in_integers.rounding is Rounding.ONCE
-        return is_once and shift is not None and shift <= _MOST_LITERAL_SHIFT
+        return is_once and shift is not None and shift <= MOST_LITERAL_SHIFT
 
     @property
     def has_loops(self) -> bool:

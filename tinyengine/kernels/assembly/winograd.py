@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tinyengine.kernels.assembly.declaration import Constraint, Declaration, Literals, aligned
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
-from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, clamp, rescale, saturate
+from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding, clamp, rescale, saturate
 from tinyengine.kernels.assembly.scheduler import Core
 
 GROUP_TILES = 4
@@ -76,6 +76,7 @@ class Winograd(Literals):
             is_met=self.out_row_bytes + 8 * self.channels <= MOST_LOAD_OFFSET_BYTES,
             otherwise=f"an output row of {self.out_row_bytes} B is too long",
         )
+        yield self.epilogue.among(Rounding.TWICE, Rounding.ONCE, Rounding.FLOAT, Rounding.MIXED)
 
     @property
     def position_bytes(self) -> int:

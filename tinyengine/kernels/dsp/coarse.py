@@ -1,4 +1,4 @@
-"""A staircase no line passes, passed by two products: the first one's steps are coarse, dozens to an accumulator.
+"""A staircase no line passes, passed by two products; the first one's steps are coarse, 4 to 127 an accumulator.
 
 float32 rounds products within half a unit of a tie by the parity of the step (`kinks.py`); only three to twelve
 accumulators of a channel come as near. t = SMMUL(256 acc + offset, first), SMMUL(t, multiplier): the first product

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tinyengine import fixedpoint, lowering
 from tinyengine.fixedpoint import Multiplier
 from tinyengine.ir import Clamp, Integers
-from tinyengine.kernels.assembly import requantize
+from tinyengine.kernels.assembly import requantize, twin
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
 from tinyengine.kernels.dsp import coarse, kinks, rounding
 from tinyengine.kernels.dsp.coarse import Coarse
@@ -239,12 +239,16 @@ def _sums(layer: Channels, shift: int, most_sum: int) -> Constants | None:
 
 
 def coarsened(layer: Channels, constants: Constants, most_sum: int) -> Constants:
-    """`constants` with coarse products where they round in float32; themselves where some channel has none.
+    """`constants` with coarse products where they round in float32; themselves where some channel has none, or
+    where pixels in pairs have no code for them.
 
     Args:
         most_sum: what no accumulator, its offset included, may exceed.
     """
-    if not constants.epilogue.is_mixed or layer.scales is None:
+    form = constants.epilogue
+    if not form.is_mixed or layer.scales is None or form.right_shift is None:
+        return constants
+    if form.right_shift > twin.MOST_LITERAL_SHIFT:
         return constants
     is_float = [k.multiplier < 0 for k in constants.channels]
     for shift in coarse.SHIFTS:
@@ -258,7 +262,7 @@ def coarsened(layer: Channels, constants: Constants, most_sum: int) -> Constants
                     multiplier=one.multiplier, addend=one.offset, right_shift=shift, first=one.first
                 )
         form = replace(
-            constants.epilogue,
+            form,
             rounding=Rounding.COARSENED,
             kink=shift,
             kinked_pairs=requantize.kinked_pairs(is_float),

@@ -181,7 +181,8 @@ def _twin_work(found: Layer, choice: Tile) -> Work:
         outputs = 2 * twin.PIXELS * pairs * tiles
         one = costs.total((one, tiled_rows.rescale_counts(outputs, constants)))
         counts = costs.total((counts, costs.times(count, one)))
-    code = 28 * found.depth // kernel.passes + 500
+    others = len(kernel.epilogue.kinked_pairs)
+    code = 28 * found.depth // kernel.passes * (1 + others * kernel.has_loops) + 250 * (2 + others)
     return Work(counts=counts, flash_bytes=4 * kernel.block_words * pairs + code)
 
 

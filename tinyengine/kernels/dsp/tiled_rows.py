@@ -18,6 +18,8 @@ _TILE_CYCLES = 40
 _MOST_UNROLLED_WORDS = 64
 _MOST_SHORT_WORDS = 8
 _LEAST_LOOPED_WORDS = 8
+_COARSE = 1.5
+"""Kinks that a coarse product is worth, with a shift for every other pixel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +99,6 @@ def row_counts(row: Row, kernel: Tile, constants: Constants, form: Weights) -> d
             found = costs.total((found, {name: count for name, count in some.items() if count}))
             outputs += 2 * pairs * tiles * pixels
     return costs.total((found, rescale_counts(outputs, constants)))
-
-
-_COARSE = 1.5
-"""Kinks that a coarse product is worth, with a shift for every other pixel."""
 
 
 def rescale_counts(outputs: float, constants: Constants) -> dict[str, float]:

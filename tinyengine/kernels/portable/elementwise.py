@@ -101,8 +101,8 @@ def lookup(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:  # n
     elements = graph.tensors[node.inputs[0]].elements
     # The function indexes with the byte's unsigned value: entry 0 is for q = 0, entry 128 for q = -128.
     values = np.roll(np.arange(-128, 128, dtype=np.int8), -128)
-    x = replace(lowering.input_tensor(graph, node), shape=(256,), data=None)
-    y = replace(lowering.output_tensor(graph, node), shape=(256,), data=None)
+    x = replace(lowering.input_tensor(graph, node), shape=(256,), data=None, reach=None)
+    y = replace(lowering.output_tensor(graph, node), shape=(256,), data=None, reach=None)
     alone = replace(node, inputs=(0,), outputs=(1,))
     (table,) = reference.run(
         Graph(name="table", tensors=(x, y), nodes=(alone,), inputs=(0,), outputs=(1,)), (values,), requant=mode
