@@ -17,8 +17,8 @@ _MARGIN = 0.1
 
 
 def interesting(population: Sequence[Member], ranking: Ranking, *, most: int, uncertain: int) -> list[Arch]:
-    """Without a budget, while evolution goes on: `uncertain` ones that are least known, then those on the front
-    and those whose interval straddles a limit, the most accurate first."""
+    """While evolution goes on, without a budget or, within one, where nobody is promising: `uncertain` ones that
+    are least known, then those on the front and those whose interval straddles a limit, by accuracy."""
     unknown = [m for m in population if not m.measured]
     straddling = [m for m in unknown if m.straddles(ranking.limits)]
     leading = [m for m in ranking.front(population) if not m.measured]

@@ -20,8 +20,8 @@ _TEMPLATES = ("CMakeLists.txt", "arm-none-eabi.cmake", "example.c", "README.md")
 _KERNELS, _PLAIN_KERNELS = "model_kernels.S", "model_kernels.c"
 """Generated functions, and the same in plain C for machines that are no Cortex-M."""
 _DSP, _HELIUM = "defined(__ARM_ARCH_7EM__) && defined(__ARM_FP)", "defined(__ARM_FEATURE_MVE)"
-"""What holds for a C compiler whose core has the instructions of generated functions, and the registers: those of a
-floating-point unit, too."""
+"""What holds for a C compiler whose core has the instructions of generated functions, and the registers: a
+floating-point unit's too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

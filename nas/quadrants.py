@@ -43,6 +43,8 @@ from nas.train import Recipe, train_network, train_supernet
 
 STAGE1_SAMPLES = 200
 _SPLIT_SEED = 7
+_BELOW_ALL = float("-inf")
+"""In place of the accuracy of a network that does not fit: nobody asks for it."""
 _FREE = Value(value=0.0, low=0.0, high=0.0, id="counted")
 
 
@@ -53,7 +55,8 @@ class Budget:
     Args:
         supernet: its elastic phase shows every sample to `subnetworks` networks.
         tuning: of the searched network.
-        population: networks whose accuracy evolution asks for at first; as many again each generation.
+        population: networks that evolution keeps, and new ones each generation; of those that fit it asks for the
+            accuracy.
     """
 
     supernet: Recipe
@@ -79,9 +82,10 @@ class Study:
     Args:
         task: the data for inputs of so many rows.
         spaces: what stage 1 chooses from; `scaled`: what S-MbV2 is chosen from.
-        share: of a space, that must surely fit. Evolution draws until enough do, and a draw that does not costs
-            next to nothing here: more than that takes the narrowest spaces, whose networks compute less than the
-            scaled network that just fits.
+        share: of a space's networks, that must surely fit; where no space has it, the one that fits most often is
+            taken. A small one will do: evolution first draws many populations until enough fit, and a draw that
+            does not costs a plan and no accuracy. A large one leaves narrow spaces only, whose mean network may
+            compute less than the scaled one.
         limit: without what every firmware takes.
     """
 
@@ -194,8 +198,11 @@ class _Run:
             space, judged.task, recipe, device=self._device, checkpoint=self._checkpoint(space, recipe)
         )
         inherited = InheritedAccuracy(supernet, judged.task, self._device, seed=seed)
-        evolution, best = self._evolve(space, inherited, drawn=0)
-        random_search, _ = self._evolve(space, inherited, drawn=round(study.budget.population / verdict.share))
+        counted = Counted(self._engine, space.skeleton)
+        evolution, best = self._evolve(space, inherited, counted, drawn=0)
+        random_search, _ = self._evolve(
+            space, inherited, counted, drawn=round(study.budget.population / verdict.share)
+        )
         tuning = replace(study.budget.tuning, seed=seed)
         network = supernet.extract(best)
         train_network(
@@ -238,14 +245,14 @@ class _Run:
         return Verdict.of(judged, self._study.limit)
 
     def _evolve(
-        self, space: Space, inherited: InheritedAccuracy, *, drawn: int
+        self, space: Space, inherited: InheritedAccuracy, counted: Counted, *, drawn: int
     ) -> tuple[tuple[float | None, ...], Arch]:
         """The best accuracy after each generation, and the best network.
 
         Args:
             drawn: 0 evolves; for a random search, draws of which a population fits.
         """
-        study, judge = self._study, Counted(self._engine, space.skeleton)
+        study = self._study
         population = study.budget.population
         settings = Settings(
             population=population,
@@ -268,9 +275,11 @@ class _Run:
             space,
             limits,
             settings,
-            accuracy=lambda archs: [inherited(a) if self._fits(space, a) else 0.0 for a in archs],
-            predict=judge,
-            measure=judge,
+            accuracy=lambda archs: [
+                inherited(a) if fits(counted.need(a), study.limit) else _BELOW_ALL for a in archs
+            ],
+            predict=counted,
+            measure=counted,
         ).run()
         best: list[float | None] = []
         for generation in found.history:
@@ -304,10 +313,11 @@ class _Run:
 
 
 class Counted:
-    """A judge as predictor and as what is measured: its counts are certain."""
+    """A judge as predictor and as what is measured: its counts are certain, and made once a network."""
 
     def __init__(self, judge: Judge, skeleton: Skeleton) -> None:
         self._judge, self._skeleton = judge, skeleton
+        self._needs: dict[Arch, Need] = {}
 
     def __call__(self, candidates: Sequence[Arch]) -> list[tuple[Costs, ...]]:
         return [(self._costs(a),) for a in candidates]
@@ -315,8 +325,14 @@ class Counted:
     def learn(self, measured: Sequence[Arch]) -> None:
         """There is nothing to learn."""
 
+    def need(self, arch: Arch) -> Need:
+        """What `arch` takes."""
+        if arch not in self._needs:
+            self._needs[arch] = self._judge.need(layout(self._skeleton, arch))
+        return self._needs[arch]
+
     def _costs(self, arch: Arch) -> Costs:
-        need = self._judge.need(layout(self._skeleton, arch))
+        need = self.need(arch)
         sram, flash = (
             Value(value=float(b), low=float(b), high=float(b), id="counted")
             for b in (need.sram_bytes, need.flash_bytes)

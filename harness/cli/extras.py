@@ -27,7 +27,7 @@ def nas_needed(command: str) -> Iterator[None]:
 
 
 def let_waiting_threads_sleep() -> None:
-    """torch's threads sleep while they wait for each other; torch reads that when it is loaded, so this comes first.
+    """torch's threads sleep while they wait for each other; torch reads it when it is loaded, so this comes first.
 
     By default they spin: where other programs hold the processors, two of them take six times as long as one (a
     step of fsdd's largest network, load 5 on two cores: 3.3 s, one thread 0.56 s, two that sleep 0.46 s). The

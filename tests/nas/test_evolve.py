@@ -321,6 +321,14 @@ def test_a_budget_too_small_for_any_answer_ends_with_the_nearest_miss() -> None:
     assert len(boards.asked) <= 2
 
 
+def test_a_budget_is_spent_early_too_where_nothing_is_promising() -> None:
+    """No interval comes near the limit: then what is least known is asked about, and teaches."""
+    boards, guess = Boards(), Guess()
+    with pytest.raises(Infeasible):
+        search((latency(0.001),), replace(SMALL, budget=16, uncertain_a_generation=4), boards=boards, guess=guess)
+    assert guess.learnt == boards.asked and 4 <= len(boards.asked) <= 5
+
+
 def test_looking_at_neighbours_in_the_end_never_finds_less() -> None:
     few = replace(SMALL, generations=1, measured_a_generation=2)
     plain = search((latency(22.0),), few)
