@@ -31,6 +31,10 @@ class Need(NamedTuple):
     sram_bytes: int
     flash_bytes: int
 
+    def without(self, part: Need) -> Need:
+        """What is left of both."""
+        return Need(sram_bytes=self.sram_bytes - part.sram_bytes, flash_bytes=self.flash_bytes - part.flash_bytes)
+
 
 class Judge(Protocol):
     """One way to count."""

@@ -6,7 +6,6 @@ values and were not run here; those of `digits` and `fsdd` were chosen for minut
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 from nas.data import digits, fsdd, images, speech_commands, voc, vww
 from nas.data.front_end import FrontEnd
 from nas.data.task import Task
-from nas.errors import DataError, EncodingError
-from nas.space import IMAGENET, Skeleton, Space, spectrograms
+from nas.errors import DataError
+from nas.space import IMAGENET, Size, Skeleton, Space, spectrograms
 from nas.train import Recipe
 
 
@@ -56,10 +55,7 @@ class Setup:
         Raises:
             EncodingError: that is no space. DataError: the task's inputs have another number of rows.
         """
-        found = _SPACE.fullmatch(space)
-        width_percent, rows = (round(100 * float(found[1])), int(found[2])) if found else (0, 0)
-        if not (10 <= width_percent <= 400 and 16 <= rows <= 512):
-            raise EncodingError("a space looks like w0.5-r144: width 0.1 to 4, 16 to 512 rows", space)
+        width_percent, rows = Size.named(space)
         own = self.space.resolution
         if rows != own and (self.read is None or self.front_end is not None):
             raise DataError(f"its inputs have {own} rows, so a space looks like w0.5-r{own}", self.name)
@@ -70,8 +66,6 @@ class Setup:
         skeleton = replace(self.space.skeleton, classes=count)
         return replace(self, space=replace(self.space, skeleton=skeleton))
 
-
-_SPACE = re.compile(r"w(\d(?:\.\d{1,2})?)-r(\d{1,3})", re.ASCII)
 
 _SMALL = Skeleton(
     name="mcunet-digits",

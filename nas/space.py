@@ -16,8 +16,10 @@ paper's baselines S-MbV2 and S-Proxyless.
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from nas.arch import Arch, Block, draw_block
 from nas.errors import EncodingError
@@ -28,6 +30,9 @@ CHANNEL_UNIT = 8
 
 
 _LAST = Block(kernel=3, expand=6)
+_NAME = re.compile(r"w(\d(?:\.\d{1,2})?)-r(\d{1,3})", re.ASCII)
+_MOST_WIDTH_PERCENT, _LEAST_WIDTH_PERCENT = 400, 10
+_MOST_ROWS, _LEAST_ROWS = 512, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +127,28 @@ def scaled(channels: int, width_percent: int) -> int:
     exact_percent = channels * width_percent
     rounded = max(CHANNEL_UNIT, (exact_percent + 400) // 800 * CHANNEL_UNIT)
     return rounded if 10 * 100 * rounded >= 9 * exact_percent else rounded + CHANNEL_UNIT
+
+
+class Size(NamedTuple):
+    """What a space's name says of it."""
+
+    width_percent: int
+    resolution: int
+
+    @classmethod
+    def named(cls, space: str) -> Size:
+        """Of a space by its name, as `Space.name` gives it.
+
+        Raises:
+            EncodingError: that is no space.
+        """
+        found = _NAME.fullmatch(space)
+        width_percent, rows = (round(100 * float(found[1])), int(found[2])) if found else (0, 0)
+        if not (
+            _LEAST_WIDTH_PERCENT <= width_percent <= _MOST_WIDTH_PERCENT and _LEAST_ROWS <= rows <= _MOST_ROWS
+        ):
+            raise EncodingError("a space looks like w0.5-r144: width 0.1 to 4, 16 to 512 rows", space)
+        return cls(width_percent, rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

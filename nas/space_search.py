@@ -19,10 +19,10 @@ from itertools import pairwise
 from math import sqrt
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple, Self, TypeAlias
+from typing import Self, TypeAlias
 
 from nas.judge import Judge, Need, PaperCost, RealPlan
-from nas.space import Skeleton, Space, layout
+from nas.space import Size, Skeleton, Space, layout
 from tinyengine.kernels.catalogue import Target
 
 LEAST_SHARE = 0.75
@@ -237,9 +237,7 @@ def choices(
     """The paper's figure 12: the choice over SRAM and flash, of which the firmware takes its part."""
 
     def winner(sram_kib: int, flash_kib: int) -> Verdict | None:
-        limit = Need(
-            sram_bytes=(sram_kib << 10) - firmware.sram_bytes, flash_bytes=(flash_kib << 10) - firmware.flash_bytes
-        )
+        limit = Need(sram_bytes=sram_kib << 10, flash_bytes=flash_kib << 10).without(firmware)
         return choose((Verdict.of(s, limit) for s in samples), share=share)
 
     return tuple(
@@ -270,12 +268,12 @@ def rules(grid: Sequence[Choice]) -> tuple[Rule, Rule]:
     more_sram = [((a, f), (b, f)) for f in FIGURE_12_FLASH_KIB for a, b in pairwise(FIGURE_12_SRAM_KIB)]
     more_flash = [((s, a), (s, b)) for s in FIGURE_12_SRAM_KIB for a, b in pairwise(FIGURE_12_FLASH_KIB)]
 
-    def rule(says: str, steps: Sequence[tuple[_Cell, _Cell]], keeps: Callable[[_Shape, _Shape], bool]) -> Rule:
+    def rule(says: str, steps: Sequence[tuple[_Cell, _Cell]], keeps: Callable[[Size, Size], bool]) -> Rule:
         known = [(chosen[a], chosen[b], b) for a, b in steps if a in chosen and b in chosen]
         broken = tuple(
             f"{old} to {new} at {sram} kB/{flash} kB"
             for old, new, (sram, flash) in known
-            if not keeps(_shape(old), _shape(new))
+            if not keeps(Size.named(old), Size.named(new))
         )
         return Rule(says=says, steps=len(known), broken=broken)
 
@@ -283,28 +281,18 @@ def rules(grid: Sequence[Choice]) -> tuple[Rule, Rule]:
         rule(
             "more SRAM raises the resolution at the same width",
             more_sram,
-            lambda a, b: a.width == b.width and a.rows <= b.rows,
+            lambda a, b: a.width_percent == b.width_percent and a.resolution <= b.resolution,
         ),
         rule(
             "more flash widens and lowers the resolution",
             more_flash,
-            lambda a, b: a.width <= b.width and a.rows >= b.rows,
+            lambda a, b: a.width_percent <= b.width_percent and a.resolution >= b.resolution,
         ),
     )
 
 
 _Cell: TypeAlias = tuple[int, int]
 """kB of SRAM and of flash."""
-
-
-class _Shape(NamedTuple):
-    width: float
-    rows: int
-
-
-def _shape(space: str) -> _Shape:
-    width, rows = space.removeprefix("w").split("-r")
-    return _Shape(float(width), int(rows))
 
 
 def spaces_of(skeleton: Skeleton, resolutions: Sequence[int], widths_percent: Sequence[int]) -> tuple[Space, ...]:

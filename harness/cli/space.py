@@ -74,7 +74,7 @@ def command(
         sram_bytes=(sram_kib << 10) if sram_kib is not None else _ram_bytes(chip),
         flash_bytes=(flash_kib << 10) if flash_kib is not None else _flash_bytes(chip),
     )
-    if min(_without(FIRMWARE, limit)) <= 0:
+    if min(limit.without(FIRMWARE)) <= 0:
         raise ConfigError("leaves nothing for a network", file="--sram/--flash")
     most = Need(
         sram_bytes=max(limit.sram_bytes, FIGURE_12_SRAM_KIB[-1] << 10),
@@ -97,8 +97,8 @@ def command(
     judged = judge_all(request, folder=paths.cache_dir() / "spaces", processes=processes, tell=tell)
     by_paper, by_plan = tuple(j.paper for j in judged), tuple(j.real for j in judged)
     columns = (
-        _Column("paper's cost", by_paper, limit, NOTHING, share),
-        _Column("real plan", by_plan, limit, FIRMWARE, share),
+        _Column("paper_cost", "paper's cost", by_paper, limit, NOTHING, share),
+        _Column("real_plan", "real plan", by_plan, limit, FIRMWARE, share),
     )
     if out is not None:
         _draw(out, columns, request, limit)
@@ -108,21 +108,15 @@ def command(
         _show(columns, limit)
 
 
-def _without(firmware: Need, limit: Need) -> Need:
-    return Need(
-        sram_bytes=limit.sram_bytes - firmware.sram_bytes, flash_bytes=limit.flash_bytes - firmware.flash_bytes
-    )
-
-
 class _Column:
     """One judge's view of all spaces; the firmware's part of the limits is not the network's."""
 
     def __init__(
-        self, judge: str, samples: tuple[Samples, ...], limit: Need, firmware: Need, share: float
+        self, key: str, judge: str, samples: tuple[Samples, ...], limit: Need, firmware: Need, share: float
     ) -> None:
-        self.judge = judge
+        self.key, self.judge = key, judge
         self.samples = samples
-        self.limit = _without(firmware, limit)
+        self.limit = limit.without(firmware)
         self.grid = choices(samples, share=share, firmware=firmware)
         self.verdicts = tuple(Verdict.of(s, self.limit) for s in samples)
         self.winner = choose(self.verdicts, share=share)
@@ -193,15 +187,12 @@ def _document(board: str, request: Request, limit: Need, columns: tuple[_Column,
             for p, r in zip(paper.verdicts, plan.verdicts, strict=True)
         ],
         "figure_12": {
-            name: [
+            column.key: [
                 {"sram_kib": c.sram_kib, "flash_kib": c.flash_kib, "space": winner(c.winner)} for c in column.grid
             ]
-            for name, column in zip(("paper_cost", "real_plan"), columns, strict=True)
+            for column in columns
         },
-        "figure_12_rules": {
-            name: [asdict(rule) for rule in rules(column.grid)]
-            for name, column in zip(("paper_cost", "real_plan"), columns, strict=True)
-        },
+        "figure_12_rules": {column.key: [asdict(rule) for rule in rules(column.grid)] for column in columns},
     }
 
 
@@ -209,7 +200,8 @@ def _draw(out: Path, columns: tuple[_Column, _Column], request: Request, limit: 
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "figure11.svg").write_text(_figure_11(request, columns[1], limit))
-        for name, column in zip(("paper-cost", "real-plan"), columns, strict=True):
+        for column in columns:
+            name = column.key.replace("_", "-")
             (out / f"figure3-{name}.svg").write_text(_figure_3(column, limit))
             (out / f"figure12-{name}.svg").write_text(_figure_12(column))
     except OSError as error:

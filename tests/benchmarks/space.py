@@ -22,7 +22,7 @@ from harness.toolchain import find_toolchain
 from nas import network
 from nas.judge import FLASH_BYTE_CYCLES, Need, RealPlan
 from nas.network import Weights
-from nas.space import Skeleton, Space, layout
+from nas.space import Size, Skeleton, Space, layout
 from tests.benchmarks.bench_rows import CHECKOUT, NotMeasured
 from tests.benchmarks.figures import Figure, figure
 from tinyengine import codegen
@@ -74,8 +74,8 @@ def _winner(name: str, which: int) -> Figure:
         space = (_run().paper_cost, _run().real_plan)[which]
         if space is None:
             raise NotMeasured("no space fits often enough")
-        width, resolution = space.removeprefix("w").split("-r")
-        return float(resolution) + float(width)
+        size = Size.named(space)
+        return size.resolution + size.width_percent / 100
 
     return measure
 
