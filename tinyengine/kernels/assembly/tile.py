@@ -26,6 +26,7 @@ from tinyengine.kernels.assembly import resident
 from tinyengine.kernels.assembly.declaration import Constraint, Declaration, Literals, aligned
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
+from tinyengine.kernels.assembly.pair_loop import PairLoop
 from tinyengine.kernels.assembly.requantize import (
     PLAIN_PAIR,
     ChannelConstants,
@@ -57,7 +58,8 @@ DECLARATION = Declaration(
 _FIRST: tuple[Register, ...] = ("r2", "r3", "r4", "r5")
 _SECOND: tuple[Register, ...] = ("r6", "r7", "r8", "r9")
 # Loop state in FP registers, beside the epilogue's.
-_X_BASE, _BLOCKS, _OUT_BASE, _SEGMENT_END = "s1", "s3", "s4", "s5"
+_LOOP = PairLoop(x_base="s1", x_end=X_END, pairs="s3", out_base="s4")
+_SEGMENT_END = "s5"
 
 Words: TypeAlias = NDArray[np.uint32]
 
@@ -235,15 +237,7 @@ def render(name: str, tile: Tile, core: Core, comment: str) -> str:
 
 
 def _body(e: Emitter, name: str, tile: Tile) -> None:
-    e.to_fp(_X_BASE, "r0", "x of the first tile")
-    e.to_fp(_OUT_BASE, "r2", "out of the pair's first pixel")
-    e.alu("uxth r4, r3", "r4", "r3", comment="tiles")
-    e.alu("lsr r5, r3, #16", "r5", "r3", comment="channel pairs")
-    e.constant("r6", tile.tile_step_bytes)
-    e.multiply("mla", "r4", "r4", "r6", "r0", comment="x after the last tile")
-    e.to_fp(X_END, "r4")
-    e.to_fp(_BLOCKS, "r5")
-    e.label(f".L{name}_pair", align=False)
+    _LOOP.begin(e, name, tile.tile_step_bytes)
     e.to_fp(OUT, "r2")
     tail_bytes = 4 * BIAS_WORDS + tile.weight_bytes
     if tile.epilogue.is_mixed:
@@ -260,7 +254,7 @@ def _body(e: Emitter, name: str, tile: Tile) -> None:
             e.fixed("cmp r10, #1", "carry: a channel has a kink")
     _tiles(e, name, tile, PLAIN_PAIR)
     e.label(f".L{name}_next", align=False)
-    _next_pair(e, name, tile)
+    _LOOP.end(e, name, 4 * tile.block_words)
     for pair in tile.epilogue.kinked_pairs if tile.has_loops else ():
         with e.out_of_line():
             e.label(f".L{kinked_name(name, pair)}")
@@ -376,15 +370,3 @@ def _unpack_bias(e: Emitter, tile: Tile, bias: Register) -> None:
     if tile.packed_point is not None:
         e.to_fp(PACKED, bias, "with both right shifts")
         e.alu(f"asr {bias}, {bias}, #{PACKED_SHIFTS}", bias, bias)
-
-
-def _next_pair(e: Emitter, name: str, tile: Tile) -> None:
-    e.from_fp("r3", _BLOCKS)
-    e.from_fp("r0", _X_BASE)
-    e.add_immediate("r1", "r1", 4 * tile.block_words, "next pair's table")
-    e.from_fp("r2", _OUT_BASE)
-    e.fixed("subs r3, r3, #1")
-    e.fixed("add r2, r2, #2")
-    e.to_fp(_BLOCKS, "r3")
-    e.to_fp(_OUT_BASE, "r2")
-    e.fixed(f"bne .L{name}_pair")

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tinyengine.kernels.assembly.declaration import Constraint, Declaration, Literals, aligned
 from tinyengine.kernels.assembly.emitter import MOST_LOAD_OFFSET_BYTES, Emitter
 from tinyengine.kernels.assembly.instruction import Register
+from tinyengine.kernels.assembly.pair_loop import PairLoop
 from tinyengine.kernels.assembly.requantize import (
     PLAIN_PAIR,
     ChannelConstants,
@@ -50,7 +51,8 @@ _BIASES: tuple[Register, ...] = ("s0", "s1", "s2", "s3")
 _TAIL, _SHIFTS = 4, 8
 _IS_APART = 1 << 31
 """In the first channel's multiplier: the pair has a coarse product. First multipliers are behind the weights."""
-_OUT, _X_END, _X_BASE, _BLOCKS, _OUT_BASE, _SEGMENT_END = "s10", "s11", "s12", "s13", "s14", "s15"
+_OUT, _SEGMENT_END = "s10", "s15"
+_LOOP = PairLoop(x_end="s11", x_base="s12", pairs="s13", out_base="s14")
 _MOST_SUM = 1 << 23
 """256 * S must not leave 32 bits."""
 MOST_LITERAL_SHIFT = 15
@@ -197,16 +199,7 @@ def render(name: str, twin: Twin, core: Core, comment: str) -> str:
 
 
 def _body(e: Emitter, name: str, twin: Twin) -> None:
-    tile_bytes = PIXELS * twin.depth
-    e.to_fp(_X_BASE, "r0", "x of the first tile")
-    e.to_fp(_OUT_BASE, "r2", "out of the pair's first pixel")
-    e.alu("uxth r4, r3", "r4", "r3", comment="tiles")
-    e.alu("lsr r5, r3, #16", "r5", "r3", comment="channel pairs")
-    e.constant("r6", tile_bytes)
-    e.multiply("mla", "r4", "r4", "r6", "r0", comment="x after the last tile")
-    e.to_fp(_X_END, "r4")
-    e.to_fp(_BLOCKS, "r5")
-    e.label(f".L{name}_pair", align=False)
+    _LOOP.begin(e, name, PIXELS * twin.depth)
     e.fixed(f"vldmia r1!, {{s0-s{twin.header_words - 1}}}", "biases, multipliers, addends")
     e.to_fp(_OUT, "r2")
     if twin.epilogue.is_mixed or twin.epilogue.is_coarsened:
@@ -221,15 +214,7 @@ def _body(e: Emitter, name: str, twin: Twin) -> None:
     _tiles(e, name, twin, PLAIN_PAIR)
     if twin.branches or twin.has_loops:
         e.label(f".L{name}_next", align=False)
-    e.from_fp("r3", _BLOCKS)
-    e.from_fp("r0", _X_BASE)
-    e.add_immediate("r1", "r1", 4 * twin.table_words, "next pair's table")
-    e.from_fp("r2", _OUT_BASE)
-    e.fixed("subs r3, r3, #1")
-    e.fixed("add r2, r2, #2")
-    e.to_fp(_BLOCKS, "r3")
-    e.to_fp(_OUT_BASE, "r2")
-    e.fixed(f"bne .L{name}_pair")
+    _LOOP.end(e, name, 4 * twin.table_words)
     if twin.has_loops:
         with e.out_of_line():
             for pair in _coarse_cases(e, f".L{name}_coarse", twin):
@@ -421,7 +406,7 @@ def _store(e: Emitter, twin: Twin, x_step_bytes: int) -> None:
         e.store("strh", a, _X[0], n * twin.channels)
     e.add_immediate("r0", "r0", x_step_bytes, "next tile")
     e.add_immediate(_X[0], _X[0], PIXELS * twin.channels)
-    e.from_fp(_W[0], _X_END)
+    e.from_fp(_W[0], _LOOP.x_end)
     e.to_fp(_OUT, _X[0])
 
 

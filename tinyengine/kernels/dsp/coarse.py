@@ -9,11 +9,13 @@ accumulators and ties, but for those few, and one grid in five moves all of thes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from tinyengine.ir import Integers
-from tinyengine.kernels.dsp.kinks import Staircase, multipliers
+from tinyengine.kernels.dsp import kinks
+from tinyengine.kernels.dsp.kinks import Staircase
 
 GAIN = 256
 SHIFTS = (12, 11, 13, 10)
@@ -42,26 +44,18 @@ def fit(stairs: Staircase, scale: float, *, right_shift: int, zero_point: int) -
         scale: of the channel, near which the line lies.
     """
     least = max(_LEAST_STEPS, scale * 2.0 ** (right_shift + 1) + 0.01)
-    nominal = round((zero_point + 0.5) * GAIN / scale)
     if least >= _MOST_STEPS:
         return None
-    to_line = stairs.limits * (GAIN / scale * 2.0 ** -(32 + right_shift))
-    distances = GAIN * stairs.accumulators + nominal - to_line
-    near = stairs.some(np.abs(distances) < 2 * abs(int(_OFFSETS[-1])))
+    near = stairs.near(GAIN, scale, right_shift, zero_point, int(_OFFSETS[-1]))
+    offsets = kinks.nominal(GAIN, scale, zero_point) + _OFFSETS
     for n in range(_TRIES):
         first = int(least * (_MOST_STEPS / least) ** (n * _GOLDEN % 1) * 2**32 / GAIN)
-        offsets = nominal + _OFFSETS
-        # Far stairs seldom decide: they are asked last.
-        for some in (near, stairs):
-            lowest, highest = multipliers(some, _products(some, offsets, first))
-            offsets, lowest = offsets[lowest <= highest], lowest[lowest <= highest]
-            if not offsets.size:
-                break
-        if offsets.size:
-            return Coarse(offset=int(offsets[0]), first=first, multiplier=int(lowest[0]))
+        found = kinks.passing((near, stairs), GAIN, offsets, partial(_product, first))
+        if found is not None:
+            return Coarse(offset=found[0], first=first, multiplier=found[1])
     return None
 
 
-def _products(stairs: Staircase, offsets: Integers, first: int) -> Integers:
-    found: Integers = ((GAIN * stairs.accumulators[None, :] + offsets[:, None]) * first) >> 32
+def _product(first: int, sums: Integers) -> Integers:
+    found: Integers = (sums * first) >> 32
     return found

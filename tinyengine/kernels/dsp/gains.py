@@ -9,9 +9,10 @@ rounded in float32, with a gain of 2; where there is no addend it takes a kink (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, R
 from tinyengine.kernels.dsp import coarse, kinks, rounding
 from tinyengine.kernels.dsp.coarse import Coarse
 from tinyengine.kernels.dsp.rounding import OneRounding
+
+T = TypeVar("T")
 
 _MOST_HALF = (1 << 15) - 1
 _MOST_GAIN_BITS = 8
@@ -156,17 +159,19 @@ def _fitted_once(scale: float, low: int, high: int, clamp: Clamp, zero_point: in
 def _kink_once(
     scale: float, low: int, high: int, clamp: Clamp, zero_point: int, shift: int, kink: int, most_gain: int
 ) -> kinks.Kinked | None:
+    stairs = _stairs(scale, low, high, clamp, zero_point, shift)
+    return kinks.fit(stairs, scale, right_shift=shift, zero_point=zero_point, kink=kink, most_gain=most_gain)
+
+
+def _stairs(scale: float, low: int, high: int, clamp: Clamp, zero_point: int, shift: int) -> kinks.Staircase:
     steps = lowering.steps_within(clamp, zero_point)
     first = _first_once(scale, low, high, clamp, zero_point)
-    stairs = kinks.staircase(first, low, high, steps, right_shift=shift, zero_point=zero_point)
-    return kinks.fit(stairs, scale, right_shift=shift, zero_point=zero_point, kink=kink, most_gain=most_gain)
+    return kinks.staircase(first, low, high, steps, right_shift=shift, zero_point=zero_point)
 
 
 @lru_cache(maxsize=1 << 14)
 def _coarse_once(scale: float, low: int, high: int, clamp: Clamp, zero_point: int, shift: int) -> Coarse | None:
-    steps = lowering.steps_within(clamp, zero_point)
-    first = _first_once(scale, low, high, clamp, zero_point)
-    stairs = kinks.staircase(first, low, high, steps, right_shift=shift, zero_point=zero_point)
+    stairs = _stairs(scale, low, high, clamp, zero_point, shift)
     return coarse.fit(stairs, scale, right_shift=shift, zero_point=zero_point)
 
 
@@ -251,32 +256,44 @@ def coarsened(layer: Channels, constants: Constants, most_sum: int) -> Constants
     if form.right_shift > twin.MOST_LITERAL_SHIFT:
         return constants
     is_float = [k.multiplier < 0 for k in constants.channels]
-    for shift in coarse.SHIFTS:
-        found = {c: _coarse(layer, c, shift, most_sum) for c in np.flatnonzero(is_float).tolist()}
-        if None in found.values():
-            continue
-        channels = list(constants.channels)
-        for c, one in found.items():
-            if one is not None:
-                channels[c] = ChannelConstants(
-                    multiplier=one.multiplier, addend=one.offset, right_shift=shift, first=one.first
-                )
-        form = replace(
-            form,
-            rounding=Rounding.COARSENED,
-            kink=shift,
-            kinked_pairs=requantize.kinked_pairs(is_float),
+    scales, apart = layer.scales, [c for c, is_apart in enumerate(is_float) if is_apart]
+    found = _for_all(apart, coarse.SHIFTS, lambda c, shift: _coarse(layer, scales[c], c, shift, most_sum))
+    if found is None:
+        return constants
+    shift, some = found
+    channels = list(constants.channels)
+    for c, one in zip(apart, some, strict=True):
+        channels[c] = ChannelConstants(
+            multiplier=one.multiplier, addend=one.offset, right_shift=shift, first=one.first
         )
-        gains = np.where(is_float, 1, constants.gains)
-        return replace(constants, gains=gains, channels=tuple(channels), epilogue=form)
-    return constants
+    pairs = requantize.kinked_pairs(is_float)
+    return replace(
+        constants,
+        gains=np.where(is_float, 1, constants.gains),
+        channels=tuple(channels),
+        epilogue=replace(form, rounding=Rounding.COARSENED, kink=shift, kinked_pairs=pairs),
+    )
 
 
-def _coarse(layer: Channels, c: int, shift: int, most_sum: int) -> Coarse | None:
-    if layer.scales is None:
-        raise ValueError("coarse products are for one rounding")
+def _for_all(
+    channels: Sequence[int], choices: Sequence[int], find: Callable[[int, int], T | None]
+) -> tuple[int, tuple[T, ...]] | None:
+    """The first choice with which there is something for each channel, and that."""
+    for choice in choices:
+        found = []
+        for c in channels:
+            one = find(c, choice)
+            if one is None:
+                break
+            found.append(one)
+        else:
+            return choice, tuple(found)
+    return None
+
+
+def _coarse(layer: Channels, scale: float, c: int, shift: int, most_sum: int) -> Coarse | None:
     low, high = int(layer.low[c]), int(layer.high[c])
-    found = _coarse_once(float(layer.scales[c]), low, high, layer.clamp, layer.zero_point, shift)
+    found = _coarse_once(scale, low, high, layer.clamp, layer.zero_point, shift)
     if found is None or int(layer.reach[c]) + abs(found.offset) // coarse.GAIN >= most_sum:
         return None
     return found
@@ -370,25 +387,15 @@ def _kinked(
     layer: Channels, channels: Sequence[int], shift: int, room: Integers
 ) -> tuple[int, tuple[_Product, ...]] | None:
     """These channels with the first kink that serves them all."""
-    if layer.scales is None or len(channels) > layer.most_awkward:
+    scales = layer.scales
+    if scales is None or len(channels) > layer.most_awkward:
         return None
-    for kink in kinks.SHIFTS:
-        found = []
-        for c in channels:
-            one = _kink(layer, c, shift, kink, int(room[c]))
-            if one is None:
-                break
-            found.append(one)
-        else:
-            return kink, tuple(found)
-    return None
+    return _for_all(channels, kinks.SHIFTS, lambda c, kink: _kink(layer, scales[c], c, shift, kink, int(room[c])))
 
 
-def _kink(layer: Channels, c: int, shift: int, kink: int, most_gain: int) -> _Product | None:
-    if layer.scales is None:
-        raise ValueError("kinks are for one rounding")
+def _kink(layer: Channels, scale: float, c: int, shift: int, kink: int, most_gain: int) -> _Product | None:
     found = _kink_once(
-        float(layer.scales[c]),
+        scale,
         int(layer.low[c]),
         int(layer.high[c]),
         layer.clamp,

@@ -9,6 +9,7 @@ two; for one in a hundred or so the saw is in step with the ties.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +42,15 @@ class Staircase:
     limits: Integers
     is_reached: NDArray[np.bool_]
 
-    def some(self, which: NDArray[np.bool_]) -> Staircase:
-        """Those of `which`."""
+    def near(self, gain: int, scale: float, right_shift: int, zero_point: int, reach: int) -> Staircase:
+        """Those near the line that a channel's scale gives; the others seldom decide.
+
+        Args:
+            reach: how far from the nominal offset a search goes.
+        """
+        to_line = self.limits * (gain / scale * 2.0 ** -(32 + right_shift))
+        distances = gain * self.accumulators + nominal(gain, scale, zero_point) - to_line
+        which = np.abs(distances) < 2 * abs(reach)
         return Staircase(
             accumulators=self.accumulators[which], limits=self.limits[which], is_reached=self.is_reached[which]
         )
@@ -82,32 +90,43 @@ def fit(
     least = max(_LEAST_GAIN, int(scale * 2.0 ** (right_shift + 1)) + 1)
     most = min(most_gain, _MOST_GAIN, (1 << kink) - 1)
     for gain in sorted(range(least, most + 1), key=lambda g: g * _STRIDE % _MOST_GAIN):
-        nominal = round((zero_point + 0.5) * gain / scale)
-        distances = (
-            gain * stairs.accumulators + nominal - stairs.limits * (gain / scale * 2.0 ** -(32 + right_shift))
+        near = stairs.near(gain, scale, right_shift, zero_point, int(_OFFSETS[-1]))
+        found = passing(
+            (near, stairs), gain, nominal(gain, scale, zero_point) + _OFFSETS, lambda a: a - (a >> kink)
         )
-        near = np.abs(distances) < 2 * abs(int(_OFFSETS[-1]))
-        offsets = nominal + _OFFSETS
-        # Far stairs seldom decide: they are asked last.
-        for some in (stairs.some(near), stairs):
-            offsets = offsets[_may_pass(some, _sums(some, gain, offsets, kink))]
-            lowest, highest = multipliers(some, _sums(some, gain, offsets, kink))
-            offsets, lowest = offsets[lowest <= highest], lowest[lowest <= highest]
-            if not offsets.size:
-                break
-        if offsets.size:
-            return Kinked(gain=gain, offset=int(offsets[0]), multiplier=int(lowest[0]))
+        if found is not None:
+            return Kinked(gain=gain, offset=found[0], multiplier=found[1])
     return None
 
 
-def _sums(stairs: Staircase, gain: int, offsets: Integers, kink: int) -> Integers:
-    a = gain * stairs.accumulators[None, :] + offsets[:, None]
-    found: Integers = a - (a >> kink)
-    return found
+def nominal(gain: int, scale: float, zero_point: int) -> int:
+    """The offset that rounding to nearest asks for, before a search finds a better one."""
+    return round((zero_point + 0.5) * gain / scale)
+
+
+def passing(
+    parts: Sequence[Staircase], gain: int, offsets: Integers, factors: Callable[[Integers], Integers]
+) -> tuple[int, int] | None:
+    """The first offset, with its least multiplier, that passes all the stairs; None where none does.
+
+    Args:
+        parts: of the stairs, the last one all of them: those before decide more often, and are asked first.
+        offsets: of the sums gain acc + offset, in the order in which they are wanted.
+        factors: what the sums become before the multiplication.
+    """
+    lowest = offsets
+    for stairs in parts:
+        a = factors(gain * stairs.accumulators[None, :] + offsets[:, None])
+        may = _may_pass(stairs, a)
+        lowest, highest = _multipliers(stairs, a[may])
+        offsets, lowest = offsets[may][lowest <= highest], lowest[lowest <= highest]
+        if not offsets.size:
+            return None
+    return int(offsets[0]), int(lowest[0])
 
 
 def _may_pass(stairs: Staircase, a: Integers) -> NDArray[np.bool_]:
-    """The rows for which `multipliers` may find one: only they are worth integer divisions, which are slow."""
+    """The rows for which `_multipliers` may find one: only they are worth integer divisions, which are slow."""
     quotients = stairs.limits / np.where(a == 0, np.nan, a)
     is_lower = stairs.is_reached[None, :] == (a > 0)
     least = np.where(is_lower, quotients, -np.inf)
@@ -118,7 +137,7 @@ def _may_pass(stairs: Staircase, a: Integers) -> NDArray[np.bool_]:
     return kept
 
 
-def multipliers(stairs: Staircase, a: Integers) -> tuple[Integers, Integers]:
+def _multipliers(stairs: Staircase, a: Integers) -> tuple[Integers, Integers]:
     """The least and the largest multiplier with which each row passes the stairs; none where least is above.
 
     Args:

@@ -71,12 +71,11 @@ def _coarse(form: Epilogue) -> str:
     """A function for the output of 256 times a sum and an offset by two products, where a channel has them."""
     if not form.is_coarsened:
         return ""
-    low, high = form.clamp.low, form.clamp.high
     return f"""static inline int8_t {PLACEHOLDER}_coarse(uint32_t sum, uint32_t first, uint32_t m)
 {{
     const int64_t coarse = (int64_t)(int32_t)sum * (int32_t)first >> 32;
     const int32_t v = (int32_t)(coarse * (int32_t)m >> 32) >> {form.kink};
-    return (int8_t)(v < {low} ? {low} : v > {high} ? {high} : v);
+    return {pieces.clamped(form)};
 }}
 """
 

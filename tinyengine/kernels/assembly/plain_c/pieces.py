@@ -30,9 +30,14 @@ def halves_of_byte_pairs(word: str) -> str:
     return f"((uint32_t)(uint16_t)(int8_t){word} | (uint32_t)(int8_t)({word} >> 16) << 16)"
 
 
+def clamped(form: Epilogue) -> str:
+    """An expression for the output that `v` becomes."""
+    low, high = form.clamp.low, form.clamp.high
+    return f"(int8_t)(v < {low} ? {low} : v > {high} ? {high} : v)"
+
+
 def rescale(form: Epilogue) -> str:
     """Functions that give the output of a doubled sum; one 2^more times as large where `more` is given."""
-    low, high = form.clamp.low, form.clamp.high
     in_float = f"""static inline int8_t {PLACEHOLDER}_float(int32_t sum, uint32_t scale_bits, int32_t point)
 {{
     float scale;
@@ -43,7 +48,7 @@ def rescale(form: Epilogue) -> str:
     int32_t v;
     memcpy(&v, &moved, 4);
     v += point - 0x4B400000;
-    return (int8_t)(v < {low} ? {low} : v > {high} ? {high} : v);
+    return {clamped(form)};
 }}
 """
     rounding = form.in_integers.rounding
@@ -57,7 +62,7 @@ def rescale(form: Epilogue) -> str:
     (void)c;
 {kink}    uint32_t t = (uint32_t)(((uint64_t)((int64_t)sum * m) + ({addend}) + {half}) >> 32);
 {sign}    const int32_t v = (int32_t)t >> (shift + more);
-    return (int8_t)(v < {low} ? {low} : v > {high} ? {high} : v);
+    return {clamped(form)};
 }}
 """
     return (in_float if rounding is Rounding.FLOAT or form.is_mixed else "") + (

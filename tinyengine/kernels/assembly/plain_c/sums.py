@@ -13,10 +13,9 @@ from tinyengine.kernels.assembly.requantize import Rounding
 def add(found: Sum) -> str:
     """Of add.render."""
     form = found.epilogue
-    low, high = form.clamp.low, form.clamp.high
     if form.rounding is Rounding.NONE:
         helpers = ""
-        output = f"(int8_t)(v < {low} ? {low} : v > {high} ? {high} : v)"
+        output = pieces.clamped(form)
         rescaled = f"const int32_t v = sum >> {form.right_shift};"
     else:
         helpers = pieces.HEAD + pieces.rescale(form)
