@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from yaml.constructor import SafeConstructor
 
 from harness import paths
 from harness.chips import Chip, UartPins, chip_names, load_chip, machine_names
@@ -288,7 +289,7 @@ def _read(file: Path) -> tuple[BoardsFile, _Lines]:
     except ValidationError as error:
         first = max(error.errors(include_url=False), key=lambda e: len(e["loc"]))
         loc = tuple(str(part) for part in first["loc"])
-        raise _at(file, lines, loc, _plain(first["type"], first["msg"])) from error
+        raise _at(file, lines, loc, _plain(first["type"], first["msg"], loc[-1] if loc else "")) from error
 
 
 def _walk(
@@ -311,12 +312,31 @@ def _walk(
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             yield from _walk(value, (*path, str(index)), file, budget)
+    else:
+        _check_scalar(node, path, file)
 
 
-def _plain(kind: str, message: str) -> str:
+def _check_scalar(node: yaml.Node, path: tuple[str, ...], file: str) -> None:
+    """Refuses what looks like a date or a number and is none: PyYAML lets its own failures through, without a line."""
+    try:
+        SafeConstructor().construct_object(node)
+    except (ValueError, AttributeError) as error:
+        kind = node.tag.rpartition(":")[2]
+        what = f"{node.value[:40]!r} reads as a {kind} and is none; text needs quotes"
+        field = ".".join(path) or None
+        raise ConfigError(what, file=file, line=node.start_mark.line + 1, field=field) from error
+
+
+def _plain(kind: str, message: str, field: str) -> str:
     """pydantic's message in the words of the file."""
     if kind == "extra_forbidden":
         return "is not a known field"
+    if kind == "missing":
+        return f"needs `{field}`"
+    if kind in ("model_type", "dict_type"):
+        return "is no list of `NAME: VALUE` lines; an empty one is {}"
+    if kind == "string_type":
+        return "is not text; put it in quotes"
     return message.removeprefix("Value error, ")
 
 

@@ -130,7 +130,14 @@ def test_a_users_file_keeps_presets_and_simulated_boards(tmp_path: Path) -> None
         ),
         ("boards:\n  'A B': {chip: stm32f746, simulated: true}\n", 2, ["lower-case"]),
         ("boards: [1\n", 2, []),
-        ("- 1\n", 1, []),
+        ("- 1\n", 1, ["no list of `NAME: VALUE` lines"]),
+        ("boards:\n", 1, ["boards: ", "an empty one is {}"]),
+        ("boards:\n  a:\n", 2, ["boards.a: ", "no list of `NAME: VALUE` lines"]),
+        (REAL.replace('"066D"', "066"), 4, ["boards.bench-1.probe.unique_id", "quotes"]),
+        (REAL.replace('"066D"', "2026-13-45"), 4, ["probe.unique_id", "'2026-13-45'", "timestamp", "quotes"]),
+        (f"boards:\n  a:\n    baud: {'9' * 5000}\n", 3, ["boards.a.baud", "quotes"]),
+        ("boards: !!timestamp x\n", 1, ["timestamp"]),
+        (REAL + "    uart: {instance: USART3, tx: PD8}\n", 6, ["boards.bench-1.uart", "needs `rx`"]),
     ],
 )
 def test_an_error_names_file_line_and_field(tmp_path: Path, text: str, line: int, words: list[str]) -> None:

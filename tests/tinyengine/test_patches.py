@@ -307,6 +307,18 @@ def test_patches_can_be_forced_and_named_refusals_say_why() -> None:
         compile_graph(b.graph((flat,)), CompileOptions(patches=Grid(rows=2, columns=2)))
 
 
+def test_an_operator_on_constants_alone_is_no_part_of_a_stage() -> None:
+    b = Builder(rng=np.random.default_rng(5), name="constants")
+    x = b.input((1, 16, 16, 3))
+    fixed = b.elementwise(b.constant(b.int8((1, 16, 16, 3)), b.quant()), Add)
+    graph = b.graph((b.elementwise(x, Add, fixed),))
+    assert patches.stage(graph, 2) == "ADD 'n0': it reads constants alone"
+    model = compile_graph(graph, CompileOptions(optimize=Optimize.SRAM))
+    inputs = random_inputs(graph, 0)
+    (run,) = HostBatch([model], Flavour.SANITIZED).run([(0, inputs)])
+    compare(graph, Requant.EXACT, model, inputs, run)
+
+
 @pytest.mark.parametrize("target", [Target.C, Target.M4])
 def test_a_plan_without_patches_is_never_smaller(target: Target) -> None:
     for seed in range(4):

@@ -142,6 +142,8 @@ def _refusal(graph: Graph, node: Node) -> str:
     """Why a node cannot be computed in patches; empty where it can."""
     out = graph.tensors[node.outputs[0]].shape
     inputs = [graph.tensors[t] for t in node.inputs if not graph.tensors[t].is_constant]
+    if not inputs:
+        return "it reads constants alone"
     if any(len(s) != 4 or s[0] != 1 for s in (out, *(t.shape for t in inputs))):
         return "only single maps of four dimensions are cut into patches"
     if isinstance(node.op, Conv2D | DepthwiseConv2D | AveragePool2D | MaxPool2D):
