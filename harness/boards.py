@@ -317,7 +317,7 @@ def _walk(
 
 
 def _check_scalar(node: yaml.Node, path: tuple[str, ...], file: str) -> None:
-    """Refuses what looks like a date or a number and is none: PyYAML lets its own failures through, without a line."""
+    """Refuses what looks like a date or a number and is none: PyYAML lets these failures through, lineless."""
     try:
         SafeConstructor().construct_object(node)
     except (ValueError, AttributeError) as error:
