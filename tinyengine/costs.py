@@ -80,7 +80,7 @@ class CoreCosts:
     def estimate(self, family: str, counts: Mapping[str, float], layer: str = "") -> float:
         """Cycles of so much work of a family."""
         known = self.cycles.get(family, {})
-        found = sum(count * _of(known, name) for name, count in counts.items())
+        found = sum(count * known_or_plain(known, name) for name, count in counts.items())
         factors = (self.layers.get(f"{family}/{name}") for name in (layer, plain_name(layer)))
         return found * next((f for f in factors if f is not None), 1.0)
 
@@ -98,8 +98,8 @@ def plain_name(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _of(known: Mapping[str, float], name: str) -> float:
-    """An entry; a variant's plain form where only that is known."""
+def known_or_plain(known: Mapping[str, float], name: str) -> float:
+    """Cycles of a count; a variant's plain form's where only that is known, one cycle where neither is."""
     if name in known:
         return known[name]
     return known.get(plain_name(name), _UNKNOWN_CYCLES)

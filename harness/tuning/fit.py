@@ -1,7 +1,8 @@
 """Readings to a cost table: cycles a count by least squares over relative errors, then a factor for each layer.
 
 Single layers give the families' counts. What chains take beyond their links is fitted afterwards, to what is left.
-A count that hardly occurs stays near what it was.
+Counts start from what is assumed of them (`assumed.py`) and stay near it as far as the samples leave them open. No
+table has a part in the next one: where the samples are silent, each would drift on from the last.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
-from tinyengine.costs import CoreCosts, plain_name
+from tinyengine.costs import CoreCosts, known_or_plain, plain_name
 from tinyengine.kernels.dsp import chain
 from tinyengine.ways import Part
 
 _STIFFNESS = 2e-3
-"""Weight of a count's former cycles beside the samples, all together."""
+"""Weight of the counts' cycles before a step beside the samples, all together."""
 _STEPS = 6
 _LEAST_CYCLES = 0.01
 _ROUNDED = 4
@@ -50,9 +51,15 @@ class Errors:
     most: float
 
 
-def fit(points: Sequence[Point], before: CoreCosts) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Cycles by family and count, and factors by family and layer."""
-    cycles = {family: dict(known) for family, known in before.cycles.items()}
+def fit(
+    points: Sequence[Point], assumed: Mapping[str, Mapping[str, float]]
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Cycles by family and count, and factors by family and layer.
+
+    Args:
+        assumed: cycles by family and count; what no point has keeps them.
+    """
+    cycles = {family: {n: _short(c) for n, c in known.items()} for family, known in assumed.items()}
     singles = [p for p in points if len(p.parts) == 1]
     for family in sorted({p.family for p in singles}):
         mine = [p for p in singles if p.family == family]
@@ -102,17 +109,17 @@ def errors(points: Sequence[Point], table: CoreCosts) -> tuple[Errors, ...]:
 def _solve(
     rows: Sequence[Mapping[str, float]],
     cycles: Sequence[float],
-    before: Mapping[str, float],
+    assumed: Mapping[str, float],
     scales: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Cycles a count, none negative, that leave the least squares of relative errors.
 
     Args:
-        before: where counts start from, and stay when no sample moves them.
+        assumed: where counts start from, and stay when no sample moves them.
         scales: what errors are relative to; the cycles themselves without it.
     """
     names = sorted({name for row in rows for name in row})
-    start = np.array([max(before.get(n, before.get(n.partition(".")[0], 1.0)), _LEAST_CYCLES) for n in names])
+    start = np.array([max(known_or_plain(assumed, n), _LEAST_CYCLES) for n in names])
     y = np.array(cycles, dtype=np.float64)
     by: NDArray[np.float64] = y if scales is None else np.array(scales, dtype=np.float64)
     a = np.array([[row.get(n, 0.0) for n in names] for row in rows]) / by[:, None]
@@ -120,7 +127,10 @@ def _solve(
     for _ in range(_STEPS):
         # Each step is held back by the last one's result: what the samples do not tell apart stays in proportion.
         solved = lsq_linear(
-            np.vstack([a * start, pull]), np.concatenate([y / by, pull.sum(axis=1)]), bounds=(0.0, np.inf)
+            np.vstack([a * start, pull]),
+            np.concatenate([y / by, pull.sum(axis=1)]),
+            bounds=(0.0, np.inf),
+            method="bvls",
         )
         start = np.maximum(solved.x * start, _LEAST_CYCLES)
     return {n: _short(float(v)) for n, v in zip(names, start, strict=True)}

@@ -14,7 +14,7 @@ from harness.chips import load_chip
 from harness.job import JobOptions, Kernels, compile_options
 from harness.models import ModelSource
 from harness.runner import Runner
-from harness.tuning import fit
+from harness.tuning import assumed, fit
 from harness.tuning.bench import Bench, Step
 from harness.tuning.fit import Errors, Point
 from harness.tuning.readings import Readings
@@ -83,7 +83,7 @@ def measure(
         for name, (sample, requant) in samples.items()
         if (reading := readings.get(name)) is not None and reading.cycles
     ]
-    cycles, layers = fit.fit(points, costs.of_core(target.value))
+    cycles, layers = fit.fit(points, assumed.cycles(target))
     found = CoreCosts(cycles=cycles, layers=layers)
     off = fit.errors(points, found)
     count = sum(e.count for e in off)

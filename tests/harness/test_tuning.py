@@ -341,8 +341,7 @@ def test_a_fit_recovers_cycles_and_layers() -> None:
         cycles = (4.0 * counts["step"] + 90.0 * counts["call"]) * (1.2 if layer == "odd" else 1.0)
         part = Part(family="f", counts=counts, layer=layer)
         points.append(Point(name=str(index), parts=(part,), cycles=round(cycles)))
-    before = CoreCosts(cycles={"f": {"step": 1.0, "call": 1.0, "never": 7.0}}, layers={})
-    cycles_by, layers = fit.fit(points, before)
+    cycles_by, layers = fit.fit(points, {"f": {"step": 1.0, "call": 50.0, "never": 7.0}})
     fitted = CoreCosts(cycles=cycles_by, layers=layers)
     found = fit.errors(points, fitted)
     assert [e.family for e in found] == ["f"]
@@ -368,9 +367,19 @@ def test_what_chains_add_is_fitted_to_what_their_links_leave() -> None:
         )
         for n in (50, 70, 90)
     ]
-    cycles, _ = fit.fit([*singles, *chains], CoreCosts(cycles={}, layers={}))
+    cycles, _ = fit.fit([*singles, *chains], {})
     assert cycles["f"]["step"] == pytest.approx(10, rel=0.05)
     assert cycles["chain"]["moved"] == pytest.approx(1.5, rel=0.1)
+
+
+def test_what_samples_do_not_tell_apart_stays_in_the_proportion_that_is_assumed() -> None:
+    """Rows and calls that always come together: their sum is what was measured."""
+    parts = [Part(family="f", counts={"row": float(n), "call": float(n)}, layer="") for n in (3, 20, 70)]
+    points = [Point(name=str(p.counts), parts=(p,), cycles=round(90 * p.counts["row"])) for p in parts]
+    cycles, _ = fit.fit(points, {"f": {"row": 10.0, "call": 20.0}})
+    found = cycles["f"]
+    assert found["row"] + found["call"] == pytest.approx(90, rel=0.02)
+    assert found["call"] / found["row"] > 1.5, "the dearer one takes more of what is missing"
 
 
 def test_readings_hold_for_every_template_but_helium_s() -> None:
