@@ -1,8 +1,8 @@
 """What counts are assumed to take before anything is measured: where each fit of the cost table starts from.
 
 Cycles on the Cortex-M4 by family and count, as the kernels' instructions suggest, to about two digits; a variant
-without a line is like its plain form. Where samples do not tell counts apart (calls and rows of layers that are all
-alike), and for counts that no sample has, these decide. So the table follows from readings and from this file, never
+without a line is like its plain form. They decide where samples do not tell counts apart (calls and rows of layers
+that are all alike) and for counts that no sample has. So the table follows from readings and from this file, never
 from the table before. Nothing writes this file.
 """
 
