@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import filelock
 
@@ -23,9 +23,6 @@ from harness import paths
 from harness.errors import MissingTool
 from harness.sim.memory_model import IDEAL, CacheShape, MemoryModel
 from harness.sim.timing_core import UNLIMITED_INSTRUCTIONS, CoreName, Counters, TimingCore, register_numbers
-
-if TYPE_CHECKING:
-    pass
 
 _SOURCES = Path(__file__).resolve().parent / "timing"
 _FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=default")
@@ -52,7 +49,6 @@ class _CCacheShape(ctypes.Structure):
 class _CMemory(ctypes.Structure):
     _fields_ = [
         ("enabled", ctypes.c_uint32),
-        ("trace_data", ctypes.c_uint32),
         ("region_count", ctypes.c_uint32),
         ("regions", _CRegion * _REGIONS_MAX),
         ("wait_states", ctypes.c_uint32),
@@ -102,7 +98,17 @@ def library_path() -> Path:
     Raises:
         MissingTool: no C compiler on this machine.
     """
-    return shared_object("tr_timing", sorted(_SOURCES.glob("*.[ch]")))
+    return shared_object("tr_timing", library_sources())
+
+
+def model_sources() -> list[Path]:
+    """The timing model itself, which knows no engine."""
+    return sorted([*_SOURCES.glob("*.[ch]"), *_SOURCES.glob("decode/*.[ch]")])
+
+
+def library_sources() -> list[Path]:
+    """The timing model and how Unicorn announces its blocks to it."""
+    return [*model_sources(), *sorted(_SOURCES.glob("unicorn/*.[ch]"))]
 
 
 def shared_object(name: str, sources: Sequence[Path], *, flags: tuple[str, ...] = ()) -> Path:
@@ -265,7 +271,7 @@ class NativeCore(TimingCore):
         memory = self._memory
         if len(memory.regions) > _REGIONS_MAX:
             raise ValueError(f"{len(memory.regions)} regions, the timing model takes {_REGIONS_MAX}")
-        raw = _CMemory(enabled=int(memory.kind == "chip"), trace_data=1, region_count=len(memory.regions))
+        raw = _CMemory(enabled=int(memory.kind == "chip"), region_count=len(memory.regions))
         for slot, region in zip(raw.regions, memory.regions, strict=False):
             slot.base, slot.bytes, slot.kind = region.base, region.bytes, int(region.kind)
             slot.watch_data, slot.wait_state_cycles = int(region.watch_data), region.wait_state_cycles

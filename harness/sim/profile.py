@@ -34,7 +34,7 @@ CLASSES = (
     "table branch", "IT", "no operation", "system", "barrier", "FP add", "FP multiply", "FP multiply-accumulate",
     "FP divide", "FP square root", "FP move", "FP convert", "FP compare", "FP to core", "unknown",
 )  # fmt: skip
-"""Names of the timing model's instruction classes, in the order of `tr_op` in timing/insn.h."""
+"""Names of the timing model's instruction classes, in the order of `tr_op` in timing/instruction.h."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

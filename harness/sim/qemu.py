@@ -35,7 +35,7 @@ QEMU = "qemu-system-arm"
 INSTALL = "apt-get install qemu-system-arm"
 START_TIMEOUT_S = 30.0
 
-_SOURCES = Path(__file__).resolve().parent / "timing"
+_PLUGIN = Path(__file__).resolve().parent / "timing" / "qemu" / "plugin.c"
 _READS = 256
 _LOG_BYTES = 8 + 16 * _READS
 """The plug-in's log of counter reads: how many there were, then a ring of (cycles, instructions)."""
@@ -54,8 +54,7 @@ def plugin_path() -> Path:
     Raises:
         MissingTool: no C compiler.
     """
-    sources = [s for s in sorted(_SOURCES.glob("*.[ch]")) if s.name not in ("unicorn_hook.c", "profile.c")]
-    return native.shared_object("tr_qemu", [*sources, _SOURCES / "qemu" / "plugin.c"], flags=("-pthread",))
+    return native.shared_object("tr_qemu", [*native.model_sources(), _PLUGIN], flags=("-pthread",))
 
 
 def find_qemu() -> str:

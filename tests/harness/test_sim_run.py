@@ -221,7 +221,7 @@ def test_a_jump_into_a_function_nobody_called_replaces_the_one_that_ran() -> Non
 
 
 def test_class_names_follow_the_decoders_enumeration() -> None:
-    header = (Path(native.__file__).parent / "timing" / "insn.h").read_text()
+    header = (Path(native.__file__).parent / "timing" / "instruction.h").read_text()
     enumeration = header.partition("typedef enum {")[2].partition("} tr_op;")[0]
     names = re.findall(r"\bTR_OP_(\w+)\b(?=\s*[,=])", enumeration)
     assert len(CLASSES) == len(names) == len(set(CLASSES))

@@ -43,7 +43,7 @@ int main(void) {
 
 # What reads the class of one instruction: halfwords in, class and register masks out.
 TELL = """
-#include "insn.h"
+#include "instruction.h"
 #include <stdio.h>
 int main(void) {
     unsigned first, second;
@@ -57,7 +57,7 @@ int main(void) {
 }
 """
 
-OPS = re.findall(r"\bTR_OP_(\w+)", (native._SOURCES / "insn.h").read_text().split("} tr_op;")[0])
+OPS = re.findall(r"\bTR_OP_(\w+)", (native._SOURCES / "instruction.h").read_text().split("} tr_op;")[0])
 FLAGS, GE = 1 << 16, 1 << 17
 
 
@@ -138,7 +138,7 @@ def _compile(folder: Path, text: str, *flags: str, sources: tuple[str, ...]) -> 
     program = folder / "program"
     (folder / "main.c").write_text(text)
     here = native._SOURCES
-    files = [folder / "main.c", *(here / name for name in sources)]
+    files = [folder / "main.c", *(file for name in sources for file in sorted(here.glob(name)))]
     options: list[str | Path] = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", *flags, f"-I{here}"]
     subprocess.run(["gcc", *options, "-o", program, *files], check=True)
     return program
@@ -147,7 +147,7 @@ def _compile(folder: Path, text: str, *flags: str, sources: tuple[str, ...]) -> 
 @needs_host_compiler
 def test_any_halfwords_pass_through_decoder_and_rules_without_undefined_behaviour(tmp_path: Path) -> None:
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    program = _compile(tmp_path, ALL_HALFWORDS, *flags, sources=("decode.c", "timing_m4.c", "timing_m7.c"))
+    program = _compile(tmp_path, ALL_HALFWORDS, *flags, sources=("decode/*.c", "cortex_m4.c", "cortex_m7.c"))
     subprocess.run([program], check=True, timeout=60)
 
 
@@ -162,7 +162,7 @@ def test_classes_and_registers_agree_with_the_assembler(tmp_path: Path) -> None:
     subprocess.run(["arm-none-eabi-objcopy", "-O", "binary", unlinked, raw], check=True)
     code = raw.read_bytes()
     words = [code[n : n + 4] for n in range(0, 16 * len(CASES), 16)]
-    program = _compile(tmp_path, TELL, sources=("decode.c",))
+    program = _compile(tmp_path, TELL, sources=("decode/*.c",))
     lines = "".join(f"{w[1]:02x}{w[0]:02x} {w[3]:02x}{w[2]:02x}\n" for w in words)
     told = subprocess.run([program], input=lines, capture_output=True, text=True, check=True).stdout.splitlines()
     for (text, op, reads, writes), line in zip(CASES, told, strict=True):

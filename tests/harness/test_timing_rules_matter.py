@@ -18,7 +18,7 @@ pytestmark = [
         shutil.which("arm-none-eabi-as") is None, reason="NO ARM ASSEMBLER: apt install binutils-arm-none-eabi"
     ),
 ]
-M4, M7 = "timing_m4.c", "timing_m7.c"
+M4, M7 = "cortex_m4.c", "cortex_m7.c"
 RULES = {
     "M4 address stall": (M4, "if (i->address & produced) cycles += 1;", ""),
     "M4 FP result late": (M4, "if (i->fp_reads & fp_late) cycles += 1;", ""),

@@ -8,7 +8,7 @@
 #ifndef TINYRACK_ACCESS_H
 #define TINYRACK_ACCESS_H
 
-#include "insn.h"
+#include "instruction.h"
 
 enum {
     TR_FIRST_FP_TERM = 16, /* terms are r0 to r15, s0 to s31, slots */

@@ -4,7 +4,7 @@
 
 #include "access.h"
 #include "alignment.h"
-#include "insn.h"
+#include "instruction.h"
 #include "timing.h"
 
 #include <stddef.h>
@@ -23,7 +23,7 @@ typedef struct {
             uint8_t started;     /* 0 just after reset */
         } m4;
         struct {
-            /* Stage after issue at which a register's value is there, counted from the present cycle; see timing_m7.c. */
+            /* Stage after issue at which a register's value is there, counted from the present cycle; see cortex_m7.c. */
             uint8_t late[TR_REGISTERS];  /* for the late ALU, accumulators and stores */
             uint8_t early[TR_REGISTERS]; /* for addresses, shifters, the early ALU */
             uint8_t mixed[TR_REGISTERS]; /* for multiplicands, and late operands of instructions that also use the shifter */
@@ -36,7 +36,7 @@ typedef struct {
             uint8_t slot_open;      /* the cycle's younger slot is free */
             uint8_t older_base;     /* of the older instruction's access, 0xff when unknown */
             uint8_t older_bank;     /* odd or even word */
-            uint16_t older;         /* what it is: ISSUE_ flags of timing_m7.c */
+            uint16_t older;         /* what it is: ISSUE_ flags of cortex_m7.c */
             uint8_t store_base, store_bank; /* of the narrow store issued last; 0xff none */
         } m7;
         uint8_t bytes[176];

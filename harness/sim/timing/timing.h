@@ -61,8 +61,6 @@ enum { TR_REGIONS_MAX = 12 };
 
 typedef struct {
     uint32_t enabled; /* 0: every access takes zero wait states */
-    /* 1: data addresses are told from the code and the registers at a block's entry; 0: the engine announces them. */
-    uint32_t trace_data;
     uint32_t region_count;
     tr_region regions[TR_REGIONS_MAX];
     uint32_t wait_states; /* of the flash, as programmed */
@@ -91,9 +89,6 @@ typedef enum {
 
 /* Announces a block. */
 tr_verdict tr_core_block(tr_core *core, uint32_t pc, uint32_t bytes);
-/* Announces a data access, for engines that can; without effect where the model traces them itself. */
-void tr_core_read(tr_core *core, uint32_t address, uint32_t bytes);
-void tr_core_write(tr_core *core, uint32_t address, uint32_t bytes);
 
 /* Instructions that may still be counted before tr_core_block answers TR_EXHAUSTED; the next block is counted in any case, so
  * that every slice makes progress. At most 2^62. Registers may have changed since the last block. */

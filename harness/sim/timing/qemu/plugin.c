@@ -9,7 +9,7 @@
  * of LOG_BYTES that receives every timed read of the counter, owner=PID: QEMU ends itself when that process is gone.
  */
 #define _GNU_SOURCE
-#include "../insn.h"
+#include "../instruction.h"
 #include "../timing.h"
 
 #include <pthread.h>

@@ -53,17 +53,14 @@ enum {
     TR_LITERAL = 1u << 4,     /* address relative to pc */
     TR_CONDITIONAL = 1u << 5, /* in an IT block, or a conditional branch */
     TR_ENDS_FLOW = 1u << 6,   /* may write pc */
-    TR_CALL = 1u << 7,
-    TR_RETURN = 1u << 8, /* BX LR or a load of pc from the stack */
-    TR_DOUBLE = 1u << 9, /* double-precision FP */
-    TR_UNSIGNED_DIV = 1u << 10,
-    TR_ACCUMULATES = 1u << 11,
-    TR_SIGN_EXTENDS = 1u << 12,
-    TR_COMPARE_BRANCH = 1u << 13, /* CBZ, CBNZ */
-    TR_SIMPLE = 1u << 14,         /* ADD, SUB, MOV without shift: the M7's early ALU can execute it */
-    TR_EARLY_SHIFTER = 1u << 15,  /* bit-field kind that occupies the M7's early shifter */
-    TR_REVERSE = 1u << 16,        /* REV, REV16, REVSH, RBIT */
-    TR_SATURATES = 1u << 17,      /* SSAT, USAT, QADD and their like: a result one stage later */
+    TR_DOUBLE = 1u << 7,      /* double-precision FP */
+    TR_UNSIGNED_DIV = 1u << 8,
+    TR_SIGN_EXTENDS = 1u << 9,
+    TR_COMPARE_BRANCH = 1u << 10, /* CBZ, CBNZ */
+    TR_SIMPLE = 1u << 11,         /* ADD, SUB, MOV without shift: the M7's early ALU can execute it */
+    TR_EARLY_SHIFTER = 1u << 12,  /* bit-field kind that occupies the M7's early shifter */
+    TR_REVERSE = 1u << 13,        /* REV, REV16, REVSH, RBIT */
+    TR_SATURATES = 1u << 14,      /* SSAT, USAT, QADD and their like: a result one stage later */
 };
 
 /* What an instruction leaves in a register, as far as addresses are made of it. */
@@ -87,7 +84,6 @@ typedef struct tr_insn {
     uint32_t accumulator;
     uint32_t data; /* registers whose value is stored */
     uint32_t fp_reads, fp_writes, fp_accumulator;
-    uint32_t target; /* of a direct branch */
     int32_t offset;  /* of an access, from its base register's value before the instruction */
     int32_t step;    /* what the instruction adds to its base register */
     uint32_t imm;    /* of `value` */

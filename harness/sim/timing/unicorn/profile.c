@@ -3,8 +3,8 @@
  * A second block hook behind the timing model's: what the model has charged since the last call is the cost of the block
  * that starts now. Nothing here changes a figure.
  */
-#include "insn.h"
-#include "timing.h"
+#include "../instruction.h"
+#include "../timing.h"
 #include "unicorn.h"
 
 #include <stdlib.h>

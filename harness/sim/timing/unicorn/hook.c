@@ -4,8 +4,8 @@
  * build this file: the few declarations in unicorn.h are ours. Only blocks are hooked. A hook on data accesses would make
  * every access of the engine rebuild the core's state: twenty times slower, and in 2.1.4 it leaves a stale IT state behind.
  */
-#include "insn.h"
-#include "timing.h"
+#include "../instruction.h"
+#include "../timing.h"
 #include "unicorn.h"
 
 #include <stddef.h>
