@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import FaultClass, Outcome
 
@@ -279,13 +279,20 @@ def to_json(row: Row) -> dict[str, Any]:
     return document
 
 
-def from_json(document: Mapping[str, Any]) -> Row:
+def from_json(document: Any) -> Row:
     """A stored row, of this version or an older one; keys of a newer version are left out.
 
     Raises:
-        pydantic.ValidationError: not a row.
+        ValueError: not a row; the first field that is wrong.
     """
-    return _ADAPTER.validate_python({k: v for k, v in document.items() if k in Row.__dataclass_fields__})
+    known = document
+    if isinstance(document, Mapping):
+        known = {k: v for k, v in document.items() if k in Row.__dataclass_fields__}
+    try:
+        return _ADAPTER.validate_python(known)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(": ".join([*map(str, first["loc"]), first["msg"]])) from error
 
 
 def json_schema() -> dict[str, Any]:

@@ -182,6 +182,8 @@ class Store:
         if inspector.has_table(_Info.__tablename__):
             with orm.Session(self._engine) as session:
                 info = session.get(_Info, _VERSION_KEY)
+            if info and not info.value.isdecimal():
+                raise ConfigError(f"is damaged: its schema is {info.value[:20]!r}", file=self.where)
             found = int(info.value) if info else 0
             if found > SCHEMA_VERSION:
                 raise ConfigError(
@@ -295,7 +297,7 @@ class Store:
     def attempts(self) -> tuple[Row, ...]:
         """Every attempt ever made, oldest first."""
         with orm.Session(self._engine) as session:
-            return tuple(_row(each) for each in session.scalars(sa.select(_Attempt).order_by(_Attempt.id)))
+            return self._rows(session, sa.select(_Attempt))
 
     def frame(self) -> pd.DataFrame:
         """All attempts as a table, one column a scalar key, for pandas users."""
@@ -305,17 +307,32 @@ class Store:
         return pd.DataFrame([{k: v for k, v in d.items() if not isinstance(v, dict | list)} for d in documents])
 
     def _load(self, session: orm.Session, found: _Session) -> StoredSession:
-        attempts = session.scalars(
-            sa.select(_Attempt).where(_Attempt.session_id == found.id).order_by(_Attempt.id)
-        )
+        attempts = self._rows(session, sa.select(_Attempt).where(_Attempt.session_id == found.id))
         return StoredSession(
             id=found.id,
             request_digest=found.request_digest,
             request=found.request,
             started=found.started,
             finished=found.finished,
-            rows=latest(tuple(_row(each) for each in attempts)),
+            rows=latest(attempts),
         )
+
+    def _rows(self, session: orm.Session, query: sa.Select[Any]) -> tuple[Row, ...]:
+        """The attempts, oldest first.
+
+        Raises:
+            ConfigError: one is damaged, or has values that only a newer version knows.
+        """
+        found: list[Row] = []
+        where = "an attempt"
+        try:
+            for attempt in session.scalars(query.order_by(_Attempt.id)):
+                where = f"attempt {attempt.id}"
+                found.append(replace(rows.from_json(attempt.row), attempt=attempt.id))
+        except ValueError as error:
+            what = f"{where} cannot be read (damaged, or a newer version's): {error}"
+            raise ConfigError(what, file=self.where) from error
+        return tuple(found)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -371,10 +388,6 @@ def _start_ticks(pid: int) -> str | None:
     fields = text.rpartition(")")[2].split()
     # A zombie keeps its entry but writes nothing any more.
     return "zombie" if fields[0] == "Z" else fields[19]
-
-
-def _row(attempt: _Attempt) -> Row:
-    return replace(rows.from_json(attempt.row), attempt=attempt.id)
 
 
 def _url(text: str) -> sa.URL:

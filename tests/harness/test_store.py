@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -199,6 +200,28 @@ def test_a_newer_file_is_refused_in_one_line(tmp_path: Path) -> None:
     engine.dispose()
     with pytest.raises(ConfigError, match="newer tinyrack"):
         Store.open(str(tmp_path), now=Clock())
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("UPDATE attempts SET row = json_set(row, '$.outcome', 'melted')", "attempt 1 .*newer.*: outcome: "),
+        ("UPDATE attempts SET row = '{}'", "attempt 1 cannot be read .*: model: "),
+        ("UPDATE attempts SET row = '[]'", "attempt 1 cannot be read"),
+        ("UPDATE attempts SET row = '{no json'", "an attempt cannot be read .*: Expecting"),
+        ("UPDATE tinyrack_info SET value = 'one'", "is damaged: its schema is 'one'"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, damage: str, words: str) -> None:
+    with Store.open(str(tmp_path), now=Clock()) as store:
+        store.append(store.begin_session(request={}, request_digest="d", fresh=True).id, OK)
+    with sqlite3.connect(tmp_path / DATABASE) as raw:
+        raw.execute("DROP TRIGGER attempts_no_update")
+        raw.execute(damage)
+    raw.close()
+    with pytest.raises(ConfigError, match=words) as caught, Store.open(str(tmp_path), now=Clock()) as store:
+        store.attempts()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"this is not a database at all, it is text" * 40, b"\x00" * 5000])
