@@ -149,6 +149,6 @@ def timing_core(uc: Any, *, core: CoreName, memory: MemoryModel = IDEAL) -> Timi
     try:
         return NativeCore(uc, core=core, memory=memory)
     except MissingTool:
-        from harness.sim.timing_python import PythonCore
+        from harness.sim.timing_python.core import PythonCore
 
         return PythonCore(uc, core=core, memory=memory)

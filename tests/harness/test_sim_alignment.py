@@ -9,7 +9,7 @@ import pytest
 
 from harness.sim.memory_model import IDEAL, MemoryModel
 from harness.sim.timing_core import CoreName, TimingCore, timing_core
-from harness.sim.timing_python import PythonCore
+from harness.sim.timing_python.core import PythonCore
 from tests.harness.sim_machine import Machine, machine
 
 UNALIGNED, FORCED = 1 << 24, 1 << 30

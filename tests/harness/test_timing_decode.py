@@ -1,15 +1,19 @@
-"""The decoder of the timing library: any halfwords are safe, and classes agree with the assembler's mnemonics."""
+"""The decoders of the timing model: any halfwords are safe, classes are the assembler's, C and Python agree."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from harness.sim import native
+from harness.sim.timing_python.decode.decode import decode, is_wide
+from harness.sim.timing_python.instruction import Insn
 
 needs_host_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="NO HOST COMPILER: apt install gcc")
 needs_assembler = pytest.mark.skipif(
@@ -41,21 +45,25 @@ int main(void) {
 }
 """
 
-# What reads the class of one instruction: halfwords in, class and register masks out.
-TELL = """
+# What decodes: halfwords and the state of an IT block in, all fields and the state behind it out.
+FIELDS = tuple(f.name for f in dataclasses.fields(Insn))
+TELL = f"""
 #include "instruction.h"
 #include <stdio.h>
-int main(void) {
-    unsigned first, second;
-    while (scanf("%x %x", &first, &second) == 2) {
+int main(void) {{
+    unsigned first, second, state;
+    while (scanf("%x %x %x", &first, &second, &state) == 3) {{
         tr_insn i;
-        uint8_t it = 0;
-        tr_decode(&i, 0x08000000u, (uint16_t)first, (uint16_t)second, &it);
-        printf("%u %u %x %x %x %x\\n", i.op, i.size, i.reads, i.writes, i.fp_reads, i.fp_writes);
-    }
+        uint8_t it = (uint8_t)state;
+        tr_decode(&i, PC, (uint16_t)first, (uint16_t)second, &it);
+        printf("%d", it);
+        {" ".join(f'printf(" %lld", (long long)i.{name});' for name in FIELDS)}
+        printf("\\n");
+    }}
     return 0;
-}
+}}
 """
+PC = 0x0800_0002
 
 OPS = re.findall(r"\bTR_OP_(\w+)", (native._SOURCES / "instruction.h").read_text().split("} tr_op;")[0])
 FLAGS, GE = 1 << 16, 1 << 17
@@ -162,10 +170,25 @@ def test_classes_and_registers_agree_with_the_assembler(tmp_path: Path) -> None:
     subprocess.run(["arm-none-eabi-objcopy", "-O", "binary", unlinked, raw], check=True)
     code = raw.read_bytes()
     words = [code[n : n + 4] for n in range(0, 16 * len(CASES), 16)]
-    program = _compile(tmp_path, TELL, sources=("decode/*.c",))
-    lines = "".join(f"{w[1]:02x}{w[0]:02x} {w[3]:02x}{w[2]:02x}\n" for w in words)
+    decoded = _decoded(tmp_path, [(w[0] | w[1] << 8, w[2] | w[3] << 8, 0) for w in words])
+    for (text, op, reads, writes), got in zip(CASES, decoded, strict=True):
+        assert (OPS[got["op"]], got["reads"], got["writes"]) == (op, reads, writes), text
+
+
+@needs_host_compiler
+def test_the_decoder_in_python_says_the_same_of_every_encoding(tmp_path: Path) -> None:
+    random = Random(1)
+    firsts = [first for first in range(0x10000) for _ in range(4 if is_wide(first) else 1)]
+    encodings = [(first, random.getrandbits(16), random.choice((0, 0x14))) for first in firsts]
+    for encoding, expected in zip(encodings, _decoded(tmp_path, encodings), strict=True):
+        insn, it = decode(PC, *encoding)
+        got = {"it": it} | {name: int(getattr(insn, name)) for name in FIELDS}
+        assert got == expected, [hex(n) for n in encoding]
+
+
+def _decoded(folder: Path, encodings: list[tuple[int, int, int]]) -> list[dict[str, int]]:
+    """What the C decoder says of first and second halfwords and states of the IT block."""
+    program = _compile(folder, TELL, f"-DPC={PC}u", sources=("decode/*.c",))
+    lines = "".join(f"{first:x} {second:x} {it:x}\n" for first, second, it in encodings)
     told = subprocess.run([program], input=lines, capture_output=True, text=True, check=True).stdout.splitlines()
-    for (text, op, reads, writes), line in zip(CASES, told, strict=True):
-        got_op, _, got_reads, got_writes, _, _ = line.split()
-        got = OPS[int(got_op)], int(got_reads, 16), int(got_writes, 16)
-        assert got == (op, reads, writes), text
+    return [dict(zip(("it", *FIELDS), map(int, line.split()), strict=True)) for line in told]

@@ -19,7 +19,7 @@ from harness.sim import bare, micro_cases, native
 from harness.sim.memory_model import IDEAL, MemoryModel, chip_memory
 from harness.sim.native import NativeCore
 from harness.sim.timing_core import Counters
-from harness.sim.timing_python import PythonCore
+from harness.sim.timing_python.core import PythonCore
 from harness.toolchain import find_toolchain
 from tinyengine import zoo
 from tinyengine.compile import CompileOptions, compile_graph

@@ -1,4 +1,4 @@
-"""Cortex-M4: one instruction at a time, as `timing/timing_m4.c`. Sources of each rule: timing/README.md."""
+"""Cortex-M4: one instruction at a time, as `timing/cortex_m4.c`. Sources of each rule: timing/README.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cortex-M7: in-order dual issue as a scoreboard, as `timing/timing_m7.c`, which explains the stages.
+"""Cortex-M7: in-order dual issue as a scoreboard, as `timing/cortex_m7.c`, which explains the stages.
 
 Sources of each rule: timing/README.md.
 """

@@ -1,9 +1,9 @@
-"""One Thumb instruction as the timing rules see it: the classes and roles of `timing/insn.h`, in its words."""
+"""One Thumb instruction as the timing rules see it: classes and roles of `timing/instruction.h`, in its words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 
 FLAGS, GE = 1 << 16, 1 << 17
 """Bits of the register masks beside r0 to r15."""
@@ -48,8 +48,8 @@ class Op(IntEnum):
     UNKNOWN = 30
 
 
-class Trait(IntFlag):
-    """As the TR_ traits."""
+class Trait:
+    """Bits, as the TR_ traits."""
 
     SHIFTED_REGISTER = 1 << 0
     SHIFTED_CONSTANT = 1 << 1
@@ -58,14 +58,14 @@ class Trait(IntFlag):
     LITERAL = 1 << 4
     CONDITIONAL = 1 << 5
     ENDS_FLOW = 1 << 6
-    DOUBLE = 1 << 9
-    UNSIGNED_DIV = 1 << 10
-    SIGN_EXTENDS = 1 << 12
-    COMPARE_BRANCH = 1 << 13
-    SIMPLE = 1 << 14
-    EARLY_SHIFTER = 1 << 15
-    REVERSE = 1 << 16
-    SATURATES = 1 << 17
+    DOUBLE = 1 << 7
+    UNSIGNED_DIV = 1 << 8
+    SIGN_EXTENDS = 1 << 9
+    COMPARE_BRANCH = 1 << 10
+    SIMPLE = 1 << 11
+    EARLY_SHIFTER = 1 << 12
+    REVERSE = 1 << 13
+    SATURATES = 1 << 14
 
 
 class Value(IntEnum):

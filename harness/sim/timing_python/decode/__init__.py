@@ -1,0 +1,1 @@
+"""Thumb instructions to timing classes, file by file as `timing/decode/`."""
