@@ -9,10 +9,15 @@ Estimates rank ways; they are never reported as measurements.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
+from typing import ParamSpec, TypeVar, cast
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SCHEMA = "tinyrack.costs/1"
 _UNKNOWN_CYCLES = 1.0
@@ -106,8 +111,8 @@ def known_or_plain(known: Mapping[str, float], name: str) -> float:
 
 
 @cache
-def table() -> Mapping[str, CoreCosts]:
-    """The committed table, by core: m4, m7.
+def committed() -> Mapping[str, CoreCosts]:
+    """The file's table, by core: m4, m7.
 
     Raises:
         ValueError: the file in this package is damaged.
@@ -116,6 +121,36 @@ def table() -> Mapping[str, CoreCosts]:
     if document.get("schema") != SCHEMA:
         raise ValueError(f"costs.json has schema {document.get('schema')!r}, {SCHEMA!r} is read")
     return {core: CoreCosts(**entry) for core, entry in document["cores"].items()}
+
+
+_replacements: list[Mapping[str, CoreCosts]] = []
+_forget: list[Callable[[], None]] = []
+
+
+def table() -> Mapping[str, CoreCosts]:
+    """The table in use, by core: the committed one, except inside of `replaced`."""
+    return _replacements[-1] if _replacements else committed()
+
+
+@contextmanager
+def replaced(cores: Mapping[str, CoreCosts]) -> Iterator[None]:
+    """Another table is in use meanwhile, in all threads; ways that were priced before keep their prices."""
+    _replacements.append(cores)
+    try:
+        for forget in _forget:
+            forget()
+        yield
+    finally:
+        _replacements.pop()
+        for forget in _forget:
+            forget()
+
+
+def remembered(function: Callable[P, T]) -> Callable[P, T]:
+    """A cache for what hangs on the table in use."""
+    cached = lru_cache(maxsize=4096)(function)
+    _forget.append(cached.cache_clear)
+    return cast(Callable[P, T], cached)
 
 
 def of_core(core: str) -> CoreCosts:

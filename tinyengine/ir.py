@@ -91,6 +91,10 @@ class Tensor:
     def is_constant(self) -> bool:
         return self.data is not None
 
+    def within_reach(self, values: NDArray[np.int8]) -> NDArray[np.int8]:
+        """int8 values for the tensor, clipped to its `reach`."""
+        return values if self.reach is None else np.clip(values, *np.array(self.reach, dtype=np.int8))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Padding:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 
 def tile_name(tile: Tile) -> str:
-    """The tile in a word."""
-    return f"p{tile.pixels}.c{tile.channels}.b{tile.band}.{tile.weights.name.lower()}"
+    """The tile in a word; of a chain's links the first letters of their forms."""
+    links = f".{''.join(w.name[0].lower() for w in tile.links)}" if tile.links else ""
+    return f"p{tile.pixels}.c{tile.channels}.b{tile.band}{links}.{tile.weights.name.lower()}"
 
 
 def way_name(graph: Graph, way: Way | ScheduledStep, requant: Requant, target: Target) -> str:

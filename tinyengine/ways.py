@@ -144,7 +144,7 @@ def chains(graph: Graph, flow: Dataflow, index: int, requant: Requant, target: T
             Way(
                 step=step,
                 spec=catalogue.chain_spec(fused, target),
-                tile=Tile(band=band),
+                tile=Tile(band=band, links=tuple(t.weights for t in chain.tiles(fused, band))),
                 scratch_bytes=makers.scratch_bytes(fused, band),
                 price=makers.price(fused, band),
                 length=len(nodes),

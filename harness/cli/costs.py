@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 from rich.table import Table
 
 from harness import host, paths, rack
-from harness.boards import load_boards
+from harness.boards import Board, load_boards
 from harness.cli import signals
 from harness.cli.extras import nas_needed
 from harness.cli.output import JsonOption, check_json_target, console, write_json
@@ -56,29 +57,30 @@ def command(
     station = Station(stop=stop, memory=Memory.IDEAL)
     runner = Runner(hardware=station, stop=stop, clock=time.monotonic, now=time.time, rng=random.SystemRandom())
     screen = console(stderr=True)
-    found: list[Measured] = []
-    with signals.handled(stop, station.abort):
-        for board in chosen:
-            readings = Readings(
-                paths.cache_dir() / "readings",
-                kind_of(board, Memory.IDEAL, toolchain=find_toolchain().description),
+    graphs = table.networks(sources)
+
+    def measured(board: Board) -> Measured:
+        readings = Readings(
+            paths.cache_dir() / "readings",
+            kind_of(board, Memory.IDEAL, toolchain=find_toolchain().description),
+        )
+        lease = rack.lease(board, timeout_s=LEASE_WAIT_S, clock=time.monotonic, stop=stop)
+        with lease, View(screen, f"{len(sources)} networks on {board.name}") as view:
+            return table.measure(
+                board,
+                graphs,
+                runner=runner,
+                readings=readings,
+                options=options,
+                stop=stop,
+                observe=view.observe,
             )
-            lease = rack.lease(board, timeout_s=LEASE_WAIT_S, clock=time.monotonic, stop=stop)
-            with lease, View(screen, f"{len(sources)} networks on {board.name}") as view:
-                found.append(
-                    table.measure(
-                        board,
-                        sources,
-                        runner=runner,
-                        readings=readings,
-                        options=options,
-                        stop=stop,
-                        observe=view.observe,
-                    )
-                )
+
+    with signals.handled(stop, station.abort):
+        found = table.settled(lambda: [measured(board) for board in chosen])
     file = out or table.committed_file()
     words = f"tinyrack costs {' '.join(Path(m.argument).name for m in sources)} --boards {boards}"
-    document = table.document(found, words)
+    document = table.document(found.cores, words)
     try:
         table.write(file, document)
     except OSError as error:
@@ -86,11 +88,12 @@ def command(
     if json is not None:
         write_json(document, json)
     answer = console(stderr=json == "-")
-    answer.print(shown(found))
-    answer.print(f"written to {file}", soft_wrap=True)
+    answer.print(shown(found.cores))
+    rounds = "a round" if found.rounds == 1 else f"{found.rounds} rounds"
+    answer.print(f"settled after {rounds}; written to {file}", soft_wrap=True)
 
 
-def shown(found: list[Measured]) -> Table:
+def shown(found: Sequence[Measured]) -> Table:
     """How far estimates are off, by core and family."""
     view = Table(box=None, pad_edge=False)
     view.add_column("core")

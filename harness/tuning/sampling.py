@@ -117,10 +117,8 @@ class Answers:
 def seeded_inputs(graph: Graph) -> tuple[Values, ...]:
     """Uniform int8, the same values for the same shape, within what each channel can reach in its network."""
     tensors = [graph.tensors[t] for t in graph.inputs]
-    values = [np.random.default_rng(0).integers(-128, 128, size=t.shape, dtype=np.int8) for t in tensors]
     return tuple(
-        v if t.reach is None else np.clip(v, *np.array(t.reach, dtype=np.int8))
-        for v, t in zip(values, tensors, strict=True)
+        t.within_reach(np.random.default_rng(0).integers(-128, 128, size=t.shape, dtype=np.int8)) for t in tensors
     )
 
 

@@ -1,16 +1,22 @@
-"""The committed cost table, measured anew: a choice of ways from some networks, a fit for each core, one file."""
+"""The committed cost table, measured anew: a choice of ways from some networks, a fit for each core, one file.
+
+Prices decide the form of weights of each link of a chain, so the samples of chains hang on the table in use: it is
+measured and fitted in rounds, until a table leads to itself. Single layers do not hang on it and chains lead to no
+other entries than their own, so the third round is the last, and a table that stands takes one.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.boards import Board
 from harness.chips import load_chip
+from harness.errors import HarnessError
 from harness.job import JobOptions, Kernels, compile_options
 from harness.models import ModelSource
 from harness.runner import Runner
@@ -19,9 +25,10 @@ from harness.tuning.bench import Bench, Step
 from harness.tuning.fit import Errors, Point
 from harness.tuning.readings import Readings
 from tinyengine import costs
-from tinyengine.compile import lowered_graphs
+from tinyengine.compile import CompileOptions, lowered_graphs
 from tinyengine.costs import CoreCosts
 from tinyengine.fixedpoint import Requant
+from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
 from tinyengine.kernels.tiling import Weights
 from tinyengine.measured import way_name
@@ -35,6 +42,16 @@ _LEFT_OUT = 5
 """Of so many chains, short forms and layers rounded once one is measured: they share counts with others."""
 
 
+_MOST_ROUNDS = 5
+
+Networks = Mapping[Requant, tuple[Graph, ...]]
+"""Graphs after passes, by rounding."""
+
+
+class NotSettled(HarnessError):
+    """Measuring again and again, the table kept changing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """One core's part of the table, and how good it is."""
@@ -44,9 +61,51 @@ class Measured:
     errors: tuple[Errors, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A table that leads to itself, and after how many rounds."""
+
+    cores: tuple[Measured, ...]
+    rounds: int
+
+
+def networks(models: Sequence[ModelSource]) -> Networks:
+    """The models' graphs as they are measured; the same for all rounds, so that layers are analysed once."""
+    return {
+        requant: tuple(
+            lowered_graphs(m.graph(float_io=False), CompileOptions(requant=requant))[0][0] for m in models
+        )
+        for requant in Requant
+    }
+
+
+def settled(measured: Callable[[], Sequence[Measured]]) -> Settled:
+    """Rounds of measuring and fitting until a table leads to itself.
+
+    Args:
+        measured: each core's part, by the table in use.
+
+    Raises:
+        NotSettled: it never does.
+    """
+    cores = dict(costs.table())
+    for rounds in range(1, _MOST_ROUNDS + 1):
+        with costs.replaced(cores):
+            found = tuple(measured())
+        changed = {m.core: m.costs for m in found if not _same_prices(m.costs, cores.get(m.core))}
+        if not changed:
+            return Settled(cores=found, rounds=rounds)
+        cores |= changed
+    raise NotSettled(f"the table of {', '.join(changed)} still changes after {_MOST_ROUNDS} rounds")
+
+
+def _same_prices(one: CoreCosts, other: CoreCosts | None) -> bool:
+    return other is not None and (one.cycles, one.layers) == (other.cycles, other.layers)
+
+
 def measure(
     board: Board,
-    models: Sequence[ModelSource],
+    graphs: Networks,
     *,
     runner: Runner,
     readings: Readings,
@@ -54,26 +113,24 @@ def measure(
     stop: threading.Event,
     observe: Callable[[Step], None],
 ) -> Measured:
-    """Measures a choice of the networks' ways and fits the table of the board's core.
+    """Measures a choice of the networks' ways, by the table in use, and fits the table of the board's core.
 
     Raises:
         HarnessError: the board failed, or the stop was set.
     """
     target = Kernels.AUTO.target(load_chip(board.chip).core)
     samples: dict[str, tuple[Sample, Requant]] = {}
+    for requant, graph in ((requant, graph) for requant, found in graphs.items() for graph in found):
+        for sample in chosen(Options(graph, requant=requant, target=target), requant, target):
+            samples.setdefault(sample.name, (sample, requant))
     for requant in Requant:
-        wanted = compile_options(_rounded(options, requant), target)
-        for source in models:
-            graph = lowered_graphs(source.graph(float_io=False), wanted)[0][0]
-            for sample in chosen(Options(graph, requant=requant, target=target), requant, target):
-                samples.setdefault(sample.name, (sample, requant))
-    for requant in Requant:
+        rounded = replace(options, requant=requant)
         bench = Bench(
             board,
             runner=runner,
             readings=readings,
-            options=_rounded(options, requant),
-            compile_options=compile_options(_rounded(options, requant), target),
+            options=rounded,
+            compile_options=compile_options(rounded, target),
             stop=stop,
             observe=observe,
         )
@@ -84,8 +141,7 @@ def measure(
         if (reading := readings.get(name)) is not None and reading.cycles
     ]
     cycles, layers = fit.fit(points, assumed.cycles(target))
-    found = CoreCosts(cycles=cycles, layers=layers)
-    off = fit.errors(points, found)
+    off = fit.errors(points, CoreCosts(cycles=cycles, layers=layers))
     count = sum(e.count for e in off)
     return Measured(
         core=target.value,
@@ -102,10 +158,6 @@ def measure(
         ),
         errors=off,
     )
-
-
-def _rounded(options: JobOptions, requant: Requant) -> JobOptions:
-    return replace(options, requant=requant)
 
 
 def chosen(options: Options, requant: Requant, target: Target) -> list[Sample]:

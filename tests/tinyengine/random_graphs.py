@@ -408,7 +408,7 @@ def random_inputs(graph: Graph, seed: int) -> tuple[NDArray[np.generic], ...]:
             values = rng.choice(np.array([-128, 127], dtype=np.int8), t.shape)
         else:
             values = rng.integers(-128, 128, t.shape, dtype=np.int8)
-        arrays.append(values if t.reach is None else np.clip(values, *np.array(t.reach, dtype=np.int8)))
+        arrays.append(t.within_reach(values))
     return tuple(arrays)
 
 

@@ -30,9 +30,11 @@ class Tile:
     """Outputs computed together: `pixels` neighbours on a row times `channels`.
 
     `band`: pixels or rows whose operands are in working memory at a time, where a kernel has such.
+    `links`: of a chain, the form of each link's weights: what prices led to, not a choice of the search.
     """
 
     pixels: int = 1
     channels: int = 1
     band: int = 0
     weights: Weights = Weights.HALVES
+    links: tuple[Weights, ...] = ()

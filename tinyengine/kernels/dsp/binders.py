@@ -22,7 +22,6 @@ class ThumbFamily(Family):
     def __init__(self, module: Any, core: Core, requant: Requant) -> None:
         super().__init__(module, requant)
         self._core = core
-        self._costs = costs.of_core(core.name.lower())
 
     def tiles(self, graph: Graph, node: Node) -> tuple[Tile, ...]:
         """Every combination of band and form of weights, larger bands first."""
@@ -32,7 +31,7 @@ class ThumbFamily(Family):
 
     def price(self, graph: Graph, node: Node, tile: Tile) -> Price:
         name = formed_name(graph, node, self._requant, tile.weights)
-        return self._costs.price(self.name, self.work(graph, node, tile), name)
+        return costs.of_core(self._core.name.lower()).price(self.name, self.work(graph, node, tile), name)
 
     def work(self, graph: Graph, node: Node, tile: Tile) -> Work:
         """What a node with a tile does, in the family's counts."""

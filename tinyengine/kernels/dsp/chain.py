@@ -143,7 +143,6 @@ class Chains:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._costs = costs.of_core(core.name.lower())
         self._link = lru_cache(maxsize=512)(_link)
 
     def from_nodes(self, graph: Graph, nodes: tuple[Node, ...], requant: Requant) -> Chain | None:
@@ -178,7 +177,8 @@ class Chains:
             link_price(layer, _tile(layer, _most_rows(bands, i)), self._core)
             for i, layer in enumerate(chain.layers)
         ]
-        cycles = sum(one.cycles for one in found) + self._costs.estimate(FAMILY, self.counts(chain, band))
+        own = costs.of_core(self._core.name.lower()).estimate(FAMILY, self.counts(chain, band))
+        cycles = sum(one.cycles for one in found) + own
         return Price(cycles=cycles, flash_bytes=sum(one.flash_bytes for one in found))
 
     def links(self, chain: Chain, band: int) -> list[tuple[str, Mapping[str, float], str]]:
@@ -359,7 +359,7 @@ def _most_rows(bands: tuple[_Band, ...], index: int) -> int:
     return max(1, counts[len(counts) // 2])
 
 
-@lru_cache(maxsize=4096)
+@costs.remembered
 def _tile(layer: _Layer, rows: int) -> Tile:
     """The rows at a time, with the form of weights that is cheapest by cycles plus bytes."""
     if isinstance(layer.found, add.Layer):
@@ -373,7 +373,7 @@ def _tile(layer: _Layer, rows: int) -> Tile:
     return min(zip(forms, prices, strict=True), key=lambda f: f[1].cycles + f[1].flash_bytes)[0]
 
 
-@lru_cache(maxsize=4096)
+@costs.remembered
 def link_price(layer: _Layer, tile: Tile, core: Core = Core.M4) -> Price:
     """What one link costs with a tile."""
     return costs.of_core(core.name.lower()).price(layer.kind, _work(layer, tile), layer.name)
@@ -397,7 +397,7 @@ class _Place:
     work_offset: int
 
 
-@lru_cache(maxsize=4096)
+@costs.remembered
 def _layout(chain: Chain, band: int) -> tuple[tuple[_Place, ...], int]:
     """Places in scratch, and its size. Planes keep their padding, so each has its own; widened rows share one."""
     bands = _bands(chain, band)
