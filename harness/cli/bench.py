@@ -149,12 +149,13 @@ def command(
     _show(result, layers=layers, screen=console(stderr=json == "-"))
     for bug in result.bugs:
         traceback.print_exception(bug)
+    wanted = len(request.models) * len(request.boards)
     if result.interrupted:
-        raise Interrupted(
-            f"stopped after {sum(r.outcome is not Outcome.INTERRUPTED for r in result.rows)} of "
-            f"{len(request.models) * len(request.boards)} rows; the same command measures the rest"
-        )
-    if not all_ok(result.rows, wanted=len(request.models) * len(request.boards)):
+        done = sum(r.outcome is not Outcome.INTERRUPTED for r in result.rows)
+        line = f"tinyrack: stopped after {done} of {wanted} rows; the same command measures the rest"
+        print(line, file=sys.stderr)
+        raise typer.Exit(Interrupted.exit_code)
+    if not all_ok(result.rows, wanted=wanted):
         raise typer.Exit(1)
 
 

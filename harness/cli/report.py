@@ -12,7 +12,7 @@ import typer
 
 from harness import row as rows
 from harness.cli.bench import DEFAULT_RESULTS
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.output import JsonOption, Screen, check_json_target, console, write_json
 from harness.errors import ConfigError
 from harness.report import page
 from harness.row import Row
@@ -40,19 +40,22 @@ def command(
     with Store.open(results, now=time.time, create=False) as store:
         found = _rows(store, session)
         where = store.where
+    if json is None or out is not None:
+        _write_page(found, out=out, results=results, source=where, screen=console(stderr=json == "-"))
     if json is not None:
         write_json({"schema": REPORT_SCHEMA, "rows": [rows.to_json(row) for row in found]}, json)
-        if out is None:
-            return
+
+
+def _write_page(found: Sequence[Row], *, out: Path | None, results: str, source: str, screen: Screen) -> None:
     if out is None and "://" in results:
         raise ConfigError("is needed when the results are in a database", file="--out")
     target = out or Path(results) / "report.html"
     generated = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     try:
-        target.write_text(page.render(found, generated=generated, source=where), encoding="utf-8")
+        target.write_text(page.render(found, generated=generated, source=source), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", file=str(target), field="--out") from error
-    console(stderr=json == "-").print(f"{target}: {len(found)} rows", soft_wrap=True)
+    screen.print(f"{target}: {len(found)} rows", soft_wrap=True)
 
 
 def newest(attempts: Sequence[Row]) -> tuple[Row, ...]:

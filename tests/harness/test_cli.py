@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +19,8 @@ import sqlalchemy.exc
 import yaml
 
 from harness import __version__
-from harness.cli.main import main, with_json_values
+from harness.cli.application import with_json_values
+from harness.cli.main import main
 from harness.errors import Outcome
 from harness.paths import default_boards_file
 from harness.row import json_schema
@@ -370,6 +372,51 @@ def test_a_right_that_is_missing_is_one_line_wherever_it_shows(
         raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/secret")
 
     monkeypatch.setattr("harness.cli.boards.boards.load_boards", refuse)
-    monkeypatch.setattr("harness.cli.main._drop_output", lambda: None)
+    monkeypatch.setattr("harness.cli.application._drop_output", lambda: None)
     assert call("boards") == 1
     assert capsys.readouterr().err == "tinyrack: /somewhere/secret: Permission denied\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "what"),
+    [
+        (["boards", "--boards-file", "none.yaml", "--json"], 2, "none.yaml: cannot be read"),
+        (["compile", "empty.tflite", "--out", "c", "--json", "-"], 1, "empty.tflite: model: 0 bytes"),
+        (["report", "--results", "none", "--json"], 2, "holds no results yet"),
+        (["report", "--results", "results", "--out", "none/page.html", "--json"], 2, "none/page.html"),
+        (["bench", "zoo:ds-cnn", "--repetitions", "0", "--json=-"], 2, "not understood"),
+        (["bench", "--json"], 2, "not understood"),
+    ],
+)
+def test_json_on_standard_output_is_json_upon_errors_too(
+    quiet_place: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, what: str
+) -> None:
+    (quiet_place / "empty.tflite").touch()
+    stored(quiet_place / "results")
+    assert call(*words) == code
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert (document["schema"], document["exit_code"]) == ("tinyrack.error/1", code)
+    assert what in document["error"]
+    assert said.err
+    into_a_file = [w for w in words if w != "-" and not w.startswith("--json")]
+    assert call(*into_a_file, "--json", "kept.json") == code
+    assert capsys.readouterr().out == ""
+
+
+def test_a_stop_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
+    """An import that never ends, in the place of the first that takes long."""
+    (tmp_path / "sqlalchemy.py").write_text("import sys, time\nprint('here', flush=True)\ntime.sleep(60)\n")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with subprocess.Popen(
+            [sys.executable, "-m", "harness.cli.main", "boards"],
+            cwd=tmp_path,
+            env={**environment(tmp_path), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"here\n"
+            process.send_signal(number)
+            _, said = process.communicate(timeout=30)
+        assert (process.returncode, said.decode()) == (130, f"tinyrack: stopped by {number.name}\n")

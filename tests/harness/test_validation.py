@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli.main import app
+from harness.cli.application import app
 from harness.errors import ConfigError
 from harness.report import validation as page
 from harness.sim import coremark, hot_blocks, validation

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 import yaml
 
-from harness.cli.main import app
+from harness.cli.application import app
 
 pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'")
 
