@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.cable.device import Timing
+from harness.cable.dialogue import Timing
 from harness.chips import load_chip
 from harness.job import Job
 

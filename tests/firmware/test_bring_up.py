@@ -13,7 +13,8 @@ import pytest
 from harness.boards import ClockSource
 from harness.build import BuildPlan, build
 from harness.cable import messages
-from harness.cable.device import Device, Timing
+from harness.cable.device import Device
+from harness.cable.dialogue import Timing
 from harness.chips import Chip, UartPins, chip_names, load_chip
 from harness.errors import BoardCrash, MissingTool
 from harness.image import Image

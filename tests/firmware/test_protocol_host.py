@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.cable import codec, frames, messages
-from harness.cable.device import Device, Timing
+from harness.cable.device import Device
+from harness.cable.dialogue import Timing
 from harness.cable.interfaces import Link
 from harness.errors import BoardCrash, BoardTimeout, FaultClass, WrongImage
 from harness.row import LinkStats

@@ -16,7 +16,7 @@ from harness import paths
 from harness.attempt.deadlines import Deadlines
 from harness.boards import Board, load_boards, with_faults
 from harness.build import BuildPlan, build
-from harness.cable.device import Timing
+from harness.cable.dialogue import Timing
 from harness.chips import load_chip
 from harness.errors import FaultClass, Outcome
 from harness.faults import Fault, FaultKind
