@@ -22,8 +22,8 @@ from harness.job import Memory
 
 if TYPE_CHECKING:
     from harness.sim.boards import SimBoard
-    from harness.sim.qemu import QemuBoard
-    from harness.sim.renode import RenodeBoard
+    from harness.sim.emulators.qemu import QemuBoard
+    from harness.sim.emulators.renode import RenodeBoard
 
 _SLICE_S = 0.2
 
@@ -84,11 +84,11 @@ class Station:
         """
         probe: Probe
         if board.probe.kind == "qemu":
-            from harness.sim.qemu import QemuBoard
+            from harness.sim.emulators.qemu import QemuBoard
 
             probe = self._emulated[board.name] = QemuBoard(board.name, load_chip(board.chip))
         elif board.probe.kind == "renode":
-            from harness.sim.renode import RenodeBoard
+            from harness.sim.emulators.renode import RenodeBoard
 
             probe = self._emulated[board.name] = RenodeBoard(board.name, load_chip(board.chip), board.uart)
         else:
@@ -247,7 +247,7 @@ def counts_cycles(board: Board) -> bool:
 def _modelled(emulated: QemuBoard | RenodeBoard, chip: Chip, cycles: int) -> Modelled:
     """QEMU's counter is the timing model's or counts instructions; Renode's is virtual time: instructions, too."""
     from harness.sim import boards as simulated
-    from harness.sim.qemu import QemuBoard
+    from harness.sim.emulators.qemu import QemuBoard
     from harness.sim.timing_core import TIMING_MODEL
 
     counts: Literal["cycles", "instructions"] = "instructions" if chip.qemu is None else chip.qemu.counts

@@ -17,6 +17,7 @@ from harness.sim.core import Core, Engine, Region
 from harness.sim.debug_bus import DebugBus
 from harness.sim.exceptions import Stop
 from harness.sim.memory_model import MemorySettings, chip_memory
+from harness.sim.peripherals.coresight import Dwt, Fpb, Itm, RomTable, Tpiu
 from harness.sim.peripherals.flash import FlashArray, FlashF4F7
 from harness.sim.peripherals.pwr import PwrH7
 from harness.sim.peripherals.rcc import RccF4F7, RccH7
@@ -26,12 +27,7 @@ from harness.sim.peripherals.scs import (
     DHCSR_DEBUGEN,
     DHCSR_HALT,
     DHCSR_STEP,
-    Dwt,
-    Fpb,
-    Itm,
-    RomTable,
     SystemControl,
-    Tpiu,
 )
 from harness.sim.peripherals.timer import Tim2
 from harness.sim.peripherals.usart import Usart
@@ -86,7 +82,6 @@ class SimulatedBoard:
         self.findings = Findings(pc=lambda: self.core.block_pc)
         self.bus = SystemBus(self.findings)
         self.array = FlashArray(chip, flash, self.findings, once_per_erase=self._family == "h7")
-        self.array.changed = self._flash_changed
         self._mmio = (*_MMIO, (factory_base(self._family) & ~0xFFF, 0x1000))
         self._vector_base = {"f4": 0x0000_0000, "f7": 0x0020_0000, "h7": 0x0800_0000}[self._family]
         self.core = Core(
@@ -98,6 +93,7 @@ class SimulatedBoard:
             flash_write=self._store_to_flash,
             timing=lambda engine: self._make_timing(engine, memory_model),
         )
+        self.array.changed = self.core.code_changed
         self._ready = False
         self._add_core_peripherals()
         self._parts = ChipPeripherals(
@@ -133,9 +129,6 @@ class SimulatedBoard:
             regions.append(Region(base=alias, bytes=self.chip.flash_bytes, flash=True))
         return tuple(regions)
 
-    def _flash_changed(self) -> None:
-        self.core.code_changed()
-
     def _store_to_flash(self, offset: int, size: int, value: int) -> bool:
         return self._parts.controller.store(offset, size, value)
 
@@ -157,7 +150,8 @@ class SimulatedBoard:
             vector_base=self._vector_base,
         )  # fmt: skip
         for peripheral in (
-            self.dwt, self.scs, Fpb(m7=m7, control=self), Itm(), Tpiu(m7=m7), RomTable(self.chip.idcode.device_id)
+            self.dwt, self.scs, Fpb(m7=m7, breakpoints_changed=self.core.set_breakpoints), Itm(), Tpiu(m7=m7),
+            RomTable(self.chip.idcode.device_id),
         ):  # fmt: skip
             self.bus.add(peripheral)
 
@@ -397,7 +391,3 @@ class SimulatedBoard:
         else:
             self._reset_pending = True
             self.core.request_stop()
-
-    def breakpoints_changed(self, addresses: set[int]) -> None:
-        """FPB comparators changed."""
-        self.core.set_breakpoints(addresses)

@@ -159,8 +159,7 @@ def _start(
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
-                timeout=timeout_s, check=False,
-                env={**os.environ, "PYTHONPATH": _import_path(), "TINYRACK_RUNTIME_DIR": str(runtime.root())},
+                timeout=timeout_s, check=False, env=runtime.child_environment(),
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return
@@ -176,13 +175,6 @@ def _start(
 def _last_line(file: Path) -> str:
     lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else "it ended at once"
-
-
-def _import_path() -> str:
-    """Makes `harness` importable in the child whatever its working folder is."""
-    ours = str(Path(__file__).resolve().parents[2])
-    rest = os.environ.get("PYTHONPATH")
-    return ours if not rest else f"{ours}{os.pathsep}{rest}"
 
 
 @contextmanager

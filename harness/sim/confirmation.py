@@ -18,8 +18,8 @@ from harness.chips import Chip, Qemu
 from harness.errors import ConfigError
 from harness.sim import hot_blocks
 from harness.sim.bare import BareMachine
+from harness.sim.emulators.qemu import QemuBoard
 from harness.sim.hot_blocks import HotBlock
-from harness.sim.qemu import QemuBoard
 from harness.sim.timing_core import TIMING_MODEL
 
 ENTRY, ARENA = "te_invoke", "tr_arena"

@@ -90,3 +90,10 @@ def connect(folder: Path, *, timeout_s: float) -> socket.socket | None:
         connection.close()
         raise
     return connection
+
+
+def child_environment() -> dict[str, str]:
+    """Of a child that imports `harness`, whatever its working folder is, and finds the same boards."""
+    ours = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join((ours, *filter(None, [os.environ.get("PYTHONPATH")])))
+    return {**os.environ, "PYTHONPATH": path, "TINYRACK_RUNTIME_DIR": str(root())}

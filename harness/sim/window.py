@@ -115,13 +115,13 @@ def measure(
     def left() -> Limits:
         return Limits(wall_s=max(0.0, limit_s - (clock() - began)))
 
-    machine.breakpoints_changed({begin})
+    machine.core.set_breakpoints({begin})
     ended, _, _ = run(
         machine, left(), transmit, clock, done=lambda: machine.halted and machine.core.pc == begin
     )  # fmt: skip
     if ended is not End.DONE:
         raise NotMeasured(elf, f"{span.begin} was never reached: {_how(machine, program, ended, limit_s)}")
-    machine.breakpoints_changed(set())
+    machine.core.set_breakpoints(set())
     found = machine.memory_settings
     if not as_built:
         machine.impose_memory_settings(rated(chip))

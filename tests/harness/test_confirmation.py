@@ -14,8 +14,9 @@ from harness.cli.main import main
 from harness.errors import BoardTimeout, ConfigError, MissingTool
 from harness.job import Kernels
 from harness.placement import Rule, placed
-from harness.sim import hot_blocks, qemu
+from harness.sim import hot_blocks
 from harness.sim.confirmation import confirm
+from harness.sim.emulators import qemu
 from harness.toolchain import find_toolchain
 from tinyengine import zoo
 from tinyengine.compile import CompileOptions, compile_graph

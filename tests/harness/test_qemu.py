@@ -26,9 +26,10 @@ from harness.image import Image
 from harness.job import Job, JobOptions, Memory, PreparedModel, prepare
 from harness.models import resolve_all
 from harness.runner import Runner
-from harness.sim import boards, native, qemu
+from harness.sim import boards, native
+from harness.sim.emulators import qemu
+from harness.sim.emulators.qemu import QemuBoard
 from harness.sim.memory_model import IDEAL
-from harness.sim.qemu import QemuBoard
 from harness.station import Station
 from harness.toolchain import find_toolchain
 from tests.firmware.inprocess_board import InProcessLink
@@ -256,7 +257,7 @@ def test_closing_from_another_thread_ends_a_wait() -> None:
 @needs_qemu
 def test_qemu_ends_with_an_owner_that_is_killed(tmp_path: Path) -> None:
     program = (
-        "import time\nfrom harness.chips import load_chip\nfrom harness.sim.qemu import QemuBoard\n"
+        "import time\nfrom harness.chips import load_chip\nfrom harness.sim.emulators.qemu import QemuBoard\n"
         "board = QemuBoard('board', load_chip('mps2-an386'))\nprint(board.pid, flush=True)\ntime.sleep(60)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

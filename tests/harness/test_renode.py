@@ -25,10 +25,11 @@ from harness.cable.device import Device
 from harness.cable.serial_link import SerialLink
 from harness.chips import chip_names, load_chip
 from harness.errors import BoardTimeout, ConfigError, FlashFailed, MissingTool
-from harness.sim import renode
 from harness.sim.boards import known_boards
-from harness.sim.emulator import Refused
-from harness.sim.renode import PLATFORMS, Monitor, RenodeBoard, overlay, script
+from harness.sim.emulators import renode
+from harness.sim.emulators.process import Refused
+from harness.sim.emulators.renode import Monitor, RenodeBoard
+from harness.sim.emulators.renode_platform import PLATFORMS, overlay, script
 from harness.station import Station
 from tests.firmware.tiny_model import expected_output
 from tests.harness import scripted_renode
@@ -227,7 +228,7 @@ def test_an_instruction_count_that_is_no_number_is_refused(scripted: pytest.Monk
 @pytest.mark.usefixtures("scripted")
 def test_renode_ends_with_an_owner_that_is_killed(own_folder: Path) -> None:
     program = (
-        "import time\nfrom harness.chips import load_chip\nfrom harness.sim.renode import RenodeBoard\n"
+        "import time\nfrom harness.chips import load_chip\nfrom harness.sim.emulators.renode import RenodeBoard\n"
         "chip = load_chip('stm32f746')\nboard = RenodeBoard('board', chip, chip.uart)\n"
         "print(board.pid, flush=True)\ntime.sleep(60)\n"
     )

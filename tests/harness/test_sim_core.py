@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.sim.peripherals.scs import LAR_KEY
+from harness.sim.peripherals.coresight import LAR_KEY
 from tests.harness.sim_machine import CHIPS, RESULTS, machine
 
 _COUNT = """

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from elftools.common.exceptions import ELFError
+
+from harness.cable.readback import segments_of
 from harness.errors import BoardTimeout, FlashFailed
-from harness.sim.channel import Gone
+from harness.sim.emulators.channel import Gone
 
 STOP_TIMEOUT_S = 5.0
 
@@ -55,6 +58,17 @@ class Emulator:
             raise FlashFailed(self.board, stage, f"{self.name}: {self._end()}", advice) from e
         except Refused as e:
             raise FlashFailed(self.board, stage, f"{self.name}: {e}", advice) from e
+
+    def pieces_of(self, elf: Path) -> list[tuple[int, bytes]]:
+        """(load address, bytes) of an image for it.
+
+        Raises:
+            FlashFailed: no ELF can be read there.
+        """
+        try:
+            return segments_of(elf)
+        except (OSError, ELFError) as e:
+            raise FlashFailed(self.board, "reading the image", str(e), "build it again") from e
 
     def _end(self) -> str:
         """Its last words, or how it ended."""

@@ -20,22 +20,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-
 from harness.cable.interfaces import FlashReport
 from harness.chips import Chip, Qemu
 from harness.errors import FlashFailed, MissingTool
 from harness.sim import native, runtime
-from harness.sim.channel import Channel, Gone
-from harness.sim.emulator import STOP_TIMEOUT_S, Emulator, Refused
+from harness.sim.emulators.channel import Channel, Gone
+from harness.sim.emulators.process import STOP_TIMEOUT_S, Emulator, Refused
 from harness.sim.protocol import Window
 
 QEMU = "qemu-system-arm"
 INSTALL = "apt-get install qemu-system-arm"
 START_TIMEOUT_S = 30.0
 
-_PLUGIN = Path(__file__).resolve().parent / "timing" / "qemu" / "plugin.c"
+_PLUGIN = Path(native.__file__).resolve().parent / "timing" / "qemu" / "plugin.c"
 _READS = 256
 _LOG_BYTES = 8 + 16 * _READS
 """The plug-in's log of counter reads: how many there were, then a ring of (cycles, instructions)."""
@@ -222,15 +219,7 @@ class QemuBoard:
 
     def _pieces(self, elf: Path) -> list[tuple[int, bytes]]:
         code = self._chip.flash_memory
-        try:
-            with elf.open("rb") as stream:
-                pieces = [
-                    (int(s["p_paddr"]), s.data())
-                    for s in ELFFile(stream).iter_segments()
-                    if s["p_type"] == "PT_LOAD" and s["p_filesz"]
-                ]
-        except (OSError, ELFError) as e:
-            raise FlashFailed(self._name, "reading the image", str(e), "build it again") from e
+        pieces = self._emulator.pieces_of(elf)
         for address, data in pieces:
             if address < code.base or address + len(data) > code.end:
                 raise FlashFailed(
