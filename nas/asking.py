@@ -37,19 +37,49 @@ def promising(known: Sequence[Member], ranking: Ranking, *, most: int) -> list[A
     What a network adds is volume under the front. One that is predicted to miss a limit by little would, if it
     meets it, just meet it.
     """
-    measured = [m for m in known if m.measured]
-    chances = {m.arch: m.chance(ranking.limits) for m in known if not m.measured}
-    asked = [m for m in known if chances.get(m.arch, 0.0) >= _LEAST_CHANCE]
+    asked = [m for m in known if not m.measured and m.chance(ranking.limits) >= _LEAST_CHANCE]
+    return [m.arch for m in _adding(asked, asked, known, ranking, most=most)]
+
+
+def doubtful(known: Sequence[Member], ranking: Ranking, *, most: int) -> list[Arch]:
+    """Within a budget, where nobody is promising: those that would add most if they were as good as may be, then
+    those that are least known. Nobody who surely misses a limit."""
+    asked = _possible(known, ranking)
+    chosen = _adding(asked, [m.at_best for m in asked], known, ranking, most=most)
+    others = sorted((m for m in asked if m not in chosen), key=lambda m: (-m.uncertainty, ranking.order(m)))
+    return [m.arch for m in [*chosen, *others][:most]]
+
+
+def likeliest(known: Sequence[Member], ranking: Ranking) -> list[Arch]:
+    """The one that most likely meets the limits; nobody where all surely miss one."""
+    asked = sorted(_possible(known, ranking), key=lambda m: (-m.chance(ranking.limits), ranking.order(m)))
+    return [m.arch for m in asked[:1]]
+
+
+def _possible(known: Sequence[Member], ranking: Ranking) -> list[Member]:
+    return [m for m in known if not m.measured and not m.hopeless(ranking.limits)]
+
+
+def _adding(
+    asked: Sequence[Member], taken_for: Sequence[Member], known: Sequence[Member], ranking: Ranking, *, most: int
+) -> list[Member]:
+    """Of `asked` those that add volume to what was measured, if they are what they are `taken_for`."""
     if not asked:
         return []
+    measured = [m for m in known if m.measured]
     within = ranking.fine(measured)
-    fine = [ranking.point(m) for m in within]
-    points = [_met(ranking, m) for m in asked]
-    front = ranking.front([*asked, *measured])
+    front = ranking.front([*taken_for, *measured])
     # One network spans no volume.
-    ideal, worst = _box(ranking, front if len(front) > 1 else [*asked, *within])
-    added = additions(points, [chances[m.arch] for m in asked], fine, ideal=ideal, worst=worst, most=most)
-    return [asked[i].arch for i in added]
+    ideal, worst = _box(ranking, front if len(front) > 1 else [*taken_for, *within])
+    added = additions(
+        [_met(ranking, m) for m in taken_for],
+        [m.chance(ranking.limits) for m in asked],
+        [ranking.point(m) for m in within],
+        ideal=ideal,
+        worst=worst,
+        most=most,
+    )
+    return [asked[i] for i in added]
 
 
 def _met(ranking: Ranking, member: Member) -> Point:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import inf, isinf, prod
 from statistics import NormalDist
@@ -53,6 +53,11 @@ class Value:
     high: float
     id: str | None = None
 
+    @property
+    def at_best(self) -> Value:
+        """The low end of its interval."""
+        return replace(self, value=self.low)
+
     def chance_under(self, most: float) -> float:
         """That it is at most `most`, if the interval holds 90 % of a normal law."""
         deviation = (self.high - self.low) / (2 * _DEVIATIONS_90_PERCENT)
@@ -78,6 +83,18 @@ class Costs:
     def of(self, cost: Cost) -> Value | None:
         found: Value | None = getattr(self, cost.value)
         return found
+
+    @property
+    def at_best(self) -> Costs:
+        """Each at the low end of its interval."""
+        energy = self.energy_joules
+        return replace(
+            self,
+            latency_ms=self.latency_ms.at_best,
+            sram_bytes=self.sram_bytes.at_best,
+            flash_bytes=self.flash_bytes.at_best,
+            energy_joules=None if energy is None else energy.at_best,
+        )
 
     @property
     def measured(self) -> bool:
@@ -124,6 +141,11 @@ class Member:
         """Whether not even the low end of an interval meets its limit: one measurement is proof enough."""
         values = [(limit.value(self.costs), limit.most) for limit in limits]
         return any(v is not None and v.low > most for v, most in values)
+
+    @property
+    def at_best(self) -> Member:
+        """The same if every cost is at the low end of its interval."""
+        return replace(self, costs=tuple(c.at_best for c in self.costs))
 
     @property
     def uncertainty(self) -> float:

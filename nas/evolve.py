@@ -60,10 +60,12 @@ class Settings:
         drawn: new networks a generation without parents; with `crossed` and `mutated` 0 it is a random search.
         measured_a_generation: networks sent to the boards after each generation, at most; more than there are is
             the measure-everything baseline.
-        budget: networks sent to the boards, at most: a quarter of them while evolution goes on, the others in the
-            end, where they add most to what was measured. None: all of the front is measured.
+        budget: networks sent to the boards: a quarter of them while evolution goes on, the others in the end,
+            where they add most to what was measured. Some are left only where every other network that was looked
+            at surely misses a limit. None: all of the front is measured.
         refinements: rounds in which the neighbours of the final front are looked at, at most: one before each
-            batch that a budget has left, else when all of the front was measured.
+            batch that a budget has left, else when all of the front was measured. Where a budget finds nobody
+            promising, evolution goes on besides.
         attempts: draws for one feasible network at the start, before the nearest miss is taken.
     """
 
@@ -284,37 +286,73 @@ class Search:
             )
 
     def _finish(self) -> None:
-        """Measures until nothing is left that matters, or the budget is spent.
+        """Measures what matters of everything that was looked at: a measurement can open the way for one that was
+        given up."""
+        if self._settings.budget is None:
+            self._settle()
+        else:
+            self._spend()
 
-        Everything that was looked at competes: a measurement can open the way for one that was given up. Where
-        answers are counted, neighbours of the front are looked at before each batch, for predictions cost none;
-        where they are not, when all of the front was measured.
+    def _settle(self) -> None:
+        """All of the front is measured, and then all of what its neighbours make of it."""
+        rounds = tries = 0
+        while True:
+            front = self._front()
+            wanted = [m.arch for m in front if not m.measured]
+            if not front:
+                # Predictions may be wrong by a little: the nearest misses get their chance.
+                wanted = self._nearest_miss(tries)
+                tries += 1
+                if not wanted:
+                    return
+            elif not wanted:
+                if rounds >= self._settings.refinements:
+                    return
+                rounds += 1
+                self._look_round(front)
+            self._have_measured(wanted)
+
+    def _spend(self) -> None:
+        """All of the budget is spent, where it adds most.
+
+        Neighbours of the front are looked at before each batch, for predictions cost no answer. Where nobody
+        promises anything evolution goes on for some generations, then the doubtful ones are asked about. Until one
+        is known to meet the limits, each batch begins with the likeliest. Answers are left only where every other
+        network that was looked at surely misses a limit.
         """
-        settings, tries, rounds = self._settings, 0, 0
+        rounds = fruitless = misses = 0
         while self._left() > 0:
-            front = self._ranking.front(list(self._known.values()))
-            known_to_be = all(m.measured for m in front)
-            if front and rounds < settings.refinements and (known_to_be or settings.budget is not None):
+            front = self._front()
+            if front and rounds < self._settings.refinements:
                 rounds += 1
                 self._look_round(front)
             known = list(self._known.values())
-            wanted = self._wanted(known)
-            if not wanted and not any(m.measured for m in self._ranking.fine(known)):
-                # Predictions may be wrong by a little: the nearest misses get their chance.
-                nearest = min((m for m in known if not m.failed), key=self._ranking.order, default=known[0])
-                if nearest.measured or tries >= (1 if nearest.hopeless(self._limits) else _LAST_TRIES):
-                    return
-                wanted = [nearest.arch]
-                tries += 1
-            elif not wanted and rounds >= settings.refinements:
+            most = min(self._left(), max(1, self._settings.measured_a_generation))
+            wanted = asking.promising(known, self._ranking, most=most)
+            if not wanted and fruitless < _FRUITLESS:
+                fruitless += 1
+                self._look_further(known)
+                continue
+            if not wanted:
+                wanted = asking.doubtful(known, self._ranking, most=most)
+            if not any(m.measured for m in self._ranking.fine(known)):
+                wanted = list(dict.fromkeys([*asking.likeliest(known, self._ranking), *wanted]))[:most]
+                wanted = wanted or self._nearest_miss(misses)
+                misses += 1
+            if not wanted:
                 return
-            self._have_measured(wanted[: self._left()])
+            fruitless = 0
+            self._have_measured(wanted)
 
-    def _wanted(self, known: Sequence[Member]) -> list[Arch]:
-        """Whom to measure before the search may end: all of the front, or within a budget what adds most to it."""
-        if self._settings.budget is None:
-            return [m.arch for m in self._ranking.front(known) if not m.measured]
-        return asking.promising(known, self._ranking, most=max(1, self._settings.measured_a_generation))
+    def _front(self) -> list[Member]:
+        return self._ranking.front(list(self._known.values()))
+
+    def _nearest_miss(self, tries: int) -> list[Arch]:
+        """To be measured where nothing meets the limits; nobody once it is known, or after so many `tries`."""
+        known = list(self._known.values())
+        nearest = min((m for m in known if not m.failed), key=self._ranking.order, default=known[0])
+        given_up = tries >= (1 if nearest.hopeless(self._limits) else _LAST_TRIES)
+        return [] if nearest.measured or given_up else [nearest.arch]
 
     def _look_round(self, front: Sequence[Member]) -> None:
         """Neighbours of the front become known."""
@@ -324,6 +362,12 @@ class Search:
             return self._mutant(parent, self._settings.mutation / 2)
 
         self._members([self._new(neighbour) for _ in range(self._settings.parents)])
+
+    def _look_further(self, known: Sequence[Member]) -> None:
+        """One more generation becomes known, of the best of all, and as many strangers as it has parents."""
+        parents = self._ranking.survivors(known, self._settings.parents)
+        strangers = [self._new(lambda: self._space.sample(self._rng)) for _ in parents]
+        self._members([*self._children(parents), *strangers])
 
     def _result(self) -> Result:
         known = list(self._known.values())
@@ -348,6 +392,8 @@ class Search:
 _EARLY = 4
 """One in so many of a budget is spent while evolution goes on: early fronts are soon beaten, and a latency model
 needs the layers of two or three networks."""
+_FRUITLESS = 2
+"""Generations that may go by with nobody promising, before a budget is spent on the doubtful."""
 _LAST_TRIES = 20
 """Nearest misses that are measured before a search is given up."""
 _DRAWS = 8

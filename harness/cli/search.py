@@ -39,6 +39,9 @@ def command(
     population: Annotated[int, typer.Option(min=4, max=1000)] = 20,
     generations: Annotated[int, typer.Option(min=1, max=1000)] = 6,
     measured: Annotated[int, typer.Option(min=1, max=64, help="Networks measured a generation, at most.")] = 4,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Networks measured while searching; else what it takes.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Train for two epochs a phase: shows that all of it works.")
     ] = False,
@@ -78,6 +81,7 @@ def command(
         population=population,
         generations=generations,
         measured=measured,
+        budget=budget,
         quick=quick,
         qat=qat,
         device=device,

@@ -130,7 +130,11 @@ def _settings(found: SearchResult) -> list[Fact]:
             f"{s.generations} generations of {s.population}, {s.parents} parents, {s.crossed} crossed, "
             f"{s.mutated} mutated, mutation {s.mutation:g}",
         ),
-        ("boards asked", f"{measured} networks in the search, at most {s.measured_a_generation} a generation"),
+        (
+            "boards asked",
+            f"{measured} networks in the search{'' if s.budget is None else f' of a budget of {s.budget}'}, "
+            f"at most {s.measured_a_generation} a generation",
+        ),
         ("seed", str(s.seed)),
     )
     return [Fact(name=name, text=text) for name, text in named]

@@ -68,6 +68,7 @@ class Request:
         qat: train the final network in integers as well, and deploy the better of the two.
         device: what trains: "auto", "cpu" or "cuda".
         measured: networks sent to the boards in each generation, at most.
+        budget: networks sent to them by the whole search; see `nas.evolve.Settings`.
     """
 
     task: str
@@ -82,6 +83,7 @@ class Request:
     population: int = 20
     generations: int = 6
     measured: int = 4
+    budget: int | None = None
     quick: bool = False
     qat: bool = False
     device: str = "auto"
@@ -107,6 +109,7 @@ def run(
         mutated=request.population // 2,
         generations=request.generations,
         measured_a_generation=request.measured,
+        budget=request.budget,
         refinements=2,
         attempts=8,  # each draws a population and compiles it; an impossible limit should not take an hour
         seed=request.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from harness.row import Row
@@ -160,11 +161,13 @@ def _cost(costs: Costs) -> dict[str, Any]:
 
 
 def _foretold(one: Foretold) -> dict[str, Any]:
+    """Intervals that were learnt from one network have no upper end: None."""
+
     def pair(predicted: Value, measured: Value) -> dict[str, Any]:
         return {
             "predicted": predicted.value,
             "low": predicted.low,
-            "high": predicted.high,
+            "high": predicted.high if isfinite(predicted.high) else None,
             "measured": measured.value,
         }
 

@@ -139,13 +139,14 @@ def test_digits_end_as_a_measured_network_and_a_library(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'")
     arguments = (
         "--task", "digits", "--board", "f746-sim", "--latency-ms", "10", "--sram-kb", "48", "--out", "found",
-        "--population", "6", "--generations", "2", "--measured", "2", "--quick", "--json", "-",
+        "--population", "6", "--generations", "2", "--measured", "2", "--budget", "6", "--quick", "--json", "-",
     )  # fmt: skip
     first = _call(tmp_path, *arguments)
     assert first.returncode == 0, first.stderr
     document = json.loads(first.stdout)
     (board,) = document["final"]["boards"]
     assert document["final"]["bit_exact"] and board["simulated"] and board["measurement"]
+    assert len(document["measured"]) == 6
     assert board["latency_ms"] <= 10 and board["sram_bytes"] <= 48 * 1024
     assert board["test_top1_on_board"] > 0.5 and document["final"]["test_samples"] == 360
     library = tmp_path / "found" / "library" / "f746-sim"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,17 @@ def test_the_document_is_json_and_holds_every_measurement() -> None:
     assert values["final"]["boards"][0]["test_top1_on_board"] == pytest.approx(0.9733)
     assert values["foretold"][0]["latency_ms"]["low"] < values["foretold"][0]["latency_ms"]["predicted"]
     assert values["cpu_seconds"] == 1060.0
+
+
+def test_an_interval_without_an_end_is_drawn_and_is_json() -> None:
+    """So it is foretold after one measured network."""
+    first = RESULT.foretold[0]
+    latency = replace(first.predicted.latency_ms, low=0.0, high=inf)
+    endless = replace(first, predicted=replace(first.predicted, latency_ms=latency))
+    found = replace(RESULT, foretold=(endless, *RESULT.foretold[1:]))
+    values = json.loads(json.dumps(document(found), allow_nan=False))
+    assert values["foretold"][0]["latency_ms"]["high"] is None
+    assert re.search(r"\bnan\b", render(found, generated="now"), re.IGNORECASE) is None
 
 
 def test_stored_rows_are_found_by_measurement_id() -> None:

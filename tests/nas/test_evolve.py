@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from nas import asking
-from nas.arch import Arch
+from nas.arch import Arch, Block
 from nas.costs import Cost, Costs, Limit, Member, Value
 from nas.errors import Infeasible, LogError
 from nas.evolve import Result, Search, Settings
@@ -267,16 +269,55 @@ def test_evolution_finds_more_than_drawing_at_random() -> None:
     assert evolved.front[0].accuracy >= drawn.front[0].accuracy
 
 
+@pytest.mark.parametrize("refinements", [0, 50])
 @pytest.mark.parametrize("mode", Mode)
-@pytest.mark.parametrize("factor", [0.7, 1.3])
-def test_a_budget_is_spent_on_what_matters_and_never_exceeded(mode: Mode, factor: float) -> None:
-    """A front can always be filled; the single best network may be found, and known to be, with less."""
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.3])
+def test_a_budget_is_spent_to_the_last_answer_and_never_exceeded(
+    mode: Mode, factor: float, refinements: int
+) -> None:
+    """Where nobody seems to add anything the search looks on, and asks about those that are known least."""
     boards = Boards()
-    settings = replace(SMALL, mode=mode, budget=14, refinements=50)
+    settings = replace(SMALL, mode=mode, budget=20, refinements=refinements)
     found = search((latency(22.0),), settings, boards=boards, guess=Guess(factor))
-    assert len(boards.asked) == len(set(boards.asked)) == found.measurements
-    assert found.measurements == 14 if mode is Mode.PARETO else 7 < found.measurements <= 14
+    assert len(boards.asked) == len(set(boards.asked)) == found.measurements == 20
     assert all(m.measured and m.costs[0].latency_ms.value <= 22.0 for m in found.front)
+
+
+class Sure(Guess):
+    """Knows everything, and says so."""
+
+    def __call__(self, candidates: Sequence[Arch]) -> list[tuple[Costs, ...]]:
+        return [(costs(a, board="a"),) for a in candidates]
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_answers_that_nothing_known_is_worth_find_better_networks(mode: Mode) -> None:
+    """Predictions are right, so that the best known network is soon measured; the budget pays for looking on."""
+
+    def accuracies(budget: int) -> list[float]:
+        settings = replace(SMALL, mode=mode, generations=1, budget=budget)
+        found = search((latency(22.0),), settings, guess=Sure())
+        assert found.measurements == budget
+        return [m.accuracy for m in found.front]
+
+    assert max(accuracies(32)) > max(accuracies(8))
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("most", [7.6, 9.0, 1000.0])
+def test_a_space_with_fewer_networks_than_answers_ends_the_search(mode: Mode, most: float) -> None:
+    """32 networks: those that surely miss the limit are not asked about, and no other is left out."""
+    small = replace(SPACE, kernels=(3,), expands=(3, 6), depths=(1,))
+    blocks = itertools.product(*(((Block(kernel=3, expand=e),) for e in small.expands) for _ in range(5)))
+    everything = [Arch(resolution=48, width_percent=20, stages=stages) for stages in blocks]
+    boards = Boards()
+    found = Search(
+        small, (latency(most),), replace(SMALL, mode=mode, budget=100),
+        accuracy=accuracy, predict=Guess(1.0), measure=boards,
+    ).run()  # fmt: skip
+    assert len(boards.asked) == len(set(boards.asked)) == found.measurements <= 32
+    assert {a for a in everything if truth_ms(a) <= most} <= set(boards.asked)
+    assert all(0.7 * truth_ms(a) <= most for a in boards.asked)
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -289,7 +330,9 @@ def test_neighbours_are_looked_at_before_the_last_of_a_budget_is_spent() -> None
     """They are known by predictions and cost no measurement; where those are fair, some of them are better."""
 
     def best(seed: int, refinements: int) -> float:
-        settings = replace(SMALL, generations=1, budget=12, refinements=refinements, seed=seed)
+        settings = replace(
+            SMALL, generations=1, crossed=0, mutated=0, budget=12, refinements=refinements, seed=seed
+        )
         found = search((latency(22.0),), replace(settings, measured_a_generation=2), guess=Guess(1.0))
         assert found.measurements <= 12
         return found.front[0].accuracy
@@ -314,11 +357,38 @@ def test_of_the_most_accurate_networks_those_are_asked_that_may_meet_the_limit()
     assert asked == [likely.arch, doubtful.arch]
 
 
+def test_where_nobody_is_promising_those_are_asked_that_would_be_at_best_and_nobody_hopeless() -> None:
+    def member(ms: float, reach: float, id: str | None = None) -> Member:
+        value = Value(value=ms, low=ms - reach, high=ms + reach, id=id)
+        known = Value(value=1.0, low=1.0, high=1.0, id=id)
+        costs = Costs(board="a", latency_ms=value, sram_bytes=known, flash_bytes=known)
+        return Member(arch=SPACE.sample(rng), accuracy=0.8, costs=(costs,))
+
+    rng = random.Random(7)
+    best, least_known = member(10.0, 0.0, "a/1"), member(20.0, 6.0)
+    maybe_faster, surely_slower, hopeless = member(10.5, 1.0), member(12.0, 1.0), member(40.0, 10.0)
+    ranking = Ranking(mode=Mode.PARETO, limits=(latency(22.0),))
+    known = [best, hopeless, surely_slower, least_known, maybe_faster]
+    assert asking.promising(known, ranking, most=9) == []
+    asked = asking.doubtful(known, ranking, most=9)
+    assert asked == [m.arch for m in (maybe_faster, least_known, surely_slower)]
+    assert asking.doubtful(known, ranking, most=1) == asked[:1]
+
+
 def test_a_budget_too_small_for_any_answer_ends_with_the_nearest_miss() -> None:
     boards = Boards()
     with pytest.raises(Infeasible, match="comes nearest"):
         search((latency(0.001),), replace(SMALL, budget=2), boards=boards)
     assert len(boards.asked) <= 2
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_limit_just_below_what_can_be_met_takes_the_budget_and_no_more(mode: Mode) -> None:
+    boards = Boards()
+    smallest = SPACE.extreme(largest=False)
+    with pytest.raises(Infeasible, match=re.escape(smallest.encode())):
+        search((latency(0.97 * truth_ms(smallest)),), replace(SMALL, mode=mode, budget=20), boards=boards)
+    assert len(boards.asked) == len(set(boards.asked)) == 20
 
 
 def test_a_budget_is_spent_early_too_where_nothing_is_promising() -> None:
@@ -336,12 +406,18 @@ def test_looking_at_neighbours_in_the_end_never_finds_less() -> None:
     assert refined.front[0].accuracy > plain.front[0].accuracy
 
 
-def test_a_refined_search_within_a_budget_goes_on_where_it_was_killed(tmp_path: Path) -> None:
-    settings = replace(SMALL, mode=Mode.PARETO, budget=14, refinements=5)
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("killed_after", [11, 23])
+def test_a_search_within_a_budget_goes_on_where_it_was_killed(
+    tmp_path: Path, mode: Mode, killed_after: int
+) -> None:
+    """The later one among answers that are spent on the doubtful."""
+    settings = replace(SMALL, mode=mode, budget=26, refinements=2)
     whole = search((latency(22.0),), settings)
+    assert whole.measurements == 26
     log = tmp_path / "killed.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        search((latency(22.0),), settings, boards=Boards(most=11), log=log)
+        search((latency(22.0),), settings, boards=Boards(most=killed_after), log=log)
     assert search((latency(22.0),), settings, log=log) == whole
 
 
