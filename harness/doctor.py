@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from harness import paths
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.errors import ConfigError
 
 PLUGIN = "tinyrack_sim"

@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 
 from harness import evidence, folder, host, row
-from harness.boards import load_boards, with_faults
+from harness.boards import with_faults
+from harness.boards_file import load_boards
 from harness.cli import compiling, signals, view
 from harness.cli.compiling import (
     FlashLimitOption,

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from harness import boards
 from harness.boards import Board
+from harness.boards_file import json_schema, load_boards
 from harness.chips import load_chip
 from harness.cli.output import JsonOption, console, write_json
 
@@ -26,9 +26,9 @@ def command(
 ) -> None:
     """List the boards, real and simulated."""
     if schema:
-        write_json(boards.json_schema(), json or "-")
+        write_json(json_schema(), json or "-")
         return
-    found = boards.load_boards(file)
+    found = load_boards(file)
     if json is not None:
         write_json({"boards": [_describe(board) for board in found.all]}, json)
         if json == "-":

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import host
-from harness.boards import Board, load_boards
+from harness.boards import Board
+from harness.boards_file import load_boards
 from harness.cli import bench
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, SramLimitOption
 from harness.cli.output import JsonOption, check_json_target, console, write_json

@@ -13,7 +13,8 @@ import typer
 from rich.table import Table
 
 from harness import host, paths, rack
-from harness.boards import Board, load_boards
+from harness.boards import Board
+from harness.boards_file import load_boards
 from harness.cli import signals
 from harness.cli.extras import nas_needed
 from harness.cli.output import JsonOption, check_json_target, console, write_json

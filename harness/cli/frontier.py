@@ -15,7 +15,8 @@ import typer
 from rich.table import Table
 
 from harness import host
-from harness.boards import Board, load_boards
+from harness.boards import Board
+from harness.boards_file import load_boards
 from harness.chips import load_chip
 from harness.cli import bench
 from harness.cli.output import JsonOption, check_json_target, console, write_json

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from harness import host
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.cli.extras import let_waiting_threads_sleep, nas_needed
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.store import Store

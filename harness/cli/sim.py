@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from harness import host
-from harness.boards import Board, load_boards
+from harness.boards import Board
+from harness.boards_file import load_boards
 from harness.cli import sim_confirm, sim_run, sim_validate
 from harness.cli.output import JsonOption, console, write_json
 from harness.errors import ConfigError

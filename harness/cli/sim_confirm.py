@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from harness import host
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.chips import load_chip
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.cli.sim_validate import blocks_table

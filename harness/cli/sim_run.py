@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import host
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError
 from harness.job import Memory

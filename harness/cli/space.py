@@ -13,7 +13,7 @@ from rich.table import Table
 import nas
 import tinyengine
 from harness import digests, paths
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.chips import Chip, load_chip
 from harness.cli.output import JsonOption, check_json_target, console, write_json
 from harness.errors import ConfigError

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import host, paths, rack
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.chips import load_chip
 from harness.cli import compiling, signals
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, PatchesOption, SramLimitOption

@@ -59,10 +59,10 @@ class SimBoard:
 
 def known_boards() -> tuple[SimBoard, ...]:
     """The simulated boards of boards.yaml; the built-in ones where there is no such file."""
-    from harness import boards
+    from harness.boards_file import load_boards
 
     try:
-        listed = boards.load_boards().all
+        listed = load_boards().all
     except FileNotFoundError:
         listed = ()
     found = [

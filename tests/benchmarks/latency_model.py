@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean, median
 
 from harness import digests
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.chips import load_chip
 from harness.job import JobOptions
 from harness.measure import BoardMeasure

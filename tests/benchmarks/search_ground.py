@@ -43,7 +43,7 @@ class Ground:
     def __init__(self) -> None:
         import torch
 
-        from harness.boards import load_boards
+        from harness.boards_file import load_boards
         from harness.chips import load_chip
         from harness.job import JobOptions
         from harness.measure import BoardMeasure

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.build import BuildPlan, build
 from harness.toolchain import find_toolchain
 from nas import network

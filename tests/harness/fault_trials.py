@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from harness import paths
 from harness.attempt.deadlines import Deadlines
-from harness.boards import Board, load_boards, with_faults
+from harness.boards import Board, with_faults
+from harness.boards_file import load_boards
 from harness.build import BuildPlan, build
 from harness.cable.dialogue import Timing
 from harness.chips import load_chip

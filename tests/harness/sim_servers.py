@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from harness import chips
-from harness.boards import Board, LinkConfig, ProbeConfig, UartPins
+from harness.boards import Board, LinkConfig, ProbeConfig
 from harness.build import BuildPlan, build
+from harness.chips import UartPins
 from harness.errors import MissingTool
 from harness.image import Image
 from harness.sim import boards

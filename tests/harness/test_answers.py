@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from harness import host
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.job import Job, JobOptions, prepare
 from harness.models import resolve
 from harness.search.answers import answers

@@ -8,7 +8,8 @@ import jsonschema
 import pytest
 import yaml
 
-from harness import boards, paths
+from harness import boards_file, paths
+from harness.boards import ClockSource
 from harness.chips import UartPins
 from harness.errors import ConfigError
 
@@ -27,23 +28,23 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_committed_file_holds_the_four_simulated_boards() -> None:
-    found = boards.load_boards(paths.default_boards_file())
+    found = boards_file.load_boards(paths.default_boards_file())
     assert [b.name for b in found.all[:4]] == ["f412-sim", "f746-sim", "f765-sim", "h743-sim"]
     assert all(b.simulated and b.probe.unique_id == b.name and b.baud == 921_600 for b in found.all[:4])
     assert found.own == found.all[:4]
 
 
 def test_the_committed_file_satisfies_the_exported_schema() -> None:
-    jsonschema.validate(yaml.safe_load(paths.default_boards_file().read_text()), boards.json_schema())
+    jsonschema.validate(yaml.safe_load(paths.default_boards_file().read_text()), boards_file.json_schema())
 
 
 def test_the_commented_real_board_is_valid_once_uncommented(tmp_path: Path) -> None:
     lines = paths.default_boards_file().read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if "# my-nucleo:" in line)
     block = [line.replace("  # ", "  ", 1) for line in lines[start:] if line.startswith("  # ")]
-    found = boards.load_boards(write(tmp_path, "boards:\n" + "\n".join(block)))
+    found = boards_file.load_boards(write(tmp_path, "boards:\n" + "\n".join(block)))
     assert found.own[0].chip == "stm32f746"
-    assert found.own[0].clock_source == boards.ClockSource(hse_hz=8_000_000, bypass=True)
+    assert found.own[0].clock_source == ClockSource(hse_hz=8_000_000, bypass=True)
 
 
 def test_every_preset_makes_a_board(tmp_path: Path) -> None:
@@ -52,11 +53,11 @@ def test_every_preset_makes_a_board(tmp_path: Path) -> None:
     text = "boards:\n" + "\n".join(
         f"  b{i}: {{preset: {p}, probe: {{unique_id: id{i}}}}}" for i, p in enumerate(presets)
     )
-    assert len(boards.load_boards(write(tmp_path, text)).own) == 5
+    assert len(boards_file.load_boards(write(tmp_path, text)).own) == 5
 
 
 def test_a_users_file_keeps_presets_and_simulated_boards(tmp_path: Path) -> None:
-    found = boards.load_boards(write(tmp_path, REAL))
+    found = boards_file.load_boards(write(tmp_path, REAL))
     assert [b.name for b in found.own] == ["bench-1"]
     assert found.own[0].uart == UartPins(instance="USART3", tx="PD8", rx="PD9")
     assert [b.name for b in found.select(["f746-sim", "bench-1"])] == ["f746-sim", "bench-1"]
@@ -143,7 +144,7 @@ def test_a_users_file_keeps_presets_and_simulated_boards(tmp_path: Path) -> None
 def test_an_error_names_file_line_and_field(tmp_path: Path, text: str, line: int, words: list[str]) -> None:
     file = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
-        boards.load_boards(file)
+        boards_file.load_boards(file)
     message = str(caught.value)
     assert message.startswith(f"{file}:{line}: "), message
     assert all(word in message for word in words), message
@@ -163,18 +164,18 @@ def test_an_error_names_file_line_and_field(tmp_path: Path, text: str, line: int
 )
 def test_hostile_yaml_is_one_clear_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        boards.load_boards(write(tmp_path, text))
+        boards_file.load_boards(write(tmp_path, text))
     assert len(str(caught.value)) < 500
 
 
 def test_an_unknown_board_is_named_with_those_that_exist() -> None:
     with pytest.raises(ConfigError, match="no board 'f7'; there are f412-sim"):
-        boards.load_boards(paths.default_boards_file()).select(["f7"])
+        boards_file.load_boards(paths.default_boards_file()).select(["f7"])
 
 
 def test_a_missing_file_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        boards.load_boards(tmp_path / "none.yaml")
+        boards_file.load_boards(tmp_path / "none.yaml")
 
 
 def test_the_users_file_is_found_by_environment_then_folder_then_xdg(tmp_path: Path) -> None:
@@ -182,8 +183,8 @@ def test_the_users_file_is_found_by_environment_then_folder_then_xdg(tmp_path: P
     (xdg / "tinyrack").mkdir(parents=True)
     (xdg / "tinyrack" / "boards.yaml").write_text("")
     environ = {"XDG_CONFIG_HOME": str(xdg)}
-    assert boards.user_file(environ, tmp_path) == xdg / "tinyrack" / "boards.yaml"
+    assert boards_file.user_file(environ, tmp_path) == xdg / "tinyrack" / "boards.yaml"
     here = write(tmp_path, "")
-    assert boards.user_file(environ, tmp_path) == here
-    assert boards.user_file({**environ, "TINYRACK_BOARDS": "/x/y.yaml"}, tmp_path) == Path("/x/y.yaml")
-    assert boards.user_file({"HOME": str(tmp_path / "none")}, tmp_path / "empty") is None
+    assert boards_file.user_file(environ, tmp_path) == here
+    assert boards_file.user_file({**environ, "TINYRACK_BOARDS": "/x/y.yaml"}, tmp_path) == Path("/x/y.yaml")
+    assert boards_file.user_file({"HOME": str(tmp_path / "none")}, tmp_path / "empty") is None

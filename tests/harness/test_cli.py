@@ -371,7 +371,7 @@ def test_a_right_that_is_missing_is_one_line_wherever_it_shows(
     def refuse(*_arguments: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/secret")
 
-    monkeypatch.setattr("harness.cli.boards.boards.load_boards", refuse)
+    monkeypatch.setattr("harness.cli.boards.load_boards", refuse)
     monkeypatch.setattr("harness.cli.application._drop_output", lambda: None)
     assert call("boards") == 1
     assert capsys.readouterr().err == "tinyrack: /somewhere/secret: Permission denied\n"

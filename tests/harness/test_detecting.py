@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness import host
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.errors import ConfigError
 from harness.store import Store
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness import host, paths
-from harness.boards import load_boards, with_faults
+from harness.boards import with_faults
+from harness.boards_file import load_boards
 from harness.errors import ConfigError, MissingTool
 from harness.faults import PARAMETERS, BadOrder, Fault, FaultKind, make, parse, to_fields
 from harness.sim.faults import LineFault

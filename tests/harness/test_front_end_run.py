@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from harness import host
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.search import front_end_run
 from harness.sim import boards as simulated
 from harness.station import Station

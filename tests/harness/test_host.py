@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.host import UnsupportedHost, require
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.attempt.facts import blank_row
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.errors import Interrupted, Outcome
 from harness.job import Job, JobOptions, Kernels
 from harness.measure import BoardMeasure, source

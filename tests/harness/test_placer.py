@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.errors import Interrupted, Outcome
 from harness.evidence import Evidence
 from harness.job import Job, JobOptions, Memory, PreparedModel, prepare

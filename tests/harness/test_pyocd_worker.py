@@ -20,10 +20,10 @@ from pyocd.core import exceptions, session
 from pyocd.flash import file_programmer
 from pyocd.probe.aggregator import DebugProbeAggregator
 
-from harness.boards import Board, LinkConfig, ProbeConfig, UartPins
+from harness.boards import Board, LinkConfig, ProbeConfig
 from harness.cable.pyocd_probe import PyocdProbe
 from harness.cable.pyocd_worker import Target, Worker
-from harness.chips import load_chip
+from harness.chips import UartPins, load_chip
 from harness.errors import MissingTool
 from harness.toolchain import find_toolchain
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from harness import chips, paths, row
-from harness.boards import Board, load_boards
+from harness.boards import Board
+from harness.boards_file import load_boards
 from harness.build import BuildPlan, build
 from harness.cable.device import Device
 from harness.cable.serial_link import SerialLink

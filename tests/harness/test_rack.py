@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.errors import BoardTimeout, ConfigError, Interrupted, Outcome
 from harness.paths import default_boards_file
 from harness.rack import FAILURES_TO_QUARANTINE, Health, Lease, State, lease

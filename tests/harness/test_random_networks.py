@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from harness import host
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.job import JobOptions, Memory, default_inputs
 from harness.measure import BoardMeasure
 from harness.paths import default_boards_file

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from harness import paths
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.cable.device import Device
 from harness.cable.serial_link import SerialLink
 from harness.chips import chip_names, load_chip

@@ -17,7 +17,8 @@ import pytest
 
 from harness import fitting
 from harness import job as jobs
-from harness.boards import Board, load_boards
+from harness.boards import Board
+from harness.boards_file import load_boards
 from harness.build import BuildPlan
 from harness.cable import messages
 from harness.cable.device import Device, WholeRun

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness import host
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.cli import search
 from harness.cli.extras import let_waiting_threads_sleep
 from harness.cli.main import main

@@ -13,7 +13,8 @@ import pytest
 
 from harness.attempt.facts import blank_row
 from harness.attempt.verdict import failed_row
-from harness.boards import Board, load_boards
+from harness.boards import Board
+from harness.boards_file import load_boards
 from harness.diagnosis import ADVICE
 from harness.errors import (
     ArenaOverflow,

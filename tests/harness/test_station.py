@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import pytest
 
-from harness.boards import Board, load_boards
+from harness.boards import Board
+from harness.boards_file import load_boards
 from harness.cable import pyocd_probe, serial_link
 from harness.cable.interfaces import FlashReport
 from harness.errors import ConfigError, Interrupted

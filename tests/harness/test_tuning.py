@@ -13,7 +13,8 @@ from typing import ClassVar, cast
 import numpy as np
 import pytest
 
-from harness.boards import Board, load_boards
+from harness.boards import Board
+from harness.boards_file import load_boards
 from harness.chips import load_chip
 from harness.cli.bench import untuned
 from harness.cli.tune import summary

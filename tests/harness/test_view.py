@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.cli import view
 from harness.cli.output import Screen
 from harness.errors import Outcome

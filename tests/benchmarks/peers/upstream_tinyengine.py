@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.boards import load_boards
+from harness.boards_file import load_boards
 from harness.chips import Chip, load_chip
 from harness.job import default_inputs
 from harness.models import resolve
