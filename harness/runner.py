@@ -17,7 +17,8 @@ from harness import fitting, paths, stats
 from harness.attempt import checks, deadlines, facts, verdict
 from harness.attempt.deadlines import Deadlines
 from harness.boards import Board
-from harness.build import BuildPlan, build
+from harness.build import build
+from harness.build_plan import BuildPlan
 from harness.cable.device import Device
 from harness.cable.interfaces import Link, Probe
 from harness.chips import load_chip

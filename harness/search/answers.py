@@ -21,7 +21,8 @@ from harness import paths, rack
 from harness.attempt.checks import check_flash, check_hello
 from harness.attempt.deadlines import Deadlines, inference_limit_s
 from harness.boards import Board
-from harness.build import BuildPlan, build
+from harness.build import build
+from harness.build_plan import BuildPlan
 from harness.cable.device import Device
 from harness.cable.messages import Hello
 from harness.image import Image

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from harness import paths
-from harness.build import BuildPlan, build
+from harness.build import build
+from harness.build_plan import BuildPlan
 from harness.chips import EmulatedCore, load_chip
 from harness.job import Kernels
 from harness.placement import Rule, placed

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from harness import paths
-from harness.build import firmware_digest
+from harness.build_plan import firmware_digest
 from harness.chips import Chip, Names, load_chip
 from harness.errors import Interrupted, Outcome
 from harness.job import Job, Memory

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness.boards import ClockSource
-from harness.build import BuildPlan, build
+from harness.build import build
+from harness.build_plan import BuildPlan
 from harness.cable import messages
 from harness.cable.device import Device
 from harness.cable.dialogue import Timing

@@ -15,7 +15,8 @@ from elftools.elf.sections import SymbolTableSection
 
 from harness import paths
 from harness.boards import ClockSource
-from harness.build import BuildPlan, build
+from harness.build import build
+from harness.build_plan import BuildPlan
 from harness.chips import UartPins, chip_names, load_chip
 from harness.errors import ArenaOverflow, BuildFailed, ConfigError, FlashOverflow, MissingTool
 from harness.image import Image

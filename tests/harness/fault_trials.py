@@ -16,7 +16,8 @@ from harness import paths
 from harness.attempt.deadlines import Deadlines
 from harness.boards import Board, with_faults
 from harness.boards_file import load_boards
-from harness.build import BuildPlan, build
+from harness.build import build
+from harness.build_plan import BuildPlan
 from harness.cable.dialogue import Timing
 from harness.chips import load_chip
 from harness.errors import FaultClass, Outcome

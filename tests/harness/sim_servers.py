@@ -13,7 +13,8 @@ import pytest
 
 from harness import chips
 from harness.boards import Board, LinkConfig, ProbeConfig
-from harness.build import BuildPlan, build
+from harness.build import build
+from harness.build_plan import BuildPlan
 from harness.chips import UartPins
 from harness.errors import MissingTool
 from harness.image import Image

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness import chips, host, paths
-from harness.build import BuildPlan, build
+from harness.build import build
+from harness.build_plan import BuildPlan
 from harness.cli.main import main
 from harness.errors import BoardTimeout, ConfigError, MissingTool
 from harness.job import Kernels

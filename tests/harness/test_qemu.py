@@ -19,7 +19,8 @@ import pytest
 from harness import chips, paths, row
 from harness.boards import Board
 from harness.boards_file import load_boards
-from harness.build import BuildPlan, build
+from harness.build import build
+from harness.build_plan import BuildPlan
 from harness.cable.device import Device
 from harness.cable.serial_link import SerialLink
 from harness.errors import BoardTimeout, FlashFailed, MissingTool, Outcome

@@ -19,7 +19,7 @@ from harness import fitting
 from harness import job as jobs
 from harness.boards import Board
 from harness.boards_file import load_boards
-from harness.build import BuildPlan
+from harness.build_plan import BuildPlan
 from harness.cable import messages
 from harness.cable.device import Device, WholeRun
 from harness.cable.interfaces import FlashReport, Link, Probe

@@ -16,7 +16,8 @@ from elftools.elf.elffile import ELFFile
 
 from harness import chips
 from harness.boards import ClockSource
-from harness.build import BuildPlan, build
+from harness.build import build
+from harness.build_plan import BuildPlan
 from harness.cable.device import Device, WholeRun
 from harness.cable.pyocd_probe import PyocdProbe
 from harness.cable.serial_link import SerialLink

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.build import BuildPlan, build
+from harness.build import build
+from harness.build_plan import BuildPlan
 from harness.chips import load_chip
 from harness.errors import MissingTool
 from harness.job import Kernels
