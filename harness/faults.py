@@ -75,7 +75,7 @@ PARAMETERS: Mapping[FaultKind, Mapping[str, Parameter]] = {
     },
     FaultKind.CACHES_OFF: {},
     FaultKind.PROBE_LOST: _TRANSFER,
-    FaultKind.PROBE_SLOW: {"delay_ms": Parameter(default=400, least=1, most=60_000, what="for each message")},
+    FaultKind.PROBE_SLOW: {"delay_ms": Parameter(default=400, least=1, most=5_000, what="for each message")},
     FaultKind.PROBE_BUSY: {},
     FaultKind.WRONG_BOARD: {},
 }

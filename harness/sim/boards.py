@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.errors import BoardTimeout, FlashFailed, MissingTool
 from harness.faults import Fault
 from harness.sim import runtime
-from harness.sim.client import BoardServerError, Client
+from harness.sim.client import BoardServerError, BoardServerGone, Client
 from harness.sim.protocol import BoardStatus, Window
 from harness.sim.wiring import MemoryModelName, Wiring
 
@@ -104,11 +104,14 @@ def ensure_running(
     folder = runtime.board_folder(board.name)
     deadline = time.monotonic() + timeout_s
     while True:
-        with connection(board.name) as client:
-            ours = client is not None and _check_and_own(client, board, owner_pid)
-        if ours:
-            return SimPaths(uart=folder / "uart", socket=folder / "socket")
-        if client is not None:
+        other = False
+        # A server that lost its last owner a moment ago hangs up in the middle of this: another one is started.
+        with connection(board.name) as client, contextlib.suppress(BoardServerGone):
+            if client is not None:
+                if _check_and_own(client, board, owner_pid):
+                    return SimPaths(uart=folder / "uart", socket=folder / "socket")
+                other = True
+        if other:
             stop(board.name)
         left_s = deadline - time.monotonic()
         if left_s <= 0:

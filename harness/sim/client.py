@@ -26,6 +26,10 @@ class BoardServerError(Exception):
     """The board server refused, died or did not answer in time."""
 
 
+class BoardServerGone(BoardServerError):
+    """The board server hung up: it has ended, or is about to."""
+
+
 class Client:
     """A connection to one board server.
 
@@ -56,7 +60,7 @@ class Client:
             while True:
                 data = self._connection.recv(1 << 20)
                 if not data:
-                    raise BoardServerError(f"{self.board}: the board server hung up")
+                    raise BoardServerGone(f"{self.board}: the board server hung up")
                 for status, answer in self._framer.feed(data):
                     return self._judge(status, answer)
                 left = deadline - time.monotonic()
@@ -68,7 +72,7 @@ class Client:
                 f"{self.board}: the board server gave no answer in {self._timeout_s:g} s"
             ) from e
         except OSError as e:
-            raise BoardServerError(f"{self.board}: {e.strerror or e}") from e
+            raise BoardServerGone(f"{self.board}: {e.strerror or e}") from e
 
     def _judge(self, status: int, answer: bytes) -> bytes:
         if status == Status.OK:

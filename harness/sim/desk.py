@@ -98,7 +98,8 @@ def _open_flash(file: Path, size: int) -> mmap.mmap:
         fresh = os.fstat(fd).st_size != size
         if fresh:
             os.ftruncate(fd, 0)
-            os.ftruncate(fd, size)
+        # Not a hole: writing to one on a full disk would end the process without a word.
+        os.posix_fallocate(fd, 0, size)
         flash = mmap.mmap(fd, size)
     finally:
         os.close(fd)

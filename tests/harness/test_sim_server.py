@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from harness.sim import boards, protocol, runtime
 from harness.sim.boards import SimBoard
 from harness.sim.bus import TransferFault
 from harness.sim.client import BoardServerError, Client
+from harness.sim.desk import Desk
 from harness.sim.protocol import BoardStatus
 from harness.sim.wiring import Wiring
 from tests.harness.sim_servers import gone, rack, wait_until
@@ -146,6 +148,34 @@ def test_what_a_killed_board_left_behind_is_in_nobodys_way(rack: Path) -> None:
     assert (rack / "f412-sim" / "socket").exists()
     boards.ensure_running(F412)
     assert _status().pid != first
+
+
+def test_a_server_that_ends_while_it_is_asked_is_followed_by_another(rack: Path) -> None:
+    """It has taken the call already, and hangs up instead of an answer."""
+    listener = runtime.listen(runtime.board_folder("f412-sim"))
+
+    def end() -> None:
+        connection, _ = listener.accept()
+        connection.recv(1)
+        (rack / "f412-sim" / "socket").unlink()
+        listener.close()
+        connection.close()
+
+    listener.setblocking(True)
+    ending = threading.Thread(target=end)
+    ending.start()
+    boards.ensure_running(F412)
+    ending.join(timeout=10)
+    assert _status().chip == "stm32f412"
+
+
+def test_a_flash_that_the_disk_has_no_room_for_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_fd: int, _offset: int, _size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        Desk("stm32f412", folder=tmp_path, wiring=Wiring(uart=3), memory_model="chip", probe_lost=lambda: None)
 
 
 def test_an_idle_or_halted_board_takes_no_processor_time() -> None:
