@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from harness import digests
 from harness.errors import Outcome
+from harness.request import Request
 from harness.row import Row
-from harness.session import Request
 from harness.sim.timing_core import TIMING_MODEL
 from harness.sim.window import Measurement
 from harness.store import Store

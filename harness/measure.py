@@ -19,9 +19,10 @@ from harness.boards import Board
 from harness.errors import Interrupted, Outcome
 from harness.job import Job, JobOptions
 from harness.models import ModelSource
+from harness.request import Request
 from harness.row import Row
 from harness.runner import Runner
-from harness.session import Event, Request, Session
+from harness.session import Event, Session
 from harness.session import Measure as Attempt
 from harness.station import Station
 from harness.store import Store

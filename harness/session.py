@@ -7,31 +7,28 @@ nothing.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import sqlalchemy.exc
 
-from harness import __version__, digests, rack
+from harness import rack
 from harness.attempt.facts import blank_row
 from harness.attempt.verdict import broken_row, failed_row
 from harness.boards import Board
 from harness.chips import load_chip
 from harness.diagnosis import ADVICE, HOPELESS
-from harness.errors import FaultClass, HarnessError, Interrupted, Outcome
-from harness.job import Job, JobOptions, Kernels, PreparedModel, Values, prepare, sha256, to_blob
+from harness.errors import FaultClass, HarnessError, Outcome
+from harness.job import Job, prepare
 from harness.models import ModelSource
 from harness.rack import Health, State
+from harness.request import Request
 from harness.row import Row
+from harness.shelf import Prepare, Shelf
 from harness.store import Store, StoredSession
-from harness.tuning.record import Tuning, fitting
 from tinyengine.errors import TinyEngineError
 from tinyengine.kernels.catalogue import Target
 
@@ -40,62 +37,6 @@ ATTEMPTS = 2
 """A board's own failure is tried once more, unless that is hopeless; each attempt is a stored row."""
 _RETRIED = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT})
 _OVERFLOWS = frozenset({Outcome.ARENA_OVERFLOW, Outcome.FLASH_OVERFLOW})
-_WAIT_SLICE_S = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What was asked for; its digest decides which unfinished session is the same one.
-
-    Args:
-        given: the input; None draws it.
-        save: folder that keeps what is behind each row.
-        tunings: records of `tinyrack tune`; each is used for its model on its kind of board.
-    """
-
-    models: tuple[ModelSource, ...]
-    boards: tuple[Board, ...]
-    options: JobOptions
-    given: Values | None = None
-    save: Path | None = None
-    tunings: tuple[Tuning, ...] = ()
-
-    def options_for(self, source: ModelSource, board: Board) -> JobOptions:
-        """The options with the record that is about this model on this board, if there is one."""
-        options = self.options
-        if options.kernels is Kernels.C:
-            return options
-        tuning = fitting(
-            self.tunings,
-            model_sha256=source.sha256,
-            board=board,
-            memory=options.memory.value,
-            requant=options.requant,
-            optimize=options.optimize,
-        )
-        return options if tuning is None else replace(options, tuning=tuning)
-
-    def document(self) -> dict[str, Any]:
-        """Everything that can change a figure or what is kept of it, as JSON."""
-        options = asdict(self.options)
-        options["requant"] = self.options.requant.value
-        options["tuning"] = sorted(t.digest for t in self.tunings)
-        return {
-            "models": [[m.name, m.sha256] for m in self.models],
-            "boards": [_plain(board) for board in self.boards],
-            "options": options,
-            "input": None
-            if self.given is None
-            else sha256(str(self.given.dtype).encode() + to_blob([self.given])),
-            # Rows of a call that saved elsewhere have no files here.
-            "save": None if self.save is None else str(self.save),
-            "tinyrack": __version__,
-            "code": digests.of_code(),
-        }
-
-    def digest(self) -> str:
-        """SHA-256 of the document."""
-        return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +54,6 @@ class Measure(Protocol):
     """Runs one attempt of a job on a leased board; every failure of model, board or link is a row."""
 
     def __call__(self, job: Job, *, stage: Callable[[str], None]) -> Row: ...
-
-
-Prepare = Callable[[ModelSource, JobOptions, Values | None, Target], PreparedModel]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +99,7 @@ class Session:
         self._now = now
         self._lease_wait_s = lease_wait_s
         self._lease_folder = lease_folder
-        self._shelf = _Shelf(request, stop, make_ready)
+        self._shelf = Shelf(request.given, stop, make_ready)
         self._stored: StoredSession = store.begin_session(
             request=request.document(), request_digest=request.digest(), fresh=fresh
         )
@@ -339,38 +277,6 @@ class Session:
             self._observe(Event(board=stored.board, model=stored.model, row=stored))
 
 
-class _Shelf:
-    """Prepared models: each is made once a kind of core and tuning record, by the first board that needs it."""
-
-    def __init__(self, request: Request, stop: threading.Event, make_ready: Prepare) -> None:
-        self._request = request
-        self._stop = stop
-        self._make_ready = make_ready
-        self._lock = threading.Lock()
-        self._futures: dict[tuple[str, Target, str | None], Future[PreparedModel]] = {}
-
-    def get(self, source: ModelSource, target: Target, options: JobOptions) -> PreparedModel:
-        key = (source.name, target, None if options.tuning is None else options.tuning.digest)
-        with self._lock:
-            future = self._futures.get(key)
-            mine = future is None
-            if future is None:
-                future = self._futures[key] = Future()
-        if mine:
-            try:
-                future.set_result(self._make_ready(source, options, self._request.given, target))
-            except BaseException as error:
-                future.set_exception(error)
-        while True:
-            try:
-                return future.result(timeout=_WAIT_SLICE_S)
-            except FutureTimeout:
-                if future.done():
-                    raise
-                if self._stop.is_set():
-                    raise Interrupted("stopped while the model was compiled") from None
-
-
 def _is_final(row: Row) -> bool:
     """Whether a resumed session leaves it at this row: neither interrupted nor waiting for its second attempt."""
     if _is_retried(row):
@@ -381,20 +287,6 @@ def _is_final(row: Row) -> bool:
 def _is_retried(row: Row) -> bool:
     """Whether the failure is the board's and may be gone the next time."""
     return row.outcome in _RETRIED and row.fault_class not in HOPELESS
-
-
-def _plain(board: Board) -> dict[str, Any]:
-    return {
-        "name": board.name,
-        "chip": board.chip,
-        "simulated": board.simulated,
-        "probe": asdict(board.probe),
-        "link": asdict(board.link),
-        "uart": [board.uart.instance, board.uart.tx, board.uart.rx],
-        "clock_source": asdict(board.clock_source),
-        "baud": board.baud,
-        "faults": [str(fault) for fault in board.faults],
-    }
 
 
 def all_ok(rows: Sequence[Row], *, wanted: int) -> bool:

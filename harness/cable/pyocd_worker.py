@@ -14,26 +14,26 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from harness.cable.pyocd_words import (
+    Failure,
+    failing_as,
+    no_probe,
+    probe_trouble,
+    programmed,
+    warnings_of_pyocd,
+    words_of,
+)
 from harness.cable.readback import difference, segments_of
 
 if TYPE_CHECKING:
     from pyocd.core.session import Session
     from pyocd.probe.debug_probe import DebugProbe
 
-FailureKind = Literal[
-    "absent", "denied", "busy", "lost", "connect", "identity", "power", "program", "erase", "verify", "run"
-]
 _CTRL_STAT, _POWER_UP_REQUESTS = 0x4, 1 << 28 | 1 << 30
-_BUSY_WORDS = ("in use", "busy", "exclusive access", "errno 16")
-"""What operating systems, libusb and HID back ends say when somebody else has the probe."""
-_DENIED_WORDS = ("errno 13", "access denied", "insufficient permissions", "permission denied")
-"""What they say when this user may not open it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +65,6 @@ class Flashed:
     programmed_bytes: int
     erased_sectors: int
     verified_bytes: int
-
-
-class Failure(Exception):
-    """An expected failure: where, and why."""
-
-    def __init__(self, kind: FailureKind, reason: str) -> None:
-        super().__init__(reason)
-        self.kind, self.reason = kind, reason
 
 
 class Worker:
@@ -124,16 +116,24 @@ class Worker:
             self.tell({"error": {"kind": kind, "reason": reason}})
         except (exceptions.Error, OSError) as e:
             self._close(resume=False)
-            self.tell({"error": {"kind": _probe_trouble(e), "reason": str(e) or type(e).__name__}})
+            self.tell({"error": {"kind": probe_trouble(e), "reason": words_of(e)}})
 
     # -- steps
 
     def _open(self, board: Target) -> Session:
         """Connects under reset and checks that the right chip is there."""
-        if self._session is not None:
-            return self._session
-        from pyocd.core import exceptions
-        from pyocd.core.session import Session
+        if self._session is None:
+            probe = self._find_probe(board)
+            session = self._connect(probe, board)
+            found = _device_id(session, board.idcode_address)
+            if found != board.device_id:
+                session.close()
+                other = self._who_is_there(probe, board)
+                raise Failure("identity", other or f"DEV_ID is {found}, this chip has {board.device_id:#05x}")
+            self._session = session
+        return self._session
+
+    def _find_probe(self, board: Target) -> DebugProbe:
         from pyocd.probe.aggregator import DebugProbeAggregator
 
         from harness.sim import targets
@@ -142,7 +142,7 @@ class Worker:
         # For real boards of these parts as well; the plug-in that also registers them may be absent.
         targets.register()
         wanted = f"{board.probe_type}:{board.unique_id}" if board.probe_type else board.unique_id
-        with _warnings_of_pyocd() as warnings:
+        with warnings_of_pyocd() as warnings:
             there = DebugProbeAggregator.get_all_connected_probes(wanted)
             probe = next((p for p in there if p.unique_id.lower() == board.unique_id.lower()), None)
             if probe is None and board.probe_type is None:
@@ -150,17 +150,15 @@ class Worker:
         if probe is None:
             # Simulated boards are always there, and no answer to a cable that is not.
             real = [p.unique_id for p in there if not type(p).__module__.startswith("harness.sim")]
-            denied = next((w for w in warnings if _says(w, _DENIED_WORDS)), None)
-            words = _not_there(board.unique_id, real, warnings, denied)
-            raise Failure("absent" if denied is None else "denied", words)
-        options = {
-            "target_override": board.target,
-            "connect_mode": "under-reset",
-            "frequency": board.frequency_hz,
-            "hide_programming_progress": True,
-            "resume_on_disconnect": False,
-        }
+            raise no_probe(board.unique_id, real, warnings)
+        return probe
+
+    def _connect(self, probe: DebugProbe, board: Target) -> Session:
+        from pyocd.core import exceptions
+        from pyocd.core.session import Session
+
         self._stage("connecting")
+        options = {**_options(board, board.target), "hide_programming_progress": True}
         session = Session(probe, auto_open=False, options=options)
         try:
             session.open()
@@ -168,16 +166,10 @@ class Worker:
             # pyOCD's targets assert the DEV_ID themselves. Whatever it was: perhaps it is another chip.
             session.close()
             if isinstance(e, exceptions.ProbeError):
-                raise Failure(_probe_trouble(e), str(e) or type(e).__name__) from e
+                raise Failure(probe_trouble(e), words_of(e)) from e
             if (other := self._who_is_there(probe, board)) is not None:
                 raise Failure("identity", other) from e
-            raise Failure("connect", str(e) or type(e).__name__) from e
-        found = _device_id(session, board.idcode_address)
-        if found != board.device_id:
-            session.close()
-            other = self._who_is_there(probe, board)
-            raise Failure("identity", other or f"DEV_ID is {found}, this chip has {board.device_id:#05x}")
-        self._session = session
+            raise Failure("connect", words_of(e)) from e
         return session
 
     def _power_failed(self) -> bool:
@@ -211,7 +203,7 @@ class Worker:
 
         self._stage("finding out which chip is there")
         try:
-            with Session(probe, options=_any_core(board)) as session:
+            with Session(probe, options=_options(board, "cortex_m")) as session:
                 for chip, address, device_id in board.known:
                     if _device_id(session, address) == device_id != board.device_id:
                         return f"the chip is a {chip} (DEV_ID {device_id:#05x}), not a {board.target}"
@@ -226,39 +218,31 @@ class Worker:
         segments = segments_of(elf)
         session = self._open(board)
         target = session.target
-        watch = _Programmed()
-        log = logging.getLogger("pyocd.flash.loader")
-        log.addHandler(watch)
-        log.setLevel(logging.INFO)
-        log.propagate = False
         self._stage("erasing and programming")
-        try:
-            with _failing_as("program"):
-                target.reset_and_halt()
-                if board.incremental or difference(session, segments) is not None:
-                    FileProgrammer(
-                        session, chip_erase="sector", smart_flash=board.incremental, trust_crc=False,
-                        progress=self._progress,
-                    ).program(str(elf), file_format="elf")  # fmt: skip
-        finally:
-            log.removeHandler(watch)
+        with programmed() as done, failing_as("program"):
+            target.reset_and_halt()
+            if board.incremental or difference(session, segments) is not None:
+                FileProgrammer(
+                    session, chip_erase="sector", smart_flash=board.incremental, trust_crc=False,
+                    progress=self._progress,
+                ).program(str(elf), file_format="elf")  # fmt: skip
         self._stage("verifying")
-        with _failing_as("verify"):
+        with failing_as("verify"):
             different = difference(session, segments)
         if different is not None:
             raise Failure("erase" if different.not_erased else "verify", str(different))
         total = sum(len(data) for _address, data in segments)
         self._stage("resetting")
-        with _failing_as("run"):
+        with failing_as("run"):
             target.reset_and_halt()
         return Flashed(
-            programmed_bytes=watch.programmed_bytes, erased_sectors=watch.erased_sectors, verified_bytes=total
+            programmed_bytes=done.programmed_bytes, erased_sectors=done.erased_sectors, verified_bytes=total
         )
 
     def _run(self, board: Target) -> None:
         session = self._open(board)
         self._stage("resetting")
-        with _failing_as("run"):
+        with failing_as("run"):
             session.target.reset()
         self._close(resume=True)
 
@@ -275,66 +259,6 @@ class Worker:
             logging.getLogger(__name__).warning("disconnecting: %s", e)
 
 
-@contextmanager
-def _failing_as(kind: FailureKind) -> Iterator[None]:
-    """What pyOCD cannot do in here is a failure of that kind, unless it is the probe's or the erased sectors'."""
-    from pyocd.core import exceptions
-
-    try:
-        yield
-    except exceptions.ProbeError as e:
-        raise Failure(_probe_trouble(e, opened=True), str(e) or type(e).__name__) from e
-    except exceptions.FlashEraseFailure as e:
-        raise Failure("erase", str(e) or type(e).__name__) from e
-    except exceptions.Error as e:
-        raise Failure(kind, str(e) or type(e).__name__) from e
-
-
-class _Warnings(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
-
-
-@contextmanager
-def _warnings_of_pyocd() -> Iterator[list[str]]:
-    """What pyOCD complains of meanwhile. A probe that it may not open is not in its list, only in its log."""
-    handler = _Warnings()
-    log = logging.getLogger("pyocd")
-    log.addHandler(handler)
-    try:
-        yield handler.texts
-    finally:
-        log.removeHandler(handler)
-
-
-def _not_there(unique_id: str, there: list[str], warnings: list[str], denied: str | None) -> str:
-    words = f"no probe with the serial number {unique_id}"
-    if there:
-        words += f"; there are {', '.join(sorted(there))}"
-    if denied is not None:
-        return f"{words}; one may not be opened ({denied[:80]})"
-    return f"{words}; pyOCD says: {warnings[0]}" if warnings else words
-
-
-class _Programmed(logging.Handler):
-    """pyOCD tells what it programmed only in its log; the arguments of that record are numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.programmed_bytes = self.erased_sectors = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.msg, str) and record.msg.startswith("Erased ") and isinstance(record.args, tuple):
-            words = record.getMessage().replace("(", " ").split()
-            numbers = [int(w) for w in words if w.isdigit()]
-            self.erased_sectors = numbers[1] if words[1].isdigit() else 0
-            self.programmed_bytes = int(words[words.index("programmed") + 1])
-
-
 def _device_id(session: Session, address: int) -> int | None:
     """DEV_ID, or None when nothing answers at that address."""
     from pyocd.core import exceptions
@@ -345,23 +269,10 @@ def _device_id(session: Session, address: int) -> int | None:
         return None
 
 
-def _probe_trouble(error: Exception, *, opened: bool = False) -> FailureKind:
-    """What became of the probe, by what pyOCD's back end says of it."""
-    if _says(str(error), _DENIED_WORDS):
-        return "denied"
-    if _says(str(error), _BUSY_WORDS):
-        return "busy"
-    return "lost" if opened else "absent"
-
-
-def _says(text: str, words: tuple[str, ...]) -> bool:
-    return any(word in text.lower() for word in words)
-
-
-def _any_core(board: Target) -> dict[str, str | int | bool]:
-    """Options to connect to whatever Cortex-M is there."""
+def _options(board: Target, part: str) -> dict[str, str | int | bool]:
+    """Of a session with that part, as pyOCD names it; `cortex_m` is whatever is there."""
     return {
-        "target_override": "cortex_m",
+        "target_override": part,
         "connect_mode": "under-reset",
         "frequency": board.frequency_hz,
         "resume_on_disconnect": False,

@@ -36,9 +36,10 @@ from harness.faults import FaultKind, parse
 from harness.job import MAX_REPETITIONS, Job, JobOptions, Kernels, Memory, read_input
 from harness.models import resolve_all
 from harness.placement import Rule
+from harness.request import Request
 from harness.row import Row
 from harness.runner import Runner
-from harness.session import Request, Result, Session, all_ok
+from harness.session import Result, Session, all_ok
 from harness.station import Station
 from harness.store import Store
 from harness.tuning import placer

@@ -21,7 +21,7 @@ from harness.cli.output import JsonOption, check_json_target, console, write_jso
 from harness.errors import ConfigError
 from harness.job import JobOptions, Memory
 from harness.models import ModelSource, resolve
-from harness.session import Request
+from harness.request import Request
 from harness.store import Store
 from tinyengine import cost
 from tinyengine.fixedpoint import Requant

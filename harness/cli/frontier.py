@@ -24,8 +24,8 @@ from harness.errors import ConfigError, Interrupted, Outcome
 from harness.job import JobOptions, Kernels
 from harness.models import ModelSource, resolve
 from harness.report import charts
+from harness.request import Request
 from harness.row import Row
-from harness.session import Request
 from harness.store import Store
 from tinyengine import passes
 from tinyengine.arrange import Point, frontier

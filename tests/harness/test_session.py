@@ -30,8 +30,9 @@ from harness.job import Job, JobOptions, PreparedModel, Values
 from harness.models import ModelSource
 from harness.paths import default_boards_file
 from harness.rack import lease
+from harness.request import Request
 from harness.row import Row
-from harness.session import Event, Request, Result, Session, all_ok
+from harness.session import Event, Result, Session, all_ok
 from harness.store import Store
 from tests.harness.rows import OK
 from tinyengine.errors import UnsupportedOp

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 
 from harness import row as rows
 from harness.errors import ConfigError, Outcome
-from harness.store import DATABASE, Store, latest, own_process, owner_alive
+from harness.owner import own_process, owner_alive
+from harness.store import DATABASE, Store, latest
 from tests.harness.rows import FAILED, OK
 
 

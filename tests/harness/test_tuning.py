@@ -23,9 +23,9 @@ from harness.evidence import Evidence
 from harness.job import Job, JobOptions, Kernels, Memory, compile_options
 from harness.models import resolve
 from harness.paths import default_boards_file
+from harness.request import Request
 from harness.row import LayerRow, Row
 from harness.runner import Runner
-from harness.session import Request
 from harness.tuning import fit, record, sampling, table, tuner
 from harness.tuning.bench import Bench, GaveUp, Step
 from harness.tuning.fit import Point
