@@ -164,7 +164,8 @@ class Dialogue:
         if self._hello is not None:
             fault = FaultClass.UART_GARBLED if garbage else FaultClass.BOARD_HUNG
         elif self._banners:
-            fault = FaultClass.UART_REQUESTS_LOST
+            # Replies that nobody could read are no requests that nobody heard.
+            fault = FaultClass.UART_GARBLED if 2 * garbage > self._received else FaultClass.UART_REQUESTS_LOST
         elif self._frames:
             fault = FaultClass.STALE_OUTPUT
         else:

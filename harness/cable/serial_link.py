@@ -5,8 +5,10 @@ One user a port: it is opened exclusively. No call waits longer than it is told 
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +17,14 @@ from serial.tools import list_ports
 
 from harness.diagnosis import ADVICE
 from harness.errors import BoardTimeout, ConfigError, FaultClass
+
+if sys.platform == "win32":
+    _ERRORS: tuple[type[Exception], ...] = (OSError,)
+else:
+    import termios
+
+    _ERRORS = (OSError, termios.error)
+    """pyserial's own are OSErrors; from a port that hangs up it lets the terminal's through, which are none."""
 
 READ_BYTES = 4096
 _POLL_S = 0.05
@@ -28,13 +38,16 @@ class SerialLink:
 
     Raises:
         ConfigError: no such port, no permission, or somebody else has it open.
+        BoardTimeout: it went away just then.
     """
 
     def __init__(self, port: str | Path, *, board: str, baud: int) -> None:
         self._board, self._path = board, str(port)
         try:
             self._port = serial.Serial(self._path, baudrate=baud, timeout=_POLL_S, write_timeout=0, exclusive=True)
-        except (serial.SerialException, ValueError, OSError) as e:
+        except (ValueError, *_ERRORS) as e:
+            if e.args[:1] == (errno.EIO,):
+                raise self._gone(0.0) from e
             raise ConfigError(_why_not(self._path, e), file=self._path) from e
 
     def write(self, data: bytes, *, timeout_s: float) -> None:
@@ -55,7 +68,7 @@ class SerialLink:
             try:
                 if self._takes_bytes(min(left, _POLL_S)):
                     rest = rest[self._port.write(rest) or 0 :]
-            except (serial.SerialException, OSError) as e:
+            except _ERRORS as e:
                 raise self._gone(timeout_s) from e
 
     def _takes_bytes(self, wait_s: float) -> bool:
@@ -76,14 +89,14 @@ class SerialLink:
             if not first:
                 return b""
             return bytes(first + self._port.read(min(self._port.in_waiting, READ_BYTES)))
-        except (serial.SerialException, OSError) as e:
+        except _ERRORS as e:
             raise self._gone(timeout_s) from e
 
     def discard_input(self) -> None:
         """Drops bytes received so far."""
         try:
             self._port.reset_input_buffer()
-        except (serial.SerialException, OSError) as e:
+        except _ERRORS as e:
             raise self._gone(0.0) from e
 
     def close(self) -> None:

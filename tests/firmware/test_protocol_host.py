@@ -414,6 +414,28 @@ def test_a_silent_board_is_a_timeout_that_names_the_stage() -> None:
     assert board.statistics.frames == 0
 
 
+@pytest.mark.parametrize(
+    ("spoil", "fault"), [(flipped, FaultClass.UART_GARBLED), (lost, FaultClass.UART_REQUESTS_LOST)]
+)
+def test_replies_that_cannot_be_read_are_told_from_requests_that_are_not_heard(
+    link: PipeLink, spoil: Callable[[bytes], bytes], fault: FaultClass
+) -> None:
+    class BannerOnly(Tampered):
+        heard = 0
+
+        def _change(self, direction: str, frame: bytes, payload: bytes) -> bytes:
+            del payload
+            if direction == "to_board":
+                return frame
+            self.heard += 1
+            return frame if self.heard == 1 else spoil(frame)
+
+    board = device(BannerOnly(link), Timing(start_s=1.5, reply_s=0.1, attempts=2))
+    with pytest.raises(BoardTimeout, match="with 1 sound frames") as e:
+        board.hello(1)
+    assert e.value.fault_class is fault
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     data=st.lists(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import termios
 import threading
 import time
 import tty
@@ -15,7 +17,7 @@ from serial.tools import list_ports
 
 from harness.cable import serial_link
 from harness.cable.serial_link import SerialLink, find_port
-from harness.errors import BoardTimeout, ConfigError
+from harness.errors import BoardTimeout, ConfigError, FaultClass
 
 
 @pytest.fixture
@@ -125,6 +127,22 @@ def test_a_port_that_vanishes_is_a_timeout_not_a_hang() -> None:
         for _ in range(3):
             link.read(timeout_s=0.2)
     link.close()
+
+
+@pytest.mark.parametrize("call", ["tcsetattr", "tcflush"])
+def test_a_port_that_vanishes_while_it_is_set_up_is_gone(
+    wire: tuple[int, str], monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """What the terminal says then is no OSError."""
+
+    def hung_up(*_arguments: object) -> None:
+        raise termios.error(errno.EIO, os.strerror(errno.EIO))
+
+    _, name = wire
+    monkeypatch.setattr(termios, call, hung_up)
+    with pytest.raises(BoardTimeout, match="unplugged") as caught:
+        SerialLink(name, board="b", baud=921_600).discard_input()
+    assert caught.value.fault_class is FaultClass.UART_GONE
 
 
 def test_a_real_boards_port_is_found_by_its_probes_serial_number(monkeypatch: pytest.MonkeyPatch) -> None:
