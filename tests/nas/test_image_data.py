@@ -1,226 +1,19 @@
-"""Data sets and the audio front end: the C computes the same bytes, splits do not mix, every layout is read."""
+"""Images as tasks: every layout is read, labels are right, damaged archives are refused by name."""
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import shutil
-import struct
-import subprocess
 import tarfile
-import wave
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from nas.data import digits, fsdd, images, speech_commands, voc, vww
-from nas.data.audio import at_speed, centred, read_wav
-from nas.data.front_end import FrontEnd, Pcm
-from nas.data.task import Augmentation, Inputs, everything
+from nas.data import digits, images, voc, vww
+from nas.data.task import Augmentation, everything
 from nas.errors import DataError
-
-FRONT_ENDS = {
-    "fsdd": fsdd.FRONT_END,
-    "16kHz": FrontEnd(sample_rate_hz=16000, window=512, hop=320, frames=49, bands=40, high_hz=7600),
-    "mfcc": FrontEnd(
-        sample_rate_hz=16000, window=512, hop=320, frames=49, bands=40, high_hz=7600, coefficients=10
-    ),
-    "largest window": FrontEnd(sample_rate_hz=16000, window=1024, hop=333, frames=5, bands=64, high_hz=8000),
-}
-
-
-_DRIVER = """
-#include <stdio.h>
-#include <stdlib.h>
-#include "front_end.h"
-int main(void)
-{
-    uint32_t count;
-    while (fread(&count, 4, 1, stdin) == 1) {
-        int16_t *samples = malloc(2 * count + 1);
-        int8_t *features = malloc(TE_FRONT_END_FRAMES * TE_FRONT_END_COLUMNS);
-        te_front_end_scratch *scratch = malloc(sizeof *scratch);
-        if (!samples || !features || !scratch || fread(samples, 2, count, stdin) != count) return 1;
-        te_front_end(samples, count, features, scratch);
-        fwrite(features, 1, TE_FRONT_END_FRAMES * TE_FRONT_END_COLUMNS, stdout);
-        free(samples); free(features); free(scratch);
-    }
-    return 0;
-}
-"""
-
-
-class HostFrontEnd:
-    """The generated C, built for this machine under sanitizers."""
-
-    def __init__(self, front_end: FrontEnd, folder: Path) -> None:
-        if shutil.which("gcc") is None:
-            pytest.skip("GCC ABSENT: the generated front end was not built; install gcc")
-        for file in front_end.sources().files:
-            (folder / file.name).write_text(file.text)
-        (folder / "driver.c").write_text(_DRIVER)
-        self._front_end, self._program = front_end, folder / "front_end"
-        flags = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Werror")
-        sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-        files = (folder / "front_end.c", folder / "driver.c")
-        subprocess.run(["gcc", *flags, *sanitizers, *files, "-o", self._program], check=True, timeout=120)
-
-    def features(self, clips: Sequence[Pcm]) -> Inputs:
-        """(clips, frames, columns, 1)."""
-        stream = b"".join(struct.pack("<I", len(clip)) + clip.astype("<i2").tobytes() for clip in clips)
-        done = subprocess.run([self._program], input=stream, capture_output=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr.decode()
-        shape = (len(clips), self._front_end.frames, self._front_end.columns, 1)
-        return np.frombuffer(done.stdout, dtype=np.int8).reshape(shape)
-
-
-@pytest.fixture(scope="module", params=FRONT_ENDS)
-def pair(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[FrontEnd, HostFrontEnd]:
-    front_end = FRONT_ENDS[request.param]
-    return front_end, HostFrontEnd(front_end, tmp_path_factory.mktemp("front_end"))
-
-
-def _clips(front_end: FrontEnd) -> dict[str, Pcm]:
-    rng = np.random.default_rng(0)
-    n = front_end.samples
-    square = np.where(np.arange(n) % 16 < 8, 32767, -32768)
-    return {
-        "silence": np.zeros(n),
-        "empty": np.zeros(0),
-        "full-scale noise": rng.integers(-32768, 32768, n),
-        "one step of noise": rng.integers(-1, 2, n),
-        "square wave at full scale": square,
-        "lowest value throughout": np.full(n, -32768),
-        "a click": np.eye(1, n, n // 2)[0] * 20000,
-        "short": rng.integers(-3000, 3000, n // 3),
-        "long": rng.integers(-3000, 3000, 2 * n),
-    }
-
-
-def test_the_generated_c_computes_the_same_bytes(pair: tuple[FrontEnd, HostFrontEnd]) -> None:
-    front_end, host = pair
-    clips = {name: clip.astype(np.int16) for name, clip in _clips(front_end).items()}
-    for name, computed in zip(clips, host.features(list(clips.values())), strict=True):
-        np.testing.assert_array_equal(computed, front_end.features(clips[name]), err_msg=name)
-
-
-def test_the_generated_c_computes_the_same_bytes_for_speech(
-    pair: tuple[FrontEnd, HostFrontEnd], shared_dir: Path
-) -> None:
-    front_end, host = pair
-    files = sorted((shared_dir / "data" / "fsdd" / "recordings").glob("3_*_7.wav"))
-    clips = [read_wav(file, sample_rate_hz=8000) for file in files]
-    assert len(clips) == 6
-    for clip, computed in zip(clips, host.features(clips), strict=True):
-        np.testing.assert_array_equal(computed, front_end.features(clip))
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), peak=st.integers(0, 32768), count=st.integers(0, 900))
-def test_any_samples_give_the_same_bytes_in_c(
-    seed: int, peak: int, count: int, small_pair: tuple[FrontEnd, HostFrontEnd]
-) -> None:
-    front_end, host = small_pair
-    clip = np.random.default_rng(seed).integers(-peak, max(peak, 1), count).astype(np.int16)
-    np.testing.assert_array_equal(host.features([clip])[0], front_end.features(clip))
-
-
-@pytest.fixture(scope="module")
-def small_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[FrontEnd, HostFrontEnd]:
-    front_end = FrontEnd(
-        sample_rate_hz=8000, window=128, hop=100, frames=6, bands=12, high_hz=4000, coefficients=7
-    )
-    return front_end, HostFrontEnd(front_end, tmp_path_factory.mktemp("front_end"))
-
-
-def test_band_energies_agree_with_a_floating_point_transform() -> None:
-    front_end = fsdd.FRONT_END
-    clip = (np.random.default_rng(1).normal(0, 3000, front_end.samples)).astype(np.int16)
-    starts = np.arange(front_end.frames)[:, None] * front_end.hop
-    frames = clip[starts + np.arange(front_end.window)] * (front_end.hann / 32767)
-    power = np.abs(np.fft.rfft(frames)[:, : front_end.window // 2]) ** 2
-    octaves = np.log2(power @ front_end.band_weights.T)
-    expected = np.maximum(127 + 16 * (octaves - octaves.max()), -128)
-    assert np.abs(front_end.features(clip)[..., 0] - expected).max() < 2
-
-
-def test_loudness_does_not_matter_and_a_tone_is_where_its_frequency_is() -> None:
-    front_end = fsdd.FRONT_END
-    tone = np.sin(2 * np.pi * 1000 * np.arange(front_end.samples) / 8000)
-    quiet, loud = (front_end.features((a * tone).astype(np.int16)) for a in (2000, 16000))
-    strongest = quiet[10, :, 0].argmax()
-    centre = front_end.band_weights[strongest].argmax() * 8000 / front_end.window
-    assert abs(centre - 1000) < 60
-    assert np.abs(quiet[..., 0].astype(int) - loud[..., 0])[quiet[..., 0] > 0].max() <= 2
-
-
-@pytest.mark.parametrize("change", [{"window": 200}, {"high_hz": 4001}, {"bands": 120}])
-def test_front_ends_that_cannot_work_are_refused(change: dict[str, int]) -> None:
-    with pytest.raises(DataError):
-        dataclasses.replace(fsdd.FRONT_END, **change)
-
-
-def test_front_end_builds_for_the_chip(tmp_path: Path) -> None:
-    if shutil.which("arm-none-eabi-gcc") is None:
-        pytest.skip("CROSS COMPILER ABSENT: install gcc-arm-none-eabi")
-    for file in fsdd.FRONT_END.sources().files:
-        (tmp_path / file.name).write_text(file.text)
-    flags = ("-mcpu=cortex-m4", "-mthumb", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-c")
-    subprocess.run(
-        ["arm-none-eabi-gcc", *flags, "front_end.c", "-o", "f.o"], cwd=tmp_path, check=True, timeout=120
-    )
-
-
-def test_a_wav_file_of_another_form_is_refused_by_name(tmp_path: Path) -> None:
-    file = tmp_path / "stereo.wav"
-    with wave.open(str(file), "wb") as w:
-        w.setnchannels(2)
-        w.setsampwidth(2)
-        w.setframerate(8000)
-        w.writeframes(bytes(400))
-    with pytest.raises(DataError, match=r"stereo.wav.*2 channels"):
-        read_wav(file, sample_rate_hz=8000)
-    (tmp_path / "empty.wav").write_bytes(b"")
-    with pytest.raises(DataError, match="no readable WAV"):
-        read_wav(tmp_path / "empty.wav", sample_rate_hz=8000)
-
-
-def test_clips_are_centred_and_played_faster() -> None:
-    clip = np.arange(10, dtype=np.int16)
-    assert centred(clip, 4).tolist() == [3, 4, 5, 6]
-    assert centred(clip[:3], 6).tolist() == [0, 0, 1, 2, 0, 0]
-    assert len(at_speed(clip, 200)) == 5
-    assert at_speed(clip, 200).tolist() == [0, 2, 4, 6, 8]
-
-
-def test_fsdd_is_split_by_index_and_its_test_split_is_read_on_demand(shared_dir: Path, tmp_path: Path) -> None:
-    recordings = tmp_path / "recordings"
-    recordings.mkdir()
-    for file in (shared_dir / "data" / "fsdd" / "recordings").glob("[0-2]_theo_*.wav"):
-        (recordings / file.name).symlink_to(file)
-    for spoilt in recordings.glob("*_theo_[0-4].wav"):
-        spoilt.unlink()
-        spoilt.write_bytes(b"not read before it is asked for")
-    task = fsdd.load(tmp_path, speeds_percent=(100,))
-    assert (len(task.train.labels), len(task.validation.labels)) == (3 * 40, 3 * 5)
-    assert everything(task.validation).shape == (15, 48, 32, 1)
-    assert sorted(set(task.train.labels.tolist())) == [0, 1, 2]
-    train = {x.tobytes() for x in everything(task.train)}
-    assert not train & {x.tobytes() for x in everything(task.validation)}
-    with pytest.raises(DataError):
-        task.test()
-
-
-def test_the_test_split_is_no_split_to_judge_by(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"validation_indexes=\[3, 4\]: indexes 0 to 4 are the test split"):
-        fsdd.load(tmp_path, validation_indexes=range(3, 9))
 
 
 def test_augmentation_moves_masks_and_mirrors_without_touching_its_input() -> None:
@@ -364,36 +157,6 @@ def test_archives_that_are_damaged_or_do_not_match_are_refused(tmp_path: Path) -
             images.archives(tmp_path / name, good, side=8)
     with pytest.raises(DataError, match="in no folder"):
         images.archives(_tar(tmp_path / "flat.tar", {"0.png": _picture((0, 0, 0))}), good, side=8)
-
-
-def test_speech_commands_follow_their_lists(shared_dir: Path) -> None:
-    folder = shared_dir / "data" / "speech_commands_sample"
-    task = speech_commands.load(folder)
-    counts = [len(s.labels) for s in (task.train, task.validation, task.test())]
-    words = sum(len(list((folder / word).glob("*.wav"))) for word in speech_commands.WORDS)
-    assert words == 100
-    unknown = [int((s.labels == 11).sum()) for s in (task.train, task.validation, task.test())]
-    assert sum(counts) - sum(unknown) == words and all(unknown)
-    assert task.train.read(np.array([0, 5])).shape == (2, 48, 32, 1)
-    everything(task.test())
-
-
-def test_silence_is_cut_from_background_noise_where_there_is_some(shared_dir: Path, tmp_path: Path) -> None:
-    source = shared_dir / "data" / "speech_commands_sample"
-    for name in ("yes", "no", "cat", "testing_list.txt", "validation_list.txt"):
-        (tmp_path / name).symlink_to(source / name)
-    (tmp_path / "_background_noise_").mkdir()
-    with wave.open(str(tmp_path / "_background_noise_" / "hum.wav"), "wb") as w:
-        w.setnchannels(1)
-        w.setsampwidth(2)
-        w.setframerate(16000)
-        w.writeframes(np.random.default_rng(0).integers(-500, 500, 40000).astype("<i2").tobytes())
-    task = speech_commands.load(tmp_path, words=("yes", "no"))
-    quiet = np.flatnonzero(task.train.labels == 2)
-    assert len(quiet) and task.classes == ("yes", "no", "silence", "unknown")
-    assert np.array_equal(task.train.read(quiet[:2]), task.train.read(quiet[:2]))
-    with pytest.raises(DataError, match="has no folder maybe"):
-        speech_commands.load(tmp_path, words=("maybe",))
 
 
 def _coco(root: Path, split: str) -> None:
