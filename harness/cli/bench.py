@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from harness import evidence, folder, host, row
 from harness.boards import with_faults
@@ -29,7 +28,16 @@ from harness.cli.compiling import (
     TuningOption,
     tunings,
 )
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import (
+    DEFAULT_RESULTS,
+    BoardsFileOption,
+    FloatIoOption,
+    JsonOption,
+    MemoryOption,
+    RequantOption,
+    ResultsOption,
+)
+from harness.cli.output import Screen, console, write_json
 from harness.errors import ConfigError, Interrupted, Outcome
 from harness.evidence import Evidence
 from harness.faults import FaultKind, parse
@@ -46,7 +54,6 @@ from harness.tuning import placer
 from tinyengine.fixedpoint import Requant
 from tinyengine.schedule import Optimize
 
-DEFAULT_RESULTS = "results"
 _REFRESH_S = 0.1
 _GRACE_S = 20.0
 """How long a stop may take before the process ends without waiting for its threads."""
@@ -61,12 +68,8 @@ def command(
     ] = None,
     repetitions: Annotated[int, typer.Option(min=1, max=MAX_REPETITIONS, help="Measured runs of each model.")] = 5,
     warmups: Annotated[int, typer.Option(min=0, max=MAX_REPETITIONS, help="Runs before them.")] = 1,
-    requant: Annotated[
-        Requant, typer.Option(help="Rounding: as TFLite Micro, or once as XNNPACK.")
-    ] = Requant.EXACT,
-    float_io: Annotated[
-        bool, typer.Option("--float-io", help="Keep float32 inputs and outputs on the board.")
-    ] = False,
+    requant: RequantOption = Requant.EXACT,
+    float_io: FloatIoOption = False,
     kernels: Annotated[
         Kernels,
         typer.Option(help="The fastest for each board's core, portable C, or plain C twins of generated text."),
@@ -78,16 +81,14 @@ def command(
     fold_constants: FoldOption = True,
     tuning: TuningOption = None,
     placement: PlacementOption = None,
-    memory: Annotated[
-        Memory, typer.Option(help="Memory of simulated boards: the chip's, or one that never waits.")
-    ] = Memory.CHIP,
+    memory: MemoryOption = Memory.CHIP,
     input_file: Annotated[
         Path | None, typer.Option("--input", metavar="FILE.npy", help="The input instead of seeded noise.")
     ] = None,
     save: Annotated[
         Path | None, typer.Option("--save", metavar="DIR", help="Keep ELF, input and received output of each row.")
     ] = None,
-    results: Annotated[str, typer.Option("--results", help="Results folder or PostgreSQL URL.")] = DEFAULT_RESULTS,
+    results: ResultsOption = DEFAULT_RESULTS,
     layers: Annotated[bool, typer.Option("--layers", help="Show the cycles of each layer too.")] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure everything, even after an unfinished call.")
@@ -100,15 +101,13 @@ def command(
             help=f"Order a fault on simulated boards, to see it handled: {', '.join(FaultKind)}.",
         ),
     ] = None,
-    boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
+    boards_file: BoardsFileOption = None,
     json: JsonOption = None,
 ) -> None:
     """Measure models on boards.
 
     Each is compiled, built, flashed, run, checked against the reference, and stored whatever happens.
     """
-    if json is not None:
-        check_json_target(json)
     if boards_file is not None:
         # The probe's process reads the same file.
         os.environ["TINYRACK_BOARDS"] = str(boards_file.absolute())
@@ -143,7 +142,7 @@ def command(
     )
     screen = console(stderr=True)
     if tuning and (line := untuned(request)) is not None:
-        screen.print(line, soft_wrap=True)
+        screen.say(line)
     with Store.open(results, now=time.time) as store:
         result = run(request, store=store, fresh=fresh, screen=screen)
     if json is not None:
@@ -176,7 +175,7 @@ def untuned(request: Request) -> str | None:
     )
 
 
-def run(request: Request, *, store: Store, fresh: bool, screen: Console) -> Result:
+def run(request: Request, *, store: Store, fresh: bool, screen: Screen) -> Result:
     """A session with real time, signals and a view around it."""
     stop = threading.Event()
     station = Station(stop=stop, memory=request.options.memory)
@@ -207,7 +206,7 @@ def run(request: Request, *, store: Store, fresh: bool, screen: Console) -> Resu
         fresh=fresh,
     )
     if session.resumed:
-        screen.print(f"completing the unfinished session {session.id}", soft_wrap=True)
+        screen.say(f"completing the unfinished session {session.id}")
     with signals.handled(stop):
         progress.start()
         try:
@@ -236,10 +235,10 @@ def _keep(folder: Path | None, made: Row, found: Evidence) -> None:
         evidence.save(folder, made, found)
 
 
-def _show(result: Result, *, layers: bool, screen: Console) -> None:
+def _show(result: Result, *, layers: bool, screen: Screen) -> None:
     screen.print(view.figures_table(result.rows))
     for line in view.remarks(result.rows):
-        screen.print(line, soft_wrap=True)
+        screen.say(line)
     if layers:
         for each in result.rows:
             if each.layers:

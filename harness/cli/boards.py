@@ -11,7 +11,8 @@ from rich.table import Table
 from harness.boards import Board
 from harness.boards_file import json_schema, load_boards
 from harness.chips import load_chip
-from harness.cli.output import JsonOption, console, write_json
+from harness.cli.options import JsonOption
+from harness.cli.output import console, write_json
 
 
 def command(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from harness import host
@@ -17,7 +16,8 @@ from harness.boards import Board
 from harness.boards_file import load_boards
 from harness.cli import bench
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, SramLimitOption
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import DEFAULT_RESULTS, JsonOption, MemoryOption
+from harness.cli.output import Screen, console, write_json
 from harness.errors import ConfigError
 from harness.job import JobOptions, Memory
 from harness.models import ModelSource, resolve
@@ -61,9 +61,7 @@ def command(
     passages: Annotated[
         int, typer.Option(min=1, max=64, help="Calls to measure; the first one warms the caches.")
     ] = 3,
-    memory: Annotated[
-        Memory, typer.Option(help="Memory of the board: the chip's, or one that never waits.")
-    ] = Memory.CHIP,
+    memory: MemoryOption = Memory.CHIP,
     as_built: Annotated[
         bool,
         typer.Option(
@@ -81,7 +79,7 @@ def command(
     fold_constants: FoldOption = True,
     results: Annotated[
         str, typer.Option("--results", help="Results folder or PostgreSQL URL of tinyrack's row.")
-    ] = bench.DEFAULT_RESULTS,
+    ] = DEFAULT_RESULTS,
     json: JsonOption = None,
 ) -> None:
     """Measure other engines' programs between two symbols, in one table with tinyrack's row.
@@ -91,8 +89,6 @@ def command(
     """
     from harness import engines
 
-    if json is not None:
-        check_json_target(json)
     span = _span(symbol, begin, end)
     chosen = _board(board)
     if model is not None and macs is not None:
@@ -185,7 +181,7 @@ def _peer(
     return engines.peer(name, found)
 
 
-def _show(found: Comparison, span: Span, screen: Console) -> None:
+def _show(found: Comparison, span: Span, screen: Screen) -> None:
     title = f"{found.model or 'programs'} on {found.board} ({found.chip}), memory {found.memory_model}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("engine", overflow="fold")
@@ -203,16 +199,15 @@ def _show(found: Comparison, span: Span, screen: Console) -> None:
     screen.print(table)
     for entry in found.entries:
         if entry.error is not None:
-            screen.print(f"  {entry.name}: {entry.error}", soft_wrap=True)
+            screen.say(f"  {entry.name}: {entry.error}")
         if (one := entry.measurement) is not None:
-            screen.print(
+            screen.say(
                 f"  {entry.name}: {span}, {len(one.samples)} passages, {one.settings}"
                 f"{'' if one.settings == one.found else f' (the program has set {one.found})'}; "
                 f"RAM: {one.ram_bytes:,} static, {one.stack_bytes:,} stack",
-                soft_wrap=True,
             )
             for remark in one.remarks:
-                screen.print(f"  {entry.name}: {remark}", soft_wrap=True)
+                screen.say(f"  {entry.name}: {remark}")
 
 
 def _number(value: int | None) -> str:

@@ -11,7 +11,8 @@ import typer
 
 from harness.cli import compiling
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, PatchesOption, SramLimitOption
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import FloatIoOption, JsonOption, ModelArgument, RequantOption
+from harness.cli.output import console, write_json
 from harness.errors import ConfigError, FlashOverflow
 from harness.models import ModelSource, resolve
 from harness.row import LayerRow
@@ -37,12 +38,10 @@ class Core(StrEnum):
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .tflite file or zoo:NAME.")],
+    model: ModelArgument,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the C files go.")],
-    requant: Annotated[
-        Requant, typer.Option(help="Rounding: as TFLite Micro, or once as XNNPACK.")
-    ] = Requant.EXACT,
+    requant: RequantOption = Requant.EXACT,
     core: Annotated[
         Core, typer.Option(help="Portable C, or with generated text for a core's DSP extension or Helium.")
     ] = Core.C,
@@ -58,15 +57,13 @@ def command(
     twins: Annotated[
         bool, typer.Option("--twins", help="Plain C in place of generated text, to find out which of them errs.")
     ] = False,
-    float_io: Annotated[bool, typer.Option("--float-io", help="Keep float32 inputs and outputs.")] = False,
+    float_io: FloatIoOption = False,
     json: JsonOption = None,
 ) -> None:
     """Compile a model to C files.
 
     They need nothing but a compiler; for a core of its own there is assembly among them.
     """
-    if json is not None:
-        check_json_target(json)
     sharing, grid = compiling.patches(patches)
     source = resolve(model)
     tuned = None if tuning is None else _tuning(tuning, source, core, requant)
@@ -120,12 +117,11 @@ def command(
             json,
         )
     if json != "-":
-        console().print(
+        console().say(
             f"{source.name}: {len(compiled.layers)} layers, {compiled.macs / 1e6:,.2f} M MAC, arena "
             f"{compiled.plan.arena_bytes:,} B{_patches(compiled.patches)}, "
             f"weights {compiled.weights_bytes:,} B, in "
             f"{', '.join(str(out / file.name) for file in compiled.sources.files)}",
-            soft_wrap=True,
         )
 
 

@@ -17,7 +17,8 @@ from harness.boards import Board
 from harness.boards_file import load_boards
 from harness.cli import signals
 from harness.cli.extras import nas_needed
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import JsonOption
+from harness.cli.output import console, write_json
 from harness.cli.tune import View
 from harness.errors import ConfigError
 from harness.job import JobOptions, Memory
@@ -44,8 +45,6 @@ def command(
     json: JsonOption = None,
 ) -> None:
     """Measure the compiler's cost table anew, with memory that never waits."""
-    if json is not None:
-        check_json_target(json)
     chosen = load_boards(None).select([b.strip() for b in boards.split(",") if b.strip()])
     if not chosen or not all(b.simulated for b in chosen):
         raise ConfigError("simulated boards are needed", file="--boards")
@@ -91,7 +90,7 @@ def command(
     answer = console(stderr=json == "-")
     answer.print(shown(found.cores))
     rounds = "a round" if found.rounds == 1 else f"{found.rounds} rounds"
-    answer.print(f"settled after {rounds}; written to {file}", soft_wrap=True)
+    answer.say(f"settled after {rounds}; written to {file}")
 
 
 def shown(found: Sequence[Measured]) -> Table:

@@ -12,7 +12,8 @@ from rich.table import Table
 from harness import host
 from harness.boards_file import load_boards
 from harness.cli.extras import let_waiting_threads_sleep, nas_needed
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import DEFAULT_RESULTS, BoardsFileOption, DeviceOption, JsonOption, ResultsOption
+from harness.cli.output import console, write_json
 from harness.store import Store
 
 _KIB = 1024
@@ -33,15 +34,13 @@ def command(
     epochs: Annotated[int, typer.Option(min=1, max=10_000)] = 60,
     anchors: Annotated[int, typer.Option(min=1, max=16)] = 5,
     pictures: Annotated[int | None, typer.Option(min=1, help="Of the test split to ask boards about.")] = None,
-    device: Annotated[str, typer.Option(help="What trains: auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(help="Of training.")] = 0,
-    results: Annotated[str, typer.Option("--results", help="Results folder or PostgreSQL URL.")] = "results",
-    boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
+    results: ResultsOption = DEFAULT_RESULTS,
+    boards_file: BoardsFileOption = None,
     json: JsonOption = None,
 ) -> None:
     """Train a detector, measure it, and count the mean average precision of the boards' own answers."""
-    if json is not None:
-        check_json_target(json)
     chosen = load_boards(boards_file).select(boards)
     host.require(chosen)
     let_waiting_threads_sleep()
@@ -62,9 +61,7 @@ def command(
     )
     screen = console(stderr=True)
     with Store.open(results, now=time.time) as store:
-        found = detection.run(
-            request, store=store, tell=lambda text: screen.print(text, soft_wrap=True, highlight=False)
-        )
+        found = detection.run(request, store=store, tell=screen.say)
     if json is not None:
         write_json(detection.document(found), json)
     if json == "-":
@@ -93,4 +90,4 @@ def command(
     stdout = console()
     stdout.print(table)
     shares = f"{found.validation_float:.1%} float, {found.validation_int8:.1%} int8"
-    stdout.print(f"validation: mAP {shares}; {found.seconds:.0f} s", soft_wrap=True)
+    stdout.say(f"validation: mAP {shares}; {found.seconds:.0f} s")

@@ -8,7 +8,8 @@ import typer
 from rich.text import Text
 
 from harness import doctor
-from harness.cli.output import JsonOption, console, write_json
+from harness.cli.options import JsonOption
+from harness.cli.output import console, write_json
 from harness.errors import MissingTool
 
 
@@ -29,9 +30,9 @@ def command(json: JsonOption = None) -> None:
                 ("ok", "green") if check.ok else (("missing", "red") if check.needed else ("absent", "yellow"))
             )
             line = Text.assemble((f"{word:8}", style), f"{check.name:{width}}  ", (check.detail, "dim"))
-            screen.print(line, soft_wrap=True)
+            screen.say(line)
             if check.install is not None:
                 # On a line of its own and never wrapped: it is there to be copied.
-                screen.print(Text(f"        {check.install}", style="bold"), soft_wrap=True)
+                screen.say(Text(f"        {check.install}", style="bold"))
     if not ok:
         raise typer.Exit(MissingTool.exit_code)

@@ -19,7 +19,8 @@ from harness.boards import Board
 from harness.boards_file import load_boards
 from harness.chips import load_chip
 from harness.cli import bench
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import DEFAULT_RESULTS, BoardsFileOption, JsonOption, ModelArgument
+from harness.cli.output import console, write_json
 from harness.errors import ConfigError, Interrupted, Outcome
 from harness.job import JobOptions, Kernels
 from harness.models import ModelSource, resolve
@@ -36,7 +37,7 @@ SCHEMA = "tinyrack.frontier/1"
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .tflite file or zoo:NAME.")],
+    model: ModelArgument,
     *,
     board: Annotated[
         str | None,
@@ -46,13 +47,11 @@ def command(
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw it.")] = None,
     results: Annotated[
         str, typer.Option("--results", help="Results folder or PostgreSQL URL, for rows of --board.")
-    ] = bench.DEFAULT_RESULTS,
-    boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
+    ] = DEFAULT_RESULTS,
+    boards_file: BoardsFileOption = None,
     json: JsonOption = None,
 ) -> None:
     """Show what a smaller arena costs in cycles and flash."""
-    if json is not None:
-        check_json_target(json)
     source = resolve(model)
     chosen = None if board is None else load_boards(boards_file).select([board])[0]
     target = Target.M4 if chosen is None else Kernels.AUTO.target(load_chip(chosen.chip).core)

@@ -12,7 +12,8 @@ from harness.attempt.facts import memory_map
 from harness.cli import compiling
 from harness.cli.compile_model import Core, patches_document
 from harness.cli.compiling import OptimizeOption, PatchesOption
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import JsonOption, ModelArgument
+from harness.cli.output import console, write_json
 from harness.errors import ConfigError
 from harness.models import resolve
 from harness.report import ladder
@@ -24,7 +25,7 @@ SCHEMA = "tinyrack.memory/1"
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .tflite file or zoo:NAME.")],
+    model: ModelArgument,
     *,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Draw the arena of every rung.")
@@ -35,8 +36,6 @@ def command(
     json: JsonOption = None,
 ) -> None:
     """Show what each step of the memory ladder saves: whole tensors, in place, rolling, fused, patches."""
-    if json is not None:
-        check_json_target(json)
     last, grid = compiling.patches(patches)
     source = resolve(model)
     graph = source.graph(float_io=False)
@@ -88,9 +87,8 @@ def command(
             )
         console().print(table)
         if stage is not None:
-            console().print(
+            console().say(
                 f"patches: {stage.grid} over the first {stage.layers} layers, up to {stage.split}; on top of "
                 f"{stage.macs:,} MAC {stage.recomputed_macs:,} computed again ({stage.recomputed_share:.1%}), "
                 f"{stage.peak_bytes:,} B a patch",
-                soft_wrap=True,
             )

@@ -8,21 +8,12 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
+from rich.text import Text
 
 from harness.errors import ConfigError
-
-JsonOption = Annotated[
-    str | None,
-    typer.Option(
-        "--json",
-        metavar="[FILE|-]",
-        help="Write JSON to FILE; `-` or nothing after it means standard output, which then carries nothing else.",
-    ),
-]
 
 
 def write_json(document: Mapping[str, Any], target: str) -> None:
@@ -76,6 +67,10 @@ def check_json_target(target: str) -> None:
 
 class Screen(Console):
     """A console whose closed stream is an error like any other; rich would end the program, run and all."""
+
+    def say(self, line: str | Text) -> None:
+        """A line that is the reader's to break."""
+        self.print(line, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from harness import row as rows
-from harness.cli.bench import DEFAULT_RESULTS
-from harness.cli.output import JsonOption, Screen, check_json_target, console, write_json
+from harness.cli.options import DEFAULT_RESULTS, JsonOption, ResultsOption
+from harness.cli.output import Screen, console, write_json
 from harness.errors import ConfigError
 from harness.report import page
 from harness.row import Row
@@ -22,7 +22,7 @@ REPORT_SCHEMA = "tinyrack.report/1"
 
 
 def command(
-    results: Annotated[str, typer.Option("--results", help="Results folder or PostgreSQL URL.")] = DEFAULT_RESULTS,
+    results: ResultsOption = DEFAULT_RESULTS,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="The page; RESULTS/report.html.")
     ] = None,
@@ -35,8 +35,6 @@ def command(
 
     The latest of each model and board, with layers, memory and provenance; the page needs nothing but itself.
     """
-    if json is not None:
-        check_json_target(json)
     with Store.open(results, now=time.time, create=False) as store:
         found = _rows(store, session)
         where = store.where
@@ -55,7 +53,7 @@ def _write_page(found: Sequence[Row], *, out: Path | None, results: str, source:
         target.write_text(page.render(found, generated=generated, source=source), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", file=str(target), field="--out") from error
-    screen.print(f"{target}: {len(found)} rows", soft_wrap=True)
+    screen.say(f"{target}: {len(found)} rows")
 
 
 def newest(attempts: Sequence[Row]) -> tuple[Row, ...]:

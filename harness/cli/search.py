@@ -17,7 +17,16 @@ from rich.table import Table
 from harness import host
 from harness.boards_file import load_boards
 from harness.cli.extras import let_waiting_threads_sleep, nas_needed
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import (
+    DEFAULT_RESULTS,
+    BoardsFileOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    ResultsOption,
+    SpaceOption,
+)
+from harness.cli.output import console, write_json
 from harness.store import Store
 from nas.ranking import Mode
 
@@ -30,8 +39,8 @@ def command(
     task: Annotated[str, typer.Option("--task", help=f"One of {', '.join(TASKS)}.")],
     boards: Annotated[list[str], typer.Option("--board", metavar="B", help="May be given several times.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")],
-    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="The data; digits need none.")] = None,
-    space: Annotated[str | None, typer.Option(help="As `tinyrack space` names it, w0.5-r144.")] = None,
+    data: DataOption = None,
+    space: SpaceOption = None,
     latency_ms: Annotated[float | None, typer.Option(help="Most a network may take on each board.")] = None,
     sram_kb: Annotated[float | None, typer.Option(help="In units of 1024 bytes, the firmware included.")] = None,
     flash_kb: Annotated[float | None, typer.Option(help="The same of flash.")] = None,
@@ -48,18 +57,16 @@ def command(
     qat: Annotated[
         bool, typer.Option("--qat", help="Train the final network in integers too; the better one is deployed.")
     ] = False,
-    device: Annotated[str, typer.Option(help="What trains: auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(help="Of training and search.")] = 0,
-    results: Annotated[str, typer.Option("--results", help="Results folder or PostgreSQL URL.")] = "results",
-    boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
+    results: ResultsOption = DEFAULT_RESULTS,
+    boards_file: BoardsFileOption = None,
     json: JsonOption = None,
 ) -> None:
     """Search a network for a task and a board.
 
     It is trained, quantized, compiled and measured; accuracy on the test split is the board's own.
     """
-    if json is not None:
-        check_json_target(json)
     chosen = load_boards(boards_file).select(boards)
     host.require(chosen)
     let_waiting_threads_sleep()
@@ -89,9 +96,7 @@ def command(
     )
     screen = console(stderr=True)
     with Store.open(results, now=time.time) as store:
-        found = phases.run(
-            request, store=store, tell=lambda text: screen.print(text, soft_wrap=True, highlight=False)
-        )
+        found = phases.run(request, store=store, tell=screen.say)
     values = document(found)
     write_json(values, str(out / "search.json"))
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -119,23 +124,20 @@ def _show(document: dict[str, Any], page: Path) -> None:
         )
     screen, qat = console(), final["validation_qat_top1"]
     screen.print(table)
-    screen.print(
+    screen.say(
         f"validation: {final['validation_float_top1']:.1%} float, {final['validation_int8_top1']:.1%} int8"
         + ("" if qat is None else f", {qat:.1%} trained in integers")
         + f"; {'bit-exact on every board' if final['bit_exact'] else 'NOT bit-exact'}",
-        soft_wrap=True,
     )
     for f in document["front_ends"]:
-        screen.print(
+        screen.say(
             f"front end on {f['board']}: {f['latency_ms']:.2f} ms, {f['samples_bytes']:,} B of samples, "
             f"{f['scratch_bytes']:,} B of scratch, {'bit-exact' if f['bit_exact'] else 'NOT bit-exact'}",
-            soft_wrap=True,
         )
     spent = ", ".join(f"{p['name']} {p['seconds']:.0f}" for p in document["phases"])
-    screen.print(
+    screen.say(
         f"{document['seconds']:.0f} s, {document['cpu_seconds']:.0f} CPU seconds without the simulated boards "
         f"(seconds: {spent})",
-        soft_wrap=True,
     )
-    screen.print(f"report: {page}", soft_wrap=True)
+    screen.say(f"report: {page}")
     sys.stdout.flush()

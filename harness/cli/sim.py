@@ -11,7 +11,8 @@ from harness import host
 from harness.boards import Board
 from harness.boards_file import load_boards
 from harness.cli import sim_confirm, sim_run, sim_validate
-from harness.cli.output import JsonOption, console, write_json
+from harness.cli.options import JsonOption
+from harness.cli.output import console, write_json
 from harness.errors import ConfigError
 from harness.station import simulated_board
 
@@ -32,7 +33,7 @@ def start(board: BoardArgument, json: JsonOption = None) -> None:
     if json is not None:
         write_json({"board": board, "uart": str(found.uart), "socket": str(found.socket)}, json)
     if json != "-":
-        console().print(f"{board} is on; serial port {found.uart}, probe: pyocd ... -u {board}", soft_wrap=True)
+        console().say(f"{board} is on; serial port {found.uart}, probe: pyocd ... -u {board}")
 
 
 @app.command()
@@ -61,11 +62,10 @@ def status(board: BoardArgument, json: JsonOption = None) -> None:
     if found is None:
         console().print(f"{board} is off")
         return
-    console().print(
+    console().say(
         f"{board} is on (process {found.pid}): {found.chip}, {found.state}, {found.clock_hz / 1e6:g} MHz, "
         f"{found.cycles:,} cycles and {found.instructions:,} instructions since power-on, "
         f"timing {found.timing_model}, memory {found.memory_model}",
-        soft_wrap=True,
     )
     for access in found.unmodelled:
         console().print(

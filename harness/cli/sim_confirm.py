@@ -12,7 +12,8 @@ from rich.table import Table
 from harness import host
 from harness.boards_file import load_boards
 from harness.chips import load_chip
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import JsonOption
+from harness.cli.output import console, write_json
 from harness.cli.sim_validate import blocks_table
 from harness.errors import ConfigError
 
@@ -38,8 +39,6 @@ def confirm(
     """
     from harness.sim.confirmation import confirm as run
 
-    if json is not None:
-        check_json_target(json)
     chosen = load_boards().select([board])[0]
     if not chosen.simulated:
         raise ConfigError("is a real board; `sim confirm` compares two emulators", file=board)
@@ -75,10 +74,9 @@ def _show(found: Confirmation) -> None:
     table.add_row(f"QEMU ({found.machine})", f"{found.qemu_cycles:,}", f"{found.difference_percent:+.4f} %")
     screen.print(table)
     same = "the same" if found.same_arena else "DIFFERENT"
-    screen.print(
+    screen.say(
         f"after one inference all {found.arena_bytes:,} B of the arena are {same}; {found.core}, memory ideal, "
         f"{found.timing_model}",
-        soft_wrap=True,
     )
     if found.hot_blocks:
         screen.print()

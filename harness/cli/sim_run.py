@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness import host
 from harness.boards_file import load_boards
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import JsonOption, MemoryOption
+from harness.cli.output import Screen, console, write_json
 from harness.errors import ConfigError
 from harness.job import Memory
 
@@ -31,9 +31,7 @@ def run(
     elf: Annotated[Path, typer.Argument(metavar="ELF", help="A program linked for the board's chip.")],
     *,
     board: Annotated[str, typer.Option("--board", help="A simulated board of boards.yaml.")],
-    memory: Annotated[
-        Memory, typer.Option(help="Memory of the board: the chip's, or one that never waits.")
-    ] = Memory.CHIP,
+    memory: MemoryOption = Memory.CHIP,
     limit_s: Annotated[
         float | None, typer.Option("--limit-s", min=0.0, help="Wall time after which to stop.")
     ] = None,
@@ -55,8 +53,6 @@ def run(
     from harness.sim.profile import run_elf
     from harness.station import simulated_board
 
-    if json is not None:
-        check_json_target(json)
     chosen = load_boards().select([board])[0]
     if not chosen.simulated or chosen.probe.kind != "pyocd":
         raise ConfigError("is no virtual STM32; programs run on f412-sim and its like", file=board)
@@ -102,23 +98,21 @@ def document(profile: Profile) -> dict[str, Any]:
     return {"schema": SCHEMA, **found}
 
 
-def _show(profile: Profile, *, top: int, screen: Console) -> None:
+def _show(profile: Profile, *, top: int, screen: Screen) -> None:
     seconds = profile.cycles / profile.clock_hz if profile.clock_hz else 0.0
     how = "" if profile.exit_code is None else f" {profile.exit_code}"
-    screen.print(
+    screen.say(
         f"{profile.end.value}{how} in {profile.end_function} at {profile.end_address:#010x} after "
         f"{profile.cycles:,} cycles and {profile.instructions:,} instructions "
         f"({profile.cycles / max(1, profile.instructions):.2f} cycles each; {seconds * 1e3:,.3f} ms at the final "
         f"{profile.clock_hz / 1e6:g} MHz)",
-        soft_wrap=True,
     )
     counters = profile.counters
-    screen.print(
+    screen.say(
         f"stack {'?' if profile.stack_bytes is None else f'{profile.stack_bytes:,}'} B; stalls: fetch "
         f"{counters.fetch_stall_cycles:,}, data {counters.data_stall_cycles:,} cycles; mispredicted branches "
         f"{counters.mispredicted:,}; timing {profile.timing_model}, memory {profile.memory_model}; simulated in "
         f"{profile.wall_s:.2f} s",
-        soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("function", overflow="fold")
@@ -137,10 +131,10 @@ def _show(profile: Profile, *, top: int, screen: Console) -> None:
     mix = ", ".join(
         f"{name} {count / max(1, profile.instructions):.1%}" for name, count in profile.classes[:_SHOWN_CLASSES]
     )
-    screen.print(f"instructions: {mix}", soft_wrap=True)
+    screen.say(f"instructions: {mix}")
     if profile.fault is not None:
         fault = profile.fault
         words = f"fault: {fault.what} at {fault.address:#010x} in {fault.function}"
-        screen.print(Text(words, style="red"), soft_wrap=True)
+        screen.say(Text(words, style="red"))
     for remark in profile.remarks:
-        screen.print(Text(remark, style="yellow"), soft_wrap=True)
+        screen.say(Text(remark, style="yellow"))

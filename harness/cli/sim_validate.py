@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import JsonOption
+from harness.cli.output import console, write_json
 from harness.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ def validate(
     """
     from harness.sim import validation as engine
 
-    if json is not None:
-        check_json_target(json)
     found = engine.validate(coremark_sources=coremark, blocks=blocks)
     if html is not None:
         from harness.report import validation as page

@@ -15,7 +15,8 @@ import tinyengine
 from harness import digests, paths
 from harness.boards_file import load_boards
 from harness.chips import Chip, load_chip
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import BoardsFileOption, JsonOption
+from harness.cli.output import console, write_json
 from harness.errors import ConfigError
 from harness.job import Kernels
 from harness.report import charts
@@ -60,15 +61,13 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Draw the paper's figures 3, 11 and 12 as SVG.")
     ] = None,
-    boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
+    boards_file: BoardsFileOption = None,
     json: JsonOption = None,
 ) -> None:
     """Choose the search space for a board's memory.
 
     Every sample is judged twice: as the paper counts, and with the memory plan and flash of our own compiler.
     """
-    if json is not None:
-        check_json_target(json)
     chip = load_chip(load_boards(boards_file).select([board])[0].chip)
     limit = Need(
         sram_bytes=(sram_kib << 10) if sram_kib is not None else _ram_bytes(chip),
@@ -92,7 +91,7 @@ def command(
 
     def tell(done: int, wanted: int) -> None:
         if sys.stderr.isatty() or done in (0, wanted) or done % 12 == 0:
-            screen.print(f"{done} of {wanted} spaces judged", soft_wrap=True)
+            screen.say(f"{done} of {wanted} spaces judged")
 
     judged = judge_all(request, folder=paths.cache_dir() / "spaces", processes=processes, tell=tell)
     by_paper, by_plan = tuple(j.paper for j in judged), tuple(j.real for j in judged)
@@ -147,10 +146,10 @@ def _show(columns: tuple[_Column, _Column], limit: Need) -> None:
         winner = column.winner.space if column.winner else "none: nothing fits often enough"
         plain = column.plain
         also = "" if plain is None else f"; without a least share: {plain.space}, of which {plain.share:.1%} fits"
-        screen.print(f"chosen by {column.judge}: {winner}{also}", soft_wrap=True)
+        screen.say(f"chosen by {column.judge}: {winner}{also}")
     for column in columns:
         for rule in rules(column.grid):
-            screen.print(f"figure 12, {column.judge}: {'; '.join(rule.lines)}", soft_wrap=True)
+            screen.say(f"figure 12, {column.judge}: {'; '.join(rule.lines)}")
 
 
 def _fit(v: Verdict) -> str:

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from harness.cli.extras import let_waiting_threads_sleep, nas_needed
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import DataOption, DeviceOption, JsonOption, SpaceOption
+from harness.cli.output import console, write_json
 
 SCHEMA = "tinyrack.train/1"
 
@@ -21,22 +22,20 @@ def command(
     *,
     task: Annotated[str, typer.Option("--task", help="As `tinyrack search` has them.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where supernet.pt goes.")],
-    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="The data; digits need none.")] = None,
-    space: Annotated[str | None, typer.Option(help="As `tinyrack space` names it, w0.5-r144.")] = None,
+    data: DataOption = None,
+    space: SpaceOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Two epochs a phase.")] = False,
-    device: Annotated[str, typer.Option(help="What trains: auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(help="The same seed as the search's.")] = 0,
     json: JsonOption = None,
 ) -> None:
     """Train a task's supernet; `tinyrack search` with the same --out goes on from it."""
-    if json is not None:
-        check_json_target(json)
     let_waiting_threads_sleep()
     with nas_needed("train"):
         from harness.search import training
     screen = console(stderr=True)
     request = training.Request(task=task, out=out, data=data, space=space, quick=quick, device=device, seed=seed)
-    found = training.run(request, tell=lambda text: screen.print(text, soft_wrap=True, highlight=False))
+    found = training.run(request, tell=screen.say)
     if found is None:
         return  # one of several processes, and not the one that speaks
     if json is not None:
@@ -53,8 +52,7 @@ def command(
         write_json(document, json)
     if json != "-":
         several = "1 process" if found.processes == 1 else f"{found.processes} processes"
-        console().print(
+        console().say(
             f"{out / 'supernet.pt'}: {found.largest:.2%} of the validation split, the largest sub-network; "
             f"{several} on {found.device}, {found.seconds:.0f} s",
-            soft_wrap=True,
         )

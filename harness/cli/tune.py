@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +18,8 @@ from harness.boards_file import load_boards
 from harness.chips import load_chip
 from harness.cli import compiling, signals
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, PatchesOption, SramLimitOption
-from harness.cli.output import JsonOption, check_json_target, console, write_json
+from harness.cli.options import BoardsFileOption, JsonOption, MemoryOption, ModelArgument, RequantOption
+from harness.cli.output import Screen, console, write_json
 from harness.errors import ConfigError
 from harness.job import JobOptions, Memory
 from harness.models import resolve
@@ -40,28 +40,24 @@ TUNED_CORES = ("cortex-m4", "cortex-m7")
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .tflite file or zoo:NAME.")],
+    model: ModelArgument,
     *,
     board: Annotated[str, typer.Option("--board", metavar="NAME", help="The board that measures.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the record there, too.")
     ] = None,
-    requant: Annotated[
-        Requant, typer.Option(help="Rounding: as TFLite Micro, or once as XNNPACK.")
-    ] = Requant.EXACT,
+    requant: RequantOption = Requant.EXACT,
     optimize: OptimizeOption = Optimize.BALANCED,
     flash_limit: FlashLimitOption = None,
     sram_limit: SramLimitOption = None,
     patches: PatchesOption = "auto",
     fold_constants: FoldOption = True,
-    memory: Annotated[
-        Memory, typer.Option(help="Memory of a simulated board: the chip's, or one that never waits.")
-    ] = Memory.CHIP,
+    memory: MemoryOption = Memory.CHIP,
     slack: Annotated[
         float,
         typer.Option(min=0.0, max=10.0, help="Leave out ways estimated to cost so much more than a rival's 1.0."),
     ] = DEFAULT_SLACK,
-    boards_file: Annotated[Path | None, typer.Option("--boards-file", help="Another boards.yaml.")] = None,
+    boards_file: BoardsFileOption = None,
     json: JsonOption = None,
 ) -> None:
     """Measure the ways to compute each layer on a board, and choose by that.
@@ -69,8 +65,6 @@ def command(
     What was measured stays in the cache: a run that was killed goes on where it was. The record it writes is for
     `tinyrack bench --tuning` and `tinyrack compile --tuning`.
     """
-    if json is not None:
-        check_json_target(json)
     chosen = load_boards(boards_file).select([board])
     if len(chosen) != 1:
         raise ConfigError("names no board", file="--board")
@@ -102,7 +96,7 @@ def command(
             timeout_s=LEASE_WAIT_S,
             clock=time.monotonic,
             stop=stop,
-            waiting=lambda words: screen.print(words, soft_wrap=True),
+            waiting=screen.say,
         )
         with lease, View(screen, f"{source.name} on {board}") as view:
             found = Tuner(
@@ -125,13 +119,13 @@ def command(
     shown = console(stderr=json == "-")
     shown.print(table(found))
     for line in summary(found, out or kept):
-        shown.print(line, soft_wrap=True)
+        shown.say(line)
 
 
 class View:
     """A bar on a terminal; a line an image anywhere else."""
 
-    def __init__(self, screen: Console, title: str) -> None:
+    def __init__(self, screen: Screen, title: str) -> None:
         self._screen = screen
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -159,7 +153,7 @@ class View:
             self._progress.update(self._task, stage=step.stage)
         if not self._screen.is_terminal:
             count = f"{step.done}/{step.total} ways: " if step.total else ""
-            self._screen.print(f"{count}{step.stage}", soft_wrap=True)
+            self._screen.say(f"{count}{step.stage}")
 
 
 def table(tuning: Tuning) -> Table:
