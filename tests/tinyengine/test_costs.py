@@ -75,7 +75,8 @@ def test_a_variant_without_an_entry_costs_what_its_plain_form_does() -> None:
 def test_channels_apart_from_the_others_have_their_price() -> None:
     plain = Epilogue(right_shift=8, sign_correction=False, clamp=Clamp(), rounding=Rounding.MIXED)
     channels = tuple(
-        ChannelConstants(multiplier=m, addend=a, right_shift=8) for m, a in ((5, 0), (-5, 1), (5, 1), (5, 0))
+        ChannelConstants(multiplier=m, addend=0, right_shift=8, has_kink=k)
+        for m, k in ((5, False), (-5, True), (5, True), (5, False))
     )
     constants = Constants(
         gains=np.full(4, 2),

@@ -15,7 +15,7 @@ from tinyengine.fixedpoint import Multiplier, Requant
 from tinyengine.importers import tflite
 from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, Padding, QuantParams
 from tinyengine.kernels.assembly.requantize import Rounding
-from tinyengine.kernels.dsp import coarse, common, kinks
+from tinyengine.kernels.dsp import coarse, kinks, weighted
 from tinyengine.kernels.dsp.gains import Constants
 from tinyengine.kernels.dsp.rounding import MOST_BIAS, OneRounding, one_rounding, two_roundings_as_one
 
@@ -78,8 +78,8 @@ def test_ties_of_both_parities_have_no_integer_form() -> None:
 def test_a_channel_without_integers_does_not_slow_its_whole_layer(shared_dir: Path) -> None:
     data = (shared_dir / "models" / "mlperf_kws_ref_model.tflite").read_bytes()
     graph = tflite.load(data, name="kws")
-    layers = [common.weighted(graph, n, Requant.SINGLE) for n in graph.nodes if isinstance(n.op, WEIGHTED)]
-    found = [layer for layer in layers if isinstance(layer, common.Weighted)]
+    layers = [weighted.constants_of(graph, n, Requant.SINGLE) for n in graph.nodes if isinstance(n.op, WEIGHTED)]
+    found = [layer for layer in layers if isinstance(layer, weighted.Weighted)]
     forms = Counter(layer.epilogue.rounding for layer in found)
     assert forms[Rounding.MIXED] >= 1
     assert not forms[Rounding.FLOAT]
@@ -171,7 +171,7 @@ def test_coarse_products_equal_float32_on_every_accumulator() -> None:
 
 def check_coarse(constants: Constants, channel: int, acc: NDArray[np.int64], rounded: NDArray[np.int64]) -> None:
     one = constants.channels[channel]
-    assert (constants.gains[channel], one.right_shift) == (1, constants.epilogue.kink)
+    assert (constants.gains[channel], one.right_shift) == (1, constants.epilogue.coarse_shift)
     a = coarse.GAIN * acc + one.addend
     assert np.abs(a).max() < 1 << 31
     outputs = ((a * one.first >> 32) * one.multiplier) >> 32 + one.right_shift
@@ -207,7 +207,7 @@ def forms_with_gains(requant: Requant) -> tuple[set[Rounding], int]:
                 ),
             )
         )
-        found = common.weighted(graph, graph.nodes[0], requant)
+        found = weighted.constants_of(graph, graph.nodes[0], requant)
         if isinstance(found, str) or found.gained is None:
             continue
         gained += 1
@@ -248,7 +248,7 @@ def forms_with_gains(requant: Requant) -> tuple[set[Rounding], int]:
                 moved = int(constants.bias[c] - plain[c])
                 sums = int(constants.gains[c]) * (acc + moved) + int(constants.offsets[c])
                 one = constants.channels[c]
-                if one.addend and constants.epilogue.is_kinked:
+                if one.has_kink:
                     sums -= sums >> constants.epilogue.kink
                 addend = one.addend if constants.epilogue.has_addend else 0
                 high_word = (sums * one.multiplier + (addend << 32)) >> 32

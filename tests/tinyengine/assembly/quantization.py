@@ -157,7 +157,9 @@ class Kinked:
     @property
     def constants(self) -> tuple[ChannelConstants, ...]:
         pairs = zip(self.multipliers.tolist(), self.has_kink.tolist(), strict=True)
-        return tuple(ChannelConstants(multiplier=m, addend=int(k), right_shift=self.right_shift) for m, k in pairs)
+        return tuple(
+            ChannelConstants(multiplier=m, addend=0, right_shift=self.right_shift, has_kink=k) for m, k in pairs
+        )
 
     @property
     def epilogue(self) -> Epilogue:
@@ -167,7 +169,7 @@ class Kinked:
             clamp=self.clamp,
             rounding=Rounding.KINKED,
             kink=self.kink,
-            kinked_pairs=requantize.kinked_pairs([bool(c.addend) for c in self.constants]),
+            apart_pairs=requantize.pairs_apart(self.has_kink.tolist()),
         )
 
     def outputs(self, products: Integers) -> NDArray[np.int8]:
@@ -238,8 +240,8 @@ class Coarsened:
         return replace(
             self.plain.epilogue,
             rounding=Rounding.COARSENED,
-            kink=self.right_shift,
-            kinked_pairs=requantize.kinked_pairs(self.is_coarse.tolist()),
+            coarse_shift=self.right_shift,
+            apart_pairs=requantize.pairs_apart(self.is_coarse.tolist()),
         )
 
     def outputs(self, products: Integers) -> NDArray[np.int8]:

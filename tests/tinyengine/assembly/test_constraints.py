@@ -21,10 +21,10 @@ from tinyengine.kernels.assembly.channel_sums import ChannelSums
 from tinyengine.kernels.assembly.declaration import Declaration, Literals
 from tinyengine.kernels.assembly.dense import Dense
 from tinyengine.kernels.assembly.depthwise import Plane
+from tinyengine.kernels.assembly.pixel_pairs import PixelPairs
 from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.tile import Tile, Window
-from tinyengine.kernels.assembly.twin import Twin
 from tinyengine.kernels.assembly.widen import Order, PlaneFill, Widen
 from tinyengine.kernels.assembly.winograd import Winograd
 from tinyengine.kernels.binding import PLACEHOLDER
@@ -34,11 +34,11 @@ _SHIFTS = replace(_TWICE, right_shift=None)
 _ONCE = replace(_TWICE, rounding=Rounding.ONCE)
 _FLOAT = replace(_TWICE, rounding=Rounding.FLOAT)
 _MIXED = replace(_TWICE, rounding=Rounding.MIXED)
-_COARSENED = replace(_TWICE, rounding=Rounding.COARSENED, kinked_pairs=((False, True),))
+_COARSENED = replace(_TWICE, rounding=Rounding.COARSENED, apart_pairs=((False, True),))
 _KINKED = replace(_COARSENED, rounding=Rounding.KINKED, kink=9)
 _USUAL: Mapping[type[Literals], Literals] = {
     Tile: pointwise(4, 2, 2, 1, _TWICE),
-    Twin: Twin(depth=8, channels=2, epilogue=_TWICE, most_sum=1000),
+    PixelPairs: PixelPairs(depth=8, channels=2, epilogue=_TWICE, most_sum=1000),
     Dense: Dense(depth=8, unroll=2, epilogue=_TWICE),
     Widen: Widen(order=Order.SPLIT),
     PlaneFill: PlaneFill(columns=8, pixel_bytes=4, row_bytes=32, plane_row_bytes=20, plane_bytes=60, odd=False),
@@ -61,7 +61,7 @@ _LIMITS: Mapping[type[Literals], tuple[tuple[dict[str, Any], dict[str, Any]], ..
         ({"window": Window(offsets_bytes=(0,) * 503)}, {"window": Window(offsets_bytes=(0,) * 504)}),
         ({"epilogue": _KINKED}, {"epilogue": _COARSENED}),
     ),
-    Twin: (
+    PixelPairs: (
         ({"depth": 12}, {"depth": 10}),
         ({"depth": 1008}, {"depth": 1024}),
         ({"channels": 1364}, {"channels": 1366}),

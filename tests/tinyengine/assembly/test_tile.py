@@ -98,7 +98,7 @@ def test_pairs_with_a_kink_have_a_loop_of_their_own(core: Core, depth: int, pass
             clamp = QUANTIZATIONS[3].clamp if n == 2 else QUANTIZATIONS[0].clamp
             made = quantization.kinked(tuple(k for pair in kinds for k in pair), depth, rng, clamp)
             kernel = pointwise(depth, len(made.bias), pixels, passes, made.epilogue)
-            assert set(made.epilogue.kinked_pairs) == set(kinds) - {_PAIRS[0]}
+            assert set(made.epilogue.apart_pairs) == set(kinds) - {_PAIRS[0]}
             cases.append((kernel, made, 1 + n, depth))
     check(core, cases, tmp_path, rng)
 

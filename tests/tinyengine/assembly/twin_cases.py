@@ -26,7 +26,6 @@ from tinyengine.kernels.assembly import (
     functions,
     requantize,
     tile,
-    twin,
     winograd,
 )
 from tinyengine.kernels.assembly.add import Sum
@@ -35,9 +34,11 @@ from tinyengine.kernels.assembly.declaration import Literals
 from tinyengine.kernels.assembly.dense import Dense
 from tinyengine.kernels.assembly.depthwise import Plane
 from tinyengine.kernels.assembly.functions import Function
+from tinyengine.kernels.assembly.pixel_pairs import PixelPairs
+from tinyengine.kernels.assembly.pixel_pairs import pack as pack_pairs
+from tinyengine.kernels.assembly.pixel_pairs_epilogue import PIXELS
 from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
 from tinyengine.kernels.assembly.tile import MOST_PACKED_BIAS, Tile
-from tinyengine.kernels.assembly.twin import Twin
 from tinyengine.kernels.assembly.widen import WIDEN_GROUP_BYTES, Order, PlaneFill, Widen
 from tinyengine.kernels.assembly.winograd import GROUP_TILES, POSITIONS, PRODUCT_WORDS, Winograd
 
@@ -134,11 +135,11 @@ def pixel_pairs(rng: Rng, wide: bool) -> Iterator[Case]:
             form = made.epilogue
             if is_raw:
                 form = replace(form, right_shift=constants[0].right_shift, rounding=Rounding.ONCE)
-            kernel = Twin(depth=depth, channels=channels, epilogue=form, most_sum=MOST_SUM)
-            x = quantization.activations((3 * twin.PIXELS, depth), rng)
+            kernel = PixelPairs(depth=depth, channels=channels, epilogue=form, most_sum=MOST_SUM)
+            x = quantization.activations((3 * PIXELS, depth), rng)
             wanted = made.outputs(x.astype(np.int64) @ made.weights.T)
             for bias in (made.bias, _overflowing(made, rng).bias):
-                table = twin.pack(kernel, in_order(made.weights), bias, constants, gains)
+                table = pack_pairs(kernel, in_order(made.weights), bias, constants, gains)
                 room = Room(like=wanted, wanted=wanted if bias is made.bias else None)
                 last = 3 | channels // 2 << 16
                 yield Case(
@@ -155,15 +156,20 @@ def coarse_products(rng: Rng, wide: bool) -> Iterator[Case]:
         for is_coarse in ((0, 1, 1, 0, 1, 1, 0, 0), (0, 1, 0, 0, 0, 0, 0, 1)) if wide else ((0, 1, 1, 0, 1, 1),):
             plain = quantization.layer(each, len(is_coarse), depth, rng, 1 << 14, Rounding.ONCE)
             made = quantization.coarsened(plain, np.array(is_coarse) != 0, rng)
-            x = quantization.activations((2 * twin.PIXELS, depth), rng)
+            x = quantization.activations((2 * PIXELS, depth), rng)
             table_of = (in_order(plain.weights), plain.bias, made.constants, made.gains)
-            kernel = Twin(depth=depth, channels=len(is_coarse), epilogue=made.epilogue, most_sum=MOST_SUM)
+            kernel = PixelPairs(depth=depth, channels=len(is_coarse), epilogue=made.epilogue, most_sum=MOST_SUM)
             wanted = made.outputs(x.astype(np.int64) @ plain.weights.T)
             room = Room(like=wanted, wanted=wanted)
             yield Case(
                 function=functions.PIXEL_PAIRS,
                 literals=kernel,
-                arguments=(interleaved(x), twin.pack(kernel, *table_of), room, 2 | len(is_coarse) // 2 << 16),
+                arguments=(
+                    interleaved(x),
+                    pack_pairs(kernel, *table_of),
+                    room,
+                    2 | len(is_coarse) // 2 << 16,
+                ),
             )
 
 
@@ -174,7 +180,7 @@ def interleaving(rng: Rng, wide: bool) -> Iterator[Case]:
         wanted = interleaved(x)
         yield Case(
             function=functions.INTERLEAVE,
-            literals=Twin(depth=depth, channels=2, epilogue=form, most_sum=0),
+            literals=PixelPairs(depth=depth, channels=2, epilogue=form, most_sum=0),
             arguments=(x, Room(like=wanted, wanted=wanted), pairs),
         )
 

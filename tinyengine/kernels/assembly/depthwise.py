@@ -150,7 +150,8 @@ def pack(
     scaled = gains * weights
     sums = gains * bias + (0 if offsets is None else offsets)
     for c, constants in enumerate(channels):
-        words = [int(sums[c]) & 0xFFFFFFFF, constants.multiplier, constants.addend, constants.right_shift]
+        addend = constants.has_kink if plane.epilogue.is_kinked else constants.addend
+        words = [int(sums[c]) & 0xFFFFFFFF, constants.multiplier, addend, constants.right_shift]
         for row in scaled[:, :, c]:
             for low, high in plane.pairs:
                 top = int(row[high]) if high is not None else 0

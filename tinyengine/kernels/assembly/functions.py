@@ -14,8 +14,9 @@ from tinyengine.kernels.assembly import (
     channel_sums,
     dense,
     depthwise,
+    interleave,
+    pixel_pairs,
     tile,
-    twin,
     widen,
     winograd,
 )
@@ -57,8 +58,8 @@ class Function(Generic[L]):
 
 
 TILE = Function(declaration=tile.DECLARATION, render=tile.render, plain=matrix.tile)
-PIXEL_PAIRS = Function(declaration=tile.DECLARATION, render=twin.render, plain=matrix.twin)
-INTERLEAVE = Function(declaration=twin.INTERLEAVE, render=twin.render_interleave, plain=matrix.interleave)
+PIXEL_PAIRS = Function(declaration=tile.DECLARATION, render=pixel_pairs.render, plain=matrix.pixel_pairs)
+INTERLEAVE = Function(declaration=interleave.DECLARATION, render=interleave.render, plain=matrix.interleave)
 DENSE = Function(declaration=dense.DECLARATION, render=dense.render, plain=matrix.dense)
 WIDEN = Function(declaration=widen.DECLARATION, render=widen.render_widen, plain=planes.widen)
 PLANES = Function(declaration=widen.PLANES, render=widen.render_planes, plain=planes.planes)

@@ -46,7 +46,7 @@ class Rounding(Enum):
     KINK = "kink"
     """As PRODUCT, of a sum less itself shifted down."""
     KINKED = "kinked"
-    """Some channels as KINK, the others as PRODUCT; a channel's addend says which."""
+    """Some channels as KINK, the others as PRODUCT; a flag says which."""
     COARSENED = "coarsened"
     """Some channels as PRODUCT of a first product, whose steps are coarse; the others as ONCE; a channel's first
     multiplier says which."""
@@ -64,15 +64,17 @@ class ChannelConstants:
     Args:
         multiplier: m in [2^20, 2^31); in float the bits of half the scale, for the accumulator is doubled, and
             negated: bit 31 tells a float channel from the others.
-        addend: c = 2^(e-1) + (zero_point << e); in float the zero point; of products 1 with a kink, else 0; of
-            coarse products what is added to the sum.
+        addend: c = 2^(e-1) + (zero_point << e); in float the zero point; of coarse products what is added to the
+            sum; 0 of other products.
         right_shift: e, 1 to MOST_RIGHT_SHIFT; 0 in float.
+        has_kink: the product is one of a sum less itself shifted down.
         first: the multiplier of a coarse first product, or 0 where there is none.
     """
 
     multiplier: int
     addend: int
     right_shift: int
+    has_kink: bool = False
     first: int = 0
 
 
@@ -89,8 +91,9 @@ class Epilogue:
         right_shift: the shift all channels share, or None when it is loaded for each channel.
         sign_correction: negative accumulators need their second rounding corrected.
         clamp: bounds inside [-128, 127]; SSAT provides the full range for nothing.
-        kink: by how much a sum is shifted down where it has a kink; the right shift of coarse products.
-        kinked_pairs: which of a pair's two channels have a kink, or a coarse product, for every kind of pair with
+        kink: by how much a sum is shifted down where it has a kink.
+        coarse_shift: the right shift of coarse products.
+        apart_pairs: which of a pair's two channels have a kink, or a coarse product, for every kind of pair with
             one that there is.
     """
 
@@ -99,7 +102,8 @@ class Epilogue:
     clamp: Clamp
     rounding: Rounding = Rounding.TWICE
     kink: int = 0
-    kinked_pairs: tuple[Pair, ...] = ()
+    coarse_shift: int = 0
+    apart_pairs: tuple[Pair, ...] = ()
 
     @property
     def has_addend(self) -> bool:
@@ -272,12 +276,12 @@ def float_cases(e: Emitter, label: str, load: Callable[[int], Register]) -> Iter
         yield pair
 
 
-def kinked_pairs(is_kinked: Sequence[bool]) -> tuple[Pair, ...]:
-    """The kinds of pairs with a kink; an odd last channel is its neighbour's second once more."""
-    pairs = [(n, n + 1) for n in range(0, len(is_kinked) - 1, 2)]
-    if len(is_kinked) % 2 and len(is_kinked) > 1:
-        pairs.append((len(is_kinked) - 2, len(is_kinked) - 1))
-    found = {(is_kinked[a], is_kinked[b]) for a, b in pairs}
+def pairs_apart(is_apart: Sequence[bool]) -> tuple[Pair, ...]:
+    """The kinds of pairs with a channel that is; an odd last channel is its neighbour's second once more."""
+    pairs = [(n, n + 1) for n in range(0, len(is_apart) - 1, 2)]
+    if len(is_apart) % 2 and len(is_apart) > 1:
+        pairs.append((len(is_apart) - 2, len(is_apart) - 1))
+    found = {(is_apart[a], is_apart[b]) for a, b in pairs}
     return tuple(sorted(found - {PLAIN_PAIR}))
 
 
@@ -293,7 +297,7 @@ def choose_kink(e: Emitter, name: str, form: Epilogue, kinks: Register) -> None:
         kinks: holds 1 for a first and 2 for a second channel with a kink, together.
     """
     e.fixed(f"cmp {kinks}, #0")
-    *others, last = form.kinked_pairs
+    *others, last = form.apart_pairs
     if not others:
         e.fixed(f"bne .L{kinked_name(name, last)}")
         return

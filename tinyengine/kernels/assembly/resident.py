@@ -115,7 +115,7 @@ class _Body:
         if self.saved:
             e.fixed(f"vpop {{s16-s{_SCRATCH_FP_REGISTERS + self.saved - 1}}}")
 
-        for pair in tile.epilogue.kinked_pairs:
+        for pair in tile.epilogue.apart_pairs:
             with e.out_of_line():
                 name = kinked_name(self.name, pair)
                 e.label(f".L{name}")

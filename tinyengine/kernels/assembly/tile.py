@@ -208,7 +208,7 @@ def pack(
         a, b = channels[c], channels[c + 1]
         tail = [a.multiplier, a.addend, b.multiplier, b.addend]
         if tile.epilogue.is_kinked:
-            tail[1] = a.addend | b.addend << 1
+            tail[1] = a.has_kink | b.has_kink << 1
         if tile.epilogue.right_shift is None:
             tail += [a.right_shift, b.right_shift]
         if tile.byte_weights:
@@ -255,7 +255,7 @@ def _body(e: Emitter, name: str, tile: Tile) -> None:
     _tiles(e, name, tile, PLAIN_PAIR)
     e.label(f".L{name}_next", align=False)
     _LOOP.end(e, name, 4 * tile.block_words)
-    for pair in tile.epilogue.kinked_pairs if tile.has_loops else ():
+    for pair in tile.epilogue.apart_pairs if tile.has_loops else ():
         with e.out_of_line():
             e.label(f".L{kinked_name(name, pair)}")
             _tiles(e, kinked_name(name, pair), tile, pair)

@@ -111,7 +111,7 @@ class TileEpilogue:
 
     def _kinked_cases(self, label: str) -> Iterator[Pair]:
         """As `float_cases`, of the kinds of pairs with a kink that there are."""
-        e, pairs = self.e, self.tile.epilogue.kinked_pairs
+        e, pairs = self.e, self.tile.epilogue.apart_pairs
         for n, pair in enumerate(pairs):
             e.label(f"{label}{n}", align=False)
             if n < len(pairs) - 1:

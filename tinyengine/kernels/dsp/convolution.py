@@ -15,9 +15,9 @@ from tinyengine.kernels.assembly import functions, tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.binding import Plan
-from tinyengine.kernels.dsp import common, tiled_rows, wide_maps
-from tinyengine.kernels.dsp.common import Weighted
+from tinyengine.kernels.dsp import tiled_rows, weight_forms, weighted, wide_maps
 from tinyengine.kernels.dsp.tiled_rows import Call, Row
+from tinyengine.kernels.dsp.weighted import Weighted
 from tinyengine.kernels.dsp.wide_maps import Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
@@ -117,7 +117,7 @@ def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer |
     channels, kh, kw, depth = graph.tensors[node.inputs[1]].shape
     if channels < 2:
         return "a single output channel"
-    constants = common.weighted(graph, node, requant)
+    constants = weighted.constants_of(graph, node, requant)
     if isinstance(constants, str):
         return constants
     shape, out = graph.tensors[node.inputs[0]].shape, graph.tensors[node.outputs[0]].shape
@@ -139,7 +139,7 @@ def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer |
 def tiles(found: Layer) -> tuple[Tile, ...]:
     """Candidates: bands in output rows."""
     bands = (found.out[0], *(b for b in _BAND_ROWS if b < found.out[0]))
-    return tuple(Tile(band=b, weights=w) for b in bands for w in common.weight_forms(found.weighted))
+    return tuple(Tile(band=b, weights=w) for b in bands for w in weight_forms.possible(found.weighted))
 
 
 def _band_rows(found: Layer, band: int) -> int:
@@ -160,7 +160,7 @@ def work(found: Layer, choice: Tile) -> Work:
     walk = _walk(found, band, choice.weights)
     kernel = _kernel(found, walk.row.pixels, vertical=walk.vertical, weights=choice.weights)
     rows = found.out[1] if walk.vertical else found.out[0]
-    constants = common.constants_for(found.weighted, choice.weights)
+    constants = weight_forms.constants_for(found.weighted, choice.weights)
     # The kernels cannot weave in a companion channel; the driver does, far slower.
     kind = "" if found.wide_depth == found.depth else ".woven"
     counts = costs.total(
@@ -169,7 +169,7 @@ def work(found: Layer, choice: Tile) -> Work:
             costs.times(rows, tiled_rows.row_counts(walk.row, kernel, constants, choice.weights)),
         )
     )
-    flash = 4 * kernel.block_words * ((found.channels + 1) // 2) + common.code_bytes(kernel)
+    flash = 4 * kernel.block_words * ((found.channels + 1) // 2) + tiled_rows.code_bytes(kernel)
     return Work(counts=costs.times(found.batch, counts), flash_bytes=flash)
 
 
@@ -205,14 +205,14 @@ def _kernel(found: Layer, pixels: int, *, vertical: bool, weights: Weights = Wei
         x_step, out_step = 2 * found.stride[0] * found.row_halves, found.out[1] * found.channels
     else:
         x_step, out_step = 2 * found.stride[1] * found.wide_depth, found.channels
-    _, packed_point = common.formed(found.weighted, weights)
+    _, packed_point = weight_forms.formed(found.weighted, weights)
     return tile.Tile(
         window=_window(found, weights),
         pixel_offsets_bytes=tuple(x_step * p for p in range(pixels)),
         out_offsets_bytes=tuple(out_step * p for p in range(pixels)),
         tile_step_bytes=x_step * pixels,
         out_step_bytes=out_step * pixels,
-        epilogue=common.constants_for(found.weighted, weights).epilogue,
+        epilogue=weight_forms.constants_for(found.weighted, weights).epilogue,
         byte_weights=weights is not Weights.HALVES,
         packed_point=packed_point,
     )
@@ -262,7 +262,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
                     cut,
                     core,
                     role=role,
-                    label=f"tile{common.VARIANTS[choice.weights]}_2x{pixels}_{kh}x{kw}_k{found.wide_depth}",
+                    label=f"tile{weight_forms.VARIANTS[choice.weights]}_2x{pixels}_{kh}x{kw}_k{found.wide_depth}",
                     comment=f"2 channels x {pixels} pixels, window {kh}x{kw}, {found.depth} input channels",
                 )
             )
@@ -302,7 +302,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[ConvolutionParameters]:
         ),
         assembly=tuple(assembly),
         table=_table(found, kernel, choice.weights),
-        variant=common.VARIANTS[choice.weights],
+        variant=weight_forms.VARIANTS[choice.weights],
     )
 
 
@@ -316,7 +316,7 @@ def _table(found: Layer, kernel: tile.Tile, form: Weights) -> tile.Words:
     if rows.shape[2] % 2:
         rows = np.concatenate([rows, np.zeros((found.channels, kh, 1), dtype=np.int64)], axis=2)
     index = tiled_rows.paired(found.channels)
-    constants = common.constants_for(found.weighted, form)
+    constants = weight_forms.constants_for(found.weighted, form)
     return tile.pack(
         kernel,
         rows.reshape(found.channels, -1)[index],

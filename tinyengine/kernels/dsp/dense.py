@@ -17,9 +17,9 @@ from tinyengine.ir import Graph, Integers, Node
 from tinyengine.kernels.assembly import dense, functions, tile
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.binding import Plan
-from tinyengine.kernels.dsp import common, tiled_rows, wide_maps
-from tinyengine.kernels.dsp.common import Weighted
+from tinyengine.kernels.dsp import tiled_rows, weight_forms, weighted, wide_maps
 from tinyengine.kernels.dsp.tiled_rows import Call, Row
+from tinyengine.kernels.dsp.weighted import Weighted
 from tinyengine.kernels.dsp.wide_maps import Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
@@ -78,7 +78,7 @@ def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer |
     channels, depth = graph.tensors[node.inputs[1]].shape
     if channels < 2:
         return "a single output"
-    constants = common.weighted(graph, node, requant)
+    constants = weighted.constants_of(graph, node, requant)
     if isinstance(constants, str):
         return constants
     rows = graph.tensors[node.inputs[0]].elements // depth
@@ -92,7 +92,7 @@ def tiles(found: Layer) -> tuple[Tile, ...]:
     """The forms of the pairs' weights; blocks have bytes."""
     if found.first == found.channels:
         return (Tile(weights=Weights.BYTES),)
-    return tuple(Tile(weights=w) for w in common.weight_forms(found.weighted))
+    return tuple(Tile(weights=w) for w in weight_forms.possible(found.weighted))
 
 
 def scratch_bytes(found: Layer, choice: Tile) -> int:  # noqa: ARG001
@@ -117,7 +117,7 @@ def work(found: Layer, choice: Tile) -> Work:
         flash += 4 * (_kernel(found).head_words + found.blocks * _kernel(found).block_words)
     if pairs:
         kernel = _pairs(found, choice.weights)
-        flash += 4 * kernel.block_words * pairs + common.code_bytes(kernel)
+        flash += 4 * kernel.block_words * pairs + tiled_rows.code_bytes(kernel)
     return Work(counts=counts, flash_bytes=flash)
 
 
@@ -128,7 +128,7 @@ def _kernel(found: Layer) -> dense.Dense:
 
 
 def _pairs(found: Layer, weights: Weights) -> tile.Tile:
-    constants, packed_point = common.formed(found.weighted, weights)
+    constants, packed_point = weight_forms.formed(found.weighted, weights)
     return tile.Tile(
         window=tiled_rows.run_of_words(found.wide_depth // 2, weights),
         pixel_offsets_bytes=(0,),
@@ -150,7 +150,7 @@ def _weights(found: Layer) -> Integers:
 
 
 def _pair_table(found: Layer, weights: Weights) -> tile.Words:
-    constants, _ = common.formed(found.weighted, weights)
+    constants, _ = weight_forms.formed(found.weighted, weights)
     index = [found.first + c for c in tiled_rows.paired(found.channels - found.first)]
     return tile.pack(
         _pairs(found, weights),
@@ -196,7 +196,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DenseParameters]:
                 pairs,
                 core,
                 role="tile",
-                label=f"tile{common.VARIANTS[choice.weights]}_2x1_k{found.depth}",
+                label=f"tile{weight_forms.VARIANTS[choice.weights]}_2x1_k{found.depth}",
                 comment=f"2 outputs at a time, {found.depth} inputs",
             )
         )
@@ -213,5 +213,5 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DenseParameters]:
         ),
         assembly=tuple(assembly),
         table=np.concatenate(tables),
-        variant=common.VARIANTS[choice.weights] if calls else "",
+        variant=weight_forms.VARIANTS[choice.weights] if calls else "",
     )

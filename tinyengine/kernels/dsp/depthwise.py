@@ -16,8 +16,8 @@ from tinyengine.ir import DepthwiseConv2D, Graph, Integers, Node
 from tinyengine.kernels.assembly import depthwise, functions, widen
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.binding import Plan
-from tinyengine.kernels.dsp import common, tiled_rows
-from tinyengine.kernels.dsp.common import Weighted
+from tinyengine.kernels.dsp import tiled_rows, weight_forms, weighted
+from tinyengine.kernels.dsp.weighted import Weighted
 from tinyengine.kernels.tiling import Tile, Weights
 
 _GROUP = 4
@@ -105,7 +105,7 @@ def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer |
     channels = shape[3]
     if channels % _GROUP:
         return f"{channels} channels are not a multiple of {_GROUP}"
-    constants = common.weighted(graph, node, requant)
+    constants = weighted.constants_of(graph, node, requant)
     if isinstance(constants, str):
         return constants
     weights = constants.weights[0]
@@ -185,7 +185,7 @@ def work(found: Layer, choice: Tile) -> Work:
         f"output.s{found.stride}": outputs,
         f"tap.s{found.stride}": outputs * found.kernel[0] * found.kernel[1],
         f"row_tap.s{found.stride}": found.out[0] * found.kernel[0] * found.kernel[1],
-        **tiled_rows.rescale_counts(outputs, common.constants_for(found.weighted, choice.weights)),
+        **tiled_rows.rescale_counts(outputs, weight_forms.constants_for(found.weighted, choice.weights)),
     }
     if is_short:
         counts["expanded"] = _EXPANSION_CYCLES * kernel.table_words
@@ -207,7 +207,7 @@ def _stored_halves(found: Layer) -> int:
 @lru_cache(maxsize=512)
 def _residues(found: Layer) -> tuple[int, ...]:
     """How far each channel's addend is from what its right shift and the zero point imply."""
-    constants, _ = common.formed(found.weighted, Weights.SHORT)
+    constants, _ = weight_forms.formed(found.weighted, Weights.SHORT)
     point = found.weighted.zero_point_out
     return tuple(
         c.addend - ((2 * point + 1) << (c.right_shift - 1) if c.right_shift else point) for c in constants.channels
@@ -225,7 +225,7 @@ def _bytes(found: Layer) -> NDArray[np.uint16] | None:
     te_depthwise_words in helpers.c.j2 makes of each channel what assembly.depthwise.pack makes.
     """
     taps = found.kernel[0] * found.kernel[1]
-    layer, _ = common.formed(found.weighted, Weights.SHORT)
+    layer, _ = weight_forms.formed(found.weighted, Weights.SHORT)
     channels = []
     for c, (constants, residue) in enumerate(zip(layer.channels, _residues(found), strict=True)):
         if not -(1 << 15) <= residue < 1 << 15:
@@ -248,7 +248,7 @@ def _kernel(found: Layer, weights: Weights = Weights.HALVES) -> depthwise.Plane:
         row_bytes=2 * found.plane_columns,
         out_step_bytes=found.out_steps[1],
         out_row_bytes=found.out_steps[0],
-        epilogue=common.constants_for(found.weighted, weights).epilogue,
+        epilogue=weight_forms.constants_for(found.weighted, weights).epilogue,
         **({} if weights is Weights.HALVES else {"most_unrolled": depthwise.SHORT_COLUMNS}),
     )
 
@@ -321,5 +321,5 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[DepthwiseParameters]:
         )
         if stored is None
         else stored,
-        variant=common.VARIANTS[choice.weights],
+        variant=weight_forms.VARIANTS[choice.weights],
     )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tinyengine import fixedpoint, lowering
 from tinyengine.fixedpoint import Multiplier
 from tinyengine.ir import Clamp, Integers
-from tinyengine.kernels.assembly import requantize, twin
+from tinyengine.kernels.assembly import pixel_pairs, requantize
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
 from tinyengine.kernels.dsp import coarse, kinks, rounding
 from tinyengine.kernels.dsp.coarse import Coarse
@@ -64,9 +64,7 @@ class Constants:
     @property
     def kinks(self) -> int:
         """Channels with a kink, or a coarse product."""
-        if self.epilogue.is_coarsened:
-            return sum(c.first != 0 for c in self.channels)
-        return sum(c.addend for c in self.channels) if self.epilogue.is_kinked else 0
+        return sum(c.has_kink or c.first != 0 for c in self.channels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -253,7 +251,7 @@ def coarsened(layer: Channels, constants: Constants, most_sum: int) -> Constants
     form = constants.epilogue
     if not form.is_mixed or layer.scales is None or form.right_shift is None:
         return constants
-    if form.right_shift > twin.MOST_LITERAL_SHIFT:
+    if form.right_shift > pixel_pairs.MOST_LITERAL_SHIFT:
         return constants
     is_float = [k.multiplier < 0 for k in constants.channels]
     scales, apart = layer.scales, [c for c, is_apart in enumerate(is_float) if is_apart]
@@ -266,12 +264,12 @@ def coarsened(layer: Channels, constants: Constants, most_sum: int) -> Constants
         channels[c] = ChannelConstants(
             multiplier=one.multiplier, addend=one.offset, right_shift=shift, first=one.first
         )
-    pairs = requantize.kinked_pairs(is_float)
+    pairs = requantize.pairs_apart(is_float)
     return replace(
         constants,
         gains=np.where(is_float, 1, constants.gains),
         channels=tuple(channels),
-        epilogue=replace(form, rounding=Rounding.COARSENED, kink=shift, kinked_pairs=pairs),
+        epilogue=replace(form, rounding=Rounding.COARSENED, coarse_shift=shift, apart_pairs=pairs),
     )
 
 
@@ -346,16 +344,17 @@ def _products(layer: Channels, shift: int, bits: Integers, room: Integers) -> Co
     all_found = [product for product in found if product is not None]
     gains, offsets = (np.array([getattr(p, n) for p in all_found], dtype=np.int64) for n in ("gain", "offset"))
     channels = tuple(
-        ChannelConstants(multiplier=p.multiplier, addend=int(p.has_kink), right_shift=shift) for p in all_found
+        ChannelConstants(multiplier=p.multiplier, addend=0, right_shift=shift, has_kink=p.has_kink)
+        for p in all_found
     )
     form = layer.epilogue(shift, Rounding.KINKED if without else Rounding.PRODUCT)
-    pairs = requantize.kinked_pairs([p.has_kink for p in all_found])
+    pairs = requantize.pairs_apart([p.has_kink for p in all_found])
     return Constants(
         gains=gains,
         bias=np.where(layer.is_constant, 0, layer.bias),
         offsets=offsets,
         channels=channels,
-        epilogue=replace(form, kink=kink, kinked_pairs=pairs),
+        epilogue=replace(form, kink=kink, apart_pairs=pairs),
         most_sum=int((gains * layer.reach + np.abs(offsets)).max()),
     )
 

@@ -9,13 +9,15 @@ from tinyengine import costs
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Conv2D, Graph, Node, Padding
-from tinyengine.kernels.assembly import functions, tile, twin
+from tinyengine.kernels.assembly import functions, pixel_pairs, tile
+from tinyengine.kernels.assembly.pixel_pairs import PixelPairs
+from tinyengine.kernels.assembly.pixel_pairs_epilogue import PIXELS
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.binding import Plan
-from tinyengine.kernels.dsp import common, tiled_rows, wide_maps
-from tinyengine.kernels.dsp.common import Weighted
+from tinyengine.kernels.dsp import tiled_rows, weight_forms, weighted, wide_maps
 from tinyengine.kernels.dsp.tiled_rows import Call
+from tinyengine.kernels.dsp.weighted import Weighted
 from tinyengine.kernels.dsp.wide_maps import Widening
 from tinyengine.kernels.tiling import Tile, Weights
 
@@ -73,7 +75,7 @@ def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer |
     pixels = graph.tensors[node.inputs[0]].elements // depth
     if pixels < 2:
         return "a single pixel"
-    constants = common.weighted(graph, node, requant)
+    constants = weighted.constants_of(graph, node, requant)
     if isinstance(constants, str):
         return constants
     found = Layer(pixels=pixels, depth=depth, channels=channels, weighted=constants)
@@ -84,29 +86,29 @@ def tiles(found: Layer) -> tuple[Tile, ...]:
     """Candidates: bands in pixels, each starting on a word."""
     sizes = [b for b in _BAND_PIXELS if b < found.pixels and b * found.depth % 4 == 0]
     bands = (found.pixels, *sizes) if found.pixels <= _BAND_PIXELS[0] else tuple(sizes)
-    forms = common.weight_forms(found.weighted)
-    if found.pixels >= twin.PIXELS and _twin(found).refusal() is None:
+    forms = weight_forms.possible(found.weighted)
+    if found.pixels >= PIXELS and _pixel_pairs(found).refusal() is None:
         forms = (Weights.PAIRS, *forms)
     return tuple(
         Tile(band=b, weights=w)
         for b in bands
         for w in forms
-        if w is not Weights.PAIRS or all(p >= twin.PIXELS for _, p in _bands(found, Tile(band=b)))
+        if w is not Weights.PAIRS or all(p >= PIXELS for _, p in _bands(found, Tile(band=b)))
     )
 
 
 def scratch_bytes(found: Layer, choice: Tile) -> int:
     """The widened band, or the interleaved one with its last tile apart where it starts anew."""
     if choice.weights is Weights.PAIRS:
-        return max(-(-p // twin.PIXELS) * twin.PIXELS for _, p in _bands(found, choice)) * found.depth
+        return max(-(-p // PIXELS) * PIXELS for _, p in _bands(found, choice)) * found.depth
     return 2 * min(choice.band, found.pixels) * found.depth
 
 
 def work(found: Layer, choice: Tile) -> Work:
     """Widening and tiles of every band."""
     if choice.weights is Weights.PAIRS:
-        return _twin_work(found, choice)
-    bands, constants = _bands(found, choice), common.constants_for(found.weighted, choice.weights)
+        return _pixel_pairs_work(found, choice)
+    bands, constants = _bands(found, choice), weight_forms.constants_for(found.weighted, choice.weights)
     counts: dict[str, float] = {"widened": found.pixels * found.depth, "band": sum(n for n, _ in bands)}
     code = {}
     for count, pixels in bands:
@@ -114,7 +116,7 @@ def work(found: Layer, choice: Tile) -> Work:
         kernel = _kernel(found, row.pixels, choice.weights)
         one = tiled_rows.row_counts(row, kernel, constants, choice.weights)
         counts = costs.total((counts, costs.times(count, one)))
-        code[row.pixels] = common.code_bytes(kernel)
+        code[row.pixels] = tiled_rows.code_bytes(kernel)
     table = 4 * _kernel(found, 1, choice.weights).block_words * ((found.channels + 1) // 2)
     return Work(counts=counts, flash_bytes=table + sum(code.values()))
 
@@ -127,14 +129,14 @@ def _bands(found: Layer, choice: Tile) -> tuple[tuple[int, int], ...]:
 
 
 def _kernel(found: Layer, pixels: int, weights: Weights = Weights.HALVES) -> tile.Tile:
-    _, packed_point = common.formed(found.weighted, weights)
+    _, packed_point = weight_forms.formed(found.weighted, weights)
     return tile.Tile(
         window=tiled_rows.run_of_words(found.depth // 2, weights),
         pixel_offsets_bytes=tuple(2 * found.depth * p for p in range(pixels)),
         out_offsets_bytes=tuple(found.channels * p for p in range(pixels)),
         tile_step_bytes=2 * found.depth * pixels,
         out_step_bytes=found.channels * pixels,
-        epilogue=common.constants_for(found.weighted, weights).epilogue,
+        epilogue=weight_forms.constants_for(found.weighted, weights).epilogue,
         byte_weights=weights is not Weights.HALVES,
         packed_point=packed_point,
     )
@@ -150,9 +152,9 @@ def _row(found: Layer, length: int, weights: Weights) -> tiled_rows.Row:
     raise ValueError("a layer that was taken has a kernel")
 
 
-def _twin(found: Layer) -> twin.Twin:
-    constants = common.constants_for(found.weighted, Weights.PAIRS)
-    return twin.Twin(
+def _pixel_pairs(found: Layer) -> PixelPairs:
+    constants = weight_forms.constants_for(found.weighted, Weights.PAIRS)
+    return PixelPairs(
         depth=found.depth,
         channels=found.channels,
         epilogue=constants.epilogue,
@@ -160,14 +162,14 @@ def _twin(found: Layer) -> twin.Twin:
     )
 
 
-def _twin_work(found: Layer, choice: Tile) -> Work:
+def _pixel_pairs_work(found: Layer, choice: Tile) -> Work:
     """Interleaving and tiles of every band."""
-    kernel, constants = _twin(found), common.constants_for(found.weighted, choice.weights)
+    kernel, constants = _pixel_pairs(found), weight_forms.constants_for(found.weighted, choice.weights)
     pairs = (found.channels + 1) // 2
     bands = _bands(found, choice)
     counts: dict[str, float] = {"interleaved": found.pixels * found.depth, "band": sum(n for n, _ in bands)}
     for count, pixels in bands:
-        calls, tiles = 2 if pixels % twin.PIXELS else 1, -(-pixels // twin.PIXELS)
+        calls, tiles = 2 if pixels % PIXELS else 1, -(-pixels // PIXELS)
         one: dict[str, float] = {
             "column.pairs": pairs * calls,
             "call": calls,
@@ -178,30 +180,30 @@ def _twin_work(found: Layer, choice: Tile) -> Work:
             one["shifted"] = pairs * tiles
         if kernel.passes > 1:
             one["pass"] = pairs * tiles * kernel.passes
-        outputs = 2 * twin.PIXELS * pairs * tiles
+        outputs = 2 * PIXELS * pairs * tiles
         one = costs.total((one, tiled_rows.rescale_counts(outputs, constants)))
         counts = costs.total((counts, costs.times(count, one)))
-    others = len(kernel.epilogue.kinked_pairs)
+    others = len(kernel.epilogue.apart_pairs)
     code = 28 * found.depth // kernel.passes * (1 + others * kernel.has_loops) + 250 * (2 + others)
     return Work(counts=counts, flash_bytes=4 * kernel.block_words * pairs + code)
 
 
-def _twin_plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
+def _pixel_pairs_plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
     """Everything for pixels in pairs."""
-    kernel = _twin(found)
-    constants = common.constants_for(found.weighted, Weights.PAIRS)
+    kernel = _pixel_pairs(found)
+    constants = weight_forms.constants_for(found.weighted, Weights.PAIRS)
     parts = []
     for count, pixels in _bands(found, choice):
-        tiles, rest = divmod(pixels, twin.PIXELS)
-        whole = tiles * twin.PIXELS
-        starts = [(0, 0, tiles)] + ([(whole // 2 * found.depth, pixels - twin.PIXELS, 1)] if rest else [])
+        tiles, rest = divmod(pixels, PIXELS)
+        whole = tiles * PIXELS
+        starts = [(0, 0, tiles)] + ([(whole // 2 * found.depth, pixels - PIXELS, 1)] if rest else [])
         parts.append(
             Band(
                 count=count,
                 pixels=pixels,
                 widening=Widening(elements=0, split=True),
                 interleaving=tuple(
-                    Interleaving(in_bytes=first * found.depth, to_halves=x, pairs=n * twin.PIXELS // 2)
+                    Interleaving(in_bytes=first * found.depth, to_halves=x, pairs=n * PIXELS // 2)
                     for x, first, n in starts
                 ),
                 calls=tuple(
@@ -239,21 +241,21 @@ def _twin_plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParamete
                 comment=f"2 channels x 4 pixels in pairs, {found.depth} to {found.channels} channels",
             ),
         ),
-        table=twin.pack(
+        table=pixel_pairs.pack(
             kernel,
             weights[index],
             constants.bias[index],
             [constants.channels[c] for c in index],
             constants.gains[index],
         ),
-        variant=common.VARIANTS[choice.weights],
+        variant=weight_forms.VARIANTS[choice.weights],
     )
 
 
 def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
     """Everything for a choice."""
     if choice.weights is Weights.PAIRS:
-        return _twin_plan(found, choice, core)
+        return _pixel_pairs_plan(found, choice, core)
     order = wide_maps.order_of(found.depth)
     assembly = {"widen": wide_maps.widen_assembly(order, core)}
     parts = []
@@ -265,7 +267,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
             kernel,
             core,
             role=role,
-            label=f"tile{common.VARIANTS[choice.weights]}_2x{row.pixels}_k{found.depth}",
+            label=f"tile{weight_forms.VARIANTS[choice.weights]}_2x{row.pixels}_k{found.depth}",
             comment=f"2 channels x {row.pixels} pixels, {found.depth} to {found.channels} channels",
         )
         parts.append(
@@ -285,7 +287,7 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
         )
     index = tiled_rows.paired(found.channels)
     weights = wide_maps.reorder(found.weighted.weights.reshape(found.channels, -1), order)
-    constants = common.constants_for(found.weighted, choice.weights)
+    constants = weight_forms.constants_for(found.weighted, choice.weights)
     table = tile.pack(
         _kernel(found, 1, choice.weights),
         weights[index],
@@ -298,5 +300,5 @@ def plan(found: Layer, choice: Tile, core: Core) -> Plan[PointwiseParameters]:
         parameters=PointwiseParameters(depth=found.depth, channels=found.channels, bands=tuple(parts)),
         assembly=tuple(assembly.values()),
         table=table,
-        variant=common.VARIANTS[choice.weights],
+        variant=weight_forms.VARIANTS[choice.weights],
     )

@@ -125,6 +125,13 @@ def epilogue_counts(outputs: float, form: Epilogue) -> dict[str, float]:
     return {name: outputs for name, is_needed in extras.items() if is_needed}
 
 
+def code_bytes(kernel: Tile) -> int:
+    """Estimate of a matrix kernel's code."""
+    steps = 4 * (3 * len(kernel.pixel_offsets_bytes) + 2) * len(kernel.window.offsets_bytes)
+    others = len(kernel.epilogue.apart_pairs)
+    return steps * (1 + others * kernel.has_loops) + 250 * (1 + others)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One call of a matrix kernel, `tile` or `rest`, on a row; offsets count from its first pixel and channel."""

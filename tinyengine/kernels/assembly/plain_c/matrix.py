@@ -1,15 +1,16 @@
-"""Plain C of the matrix tiles (tile.py and resident.py differ in registers only), of twin.py and of dense.py."""
+"""Plain C of tile.py (resident.py differs in registers only), pixel_pairs.py, interleave.py and dense.py."""
 
 from __future__ import annotations
 
 from tinyengine.kernels.assembly import dense as dense_kernel
+from tinyengine.kernels.assembly import interleave as interleave_kernel
 from tinyengine.kernels.assembly import tile as tile_kernel
-from tinyengine.kernels.assembly import twin as twin_kernel
 from tinyengine.kernels.assembly.dense import CHANNELS, PAIRS, Dense
+from tinyengine.kernels.assembly.pixel_pairs import PixelPairs
+from tinyengine.kernels.assembly.pixel_pairs_epilogue import PIXELS
 from tinyengine.kernels.assembly.plain_c import pieces
 from tinyengine.kernels.assembly.requantize import Epilogue, Rounding
 from tinyengine.kernels.assembly.tile import BIAS_WORDS, PACKED_SHIFTS, Tile
-from tinyengine.kernels.assembly.twin import PIXELS, Twin
 from tinyengine.kernels.assembly.widen import Order
 from tinyengine.kernels.binding import PLACEHOLDER
 
@@ -74,14 +75,14 @@ def _coarse(form: Epilogue) -> str:
     return f"""static inline int8_t {PLACEHOLDER}_coarse(uint32_t sum, uint32_t first, uint32_t m)
 {{
     const int64_t coarse = (int64_t)(int32_t)sum * (int32_t)first >> 32;
-    const int32_t v = (int32_t)(coarse * (int32_t)m >> 32) >> {form.kink};
+    const int32_t v = (int32_t)(coarse * (int32_t)m >> 32) >> {form.coarse_shift};
     return {pieces.clamped(form)};
 }}
 """
 
 
-def twin(found: Twin) -> str:
-    """Of twin.render."""
+def pixel_pairs(found: PixelPairs) -> str:
+    """Of pixel_pairs.render."""
     form = found.epilogue
     constants = ("block[4 + 2 * c]", "block[5 + 2 * c]", pieces.shift_of(form, "block[8 + c]"))
     if found.is_raw:
@@ -127,9 +128,9 @@ def twin(found: Twin) -> str:
 """
 
 
-def interleave(found: Twin) -> str:
-    """Of twin.render_interleave."""
-    return f"""{twin_kernel.INTERLEAVE.opening}
+def interleave(found: PixelPairs) -> str:
+    """Of interleave.render."""
+    return f"""{interleave_kernel.DECLARATION.opening}
     static const int32_t order[] = {pieces.array(Order.SPLIT.value)};
     for (; pairs > 0; pairs--, in += {2 * found.depth}, out += {found.depth}) {{
         for (int k = 0; k < {found.depth}; k++) {{

@@ -1,4 +1,4 @@
-"""What the Thumb-2 families know of a weighted layer: its constants in each form, and the form of its weights."""
+"""What the Thumb-2 families know of a weighted layer: its constants for each way of rounding."""
 
 from __future__ import annotations
 
@@ -25,14 +25,12 @@ from tinyengine.ir import (
     QuantParams,
     Tensor,
 )
-from tinyengine.kernels.assembly import dense, requantize
+from tinyengine.kernels.assembly import requantize
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
-from tinyengine.kernels.assembly.tile import MOST_PACKED_BIAS, Tile
 from tinyengine.kernels.dsp import gains, rounding
 from tinyengine.kernels.dsp.gains import Constants
 from tinyengine.kernels.dsp.rounding import OneRounding
 from tinyengine.kernels.folded import folded
-from tinyengine.kernels.tiling import Weights
 
 _MOST_PAIRED = (1 << 23) - 1
 _MOST_DOUBLED = 1 << 30
@@ -104,7 +102,7 @@ class _Layer:
     target: QuantParams | None
 
 
-def weighted(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Weighted | str:
+def constants_of(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Weighted | str:
     """The layer's constants, or why the kernels' requantization does not fit them.
 
     Several families ask, and every patch of a layer: its map's size is of no importance.
@@ -114,81 +112,104 @@ def weighted(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Weig
         op = replace(op, padding=Padding())
     x, y = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
     constants = tuple(graph.tensors[t] for t in node.inputs[1:3])
-    return _weighted(_Layer(op=op, source=x.quant, reach=x.reach, constants=constants, target=y.quant), requant)
+    return _of_layer(_Layer(op=op, source=x.quant, reach=x.reach, constants=constants, target=y.quant), requant)
 
 
 @lru_cache(maxsize=1024)
-def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
-    given = layer.constants[0].shape[-1]
-    x = Tensor(name="x", shape=(1, 1, 1, given), dtype=DType.INT8, quant=layer.source, reach=layer.reach)
-    made = layer.constants[1].shape[0]
-    y = Tensor(name="y", shape=(1, 1, 1, made), dtype=DType.INT8, quant=layer.target)
-    node = Node(name="layer", op=layer.op, inputs=(0, 1, 2), outputs=(3,), source_index=0)
-    graph = Graph(name="layer", tensors=(x, *layer.constants, y), nodes=(node,), inputs=(0,), outputs=(3,))
-    op = cast(Conv2D | DepthwiseConv2D | FullyConnected, node.op)
+def _of_layer(layer: _Layer, requant: Requant) -> Weighted | str:
+    graph, node = _alone(layer)
     constants = folded(graph, node)
     if isinstance(constants, str):
         return constants
-    weights, bias, others = constants.weights, constants.bias, constants.others
-    zero_point_out = constants.zero_point_out
+    clamp, zero_point = layer.op.clamp, constants.zero_point_out
     multipliers = list(lowering.conv_multipliers(graph, node))
     low, high = lowering.conv_accumulator_range(graph, node)
-    scales = lowering.conv_single_scales(graph, node) if requant is Requant.SINGLE else None
-    floats = None if scales is None else np.array(scales, dtype=np.float32)
-    constant: dict[int, int] = {}
-    for channel, m in enumerate(multipliers):
-        ends = np.array([low[channel], high[channel]])
-        bounds = (
-            fixedpoint.requantize(ends, m.multiplier, m.shift)
-            if floats is None
-            else fixedpoint.requantize_float(ends, floats[channel])
-        )
-        first, last = np.clip(bounds + zero_point_out, op.clamp.low, op.clamp.high)
-        if first == last:
-            constant[channel] = int(first) - zero_point_out
+    single = lowering.conv_single_scales(graph, node) if requant is Requant.SINGLE else None
+    scales = None if single is None else [float(np.float32(s)) for s in single]
+    constant = _unchanging(multipliers, scales, np.stack([low, high], axis=1), clamp, zero_point)
     # Requantization is monotonic: such a channel is a constant. Training leaves them, with scales and biases no
     # fast form could hold; a bias of v 2^(e+1) at a scale of 2^-(e+1) says the same, with the others' shift.
-    others_shifts = [-m.shift for channel, m in enumerate(multipliers) if channel not in constant]
+    others_shifts = [-m.shift for c, m in enumerate(multipliers) if c not in constant]
     e = min(max(min(others_shifts, default=1), 1), _MOST_CONSTANT_SHIFT)
-    for channel, value in constant.items():
-        constants.silence(channel)
-        low[channel] = high[channel] = bias[channel] = value << (e + 1)
-        multipliers[channel] = Multiplier(multiplier=1 << 30, shift=-e)
-        if floats is not None:
-            floats[channel] = 2.0 ** -(e + 1)
+    for c, value in constant.items():
+        constants.silence(c)
+        low[c] = high[c] = constants.bias[c] = value << (e + 1)
+        multipliers[c] = Multiplier(multiplier=1 << 30, shift=-e)
+        if scales is not None:
+            scales[c] = 2.0 ** -(e + 1)
     most = int(np.maximum(np.abs(low), np.abs(high)).max())
     if most >= _MOST_DOUBLED - rounding.MOST_BIAS:
         return "an accumulator may reach 2^30"
     found = Weighted(
-        weights=weights,
-        bias=bias,
+        weights=constants.weights,
+        bias=constants.bias,
         zero_point=constants.zero_point,
-        zero_point_out=zero_point_out,
+        zero_point_out=zero_point,
         channels=(),
-        epilogue=requantize.epilogue(multipliers, zero_point_out, op.clamp),
+        epilogue=requantize.epilogue(multipliers, zero_point, clamp),
         most_accumulator=most,
     )
     channels = gains.Channels(
         multipliers=multipliers,
-        bias=bias,
+        bias=constants.bias,
         low=low,
         high=high,
-        largest=np.abs(weights).max(axis=others),
-        zero_point=zero_point_out,
-        clamp=op.clamp,
-        scales=None if floats is None else floats.tolist(),
-        most_awkward=0 if floats is None else len(floats) // _LEAST_INTEGERS,
+        largest=np.abs(constants.weights).max(axis=constants.others),
+        zero_point=zero_point,
+        clamp=clamp,
+        scales=scales,
+        most_awkward=0 if scales is None else len(scales) // _LEAST_INTEGERS,
     )
-    if floats is not None:
-        may_mix = not isinstance(op, FullyConnected)
-        if may_mix:
-            found = replace(found, once=(tuple(floats.tolist()), bias))
-        once = _once(found, floats, low, high, zero_point_out, may_mix=may_mix)
-        return _gained_once(once, channels) if may_mix else once
+    if scales is None:
+        return _rounded_twice(found, channels)
+    if isinstance(layer.op, FullyConnected):
+        return _rounded_once(found, channels, scales, may_mix=False)
+    found = replace(found, once=(tuple(scales), constants.bias))
+    return _gained(_rounded_once(found, channels, scales, may_mix=True), channels)
+
+
+def _alone(layer: _Layer) -> tuple[Graph, Node]:
+    """A graph of nothing else, on a map of one pixel."""
+    given, made = layer.constants[0].shape[-1], layer.constants[1].shape[0]
+    x = Tensor(name="x", shape=(1, 1, 1, given), dtype=DType.INT8, quant=layer.source, reach=layer.reach)
+    y = Tensor(name="y", shape=(1, 1, 1, made), dtype=DType.INT8, quant=layer.target)
+    node = Node(name="layer", op=layer.op, inputs=(0, 1, 2), outputs=(3,), source_index=0)
+    tensors = (x, *layer.constants, y)
+    return Graph(name="layer", tensors=tensors, nodes=(node,), inputs=(0,), outputs=(3,)), node
+
+
+def _unchanging(
+    multipliers: Sequence[Multiplier],
+    scales: Sequence[float] | None,
+    ends: Integers,
+    clamp: Clamp,
+    zero_point: int,
+) -> dict[int, int]:
+    """Channels whose least and largest accumulators give one output, with that output without zero point.
+
+    Args:
+        ends: (channels, 2), those accumulators.
+    """
+    found = {}
+    for c, m in enumerate(multipliers):
+        rounded = (
+            fixedpoint.requantize(ends[c], m.multiplier, m.shift)
+            if scales is None
+            else fixedpoint.requantize_float(ends[c], scales[c])
+        )
+        first, last = np.clip(rounded + zero_point, clamp.low, clamp.high)
+        if first == last:
+            found[c] = int(first) - zero_point
+    return found
+
+
+def _rounded_twice(found: Weighted, channels: gains.Channels) -> Weighted | str:
+    """`found` rounded as gemmlowp does, or why two instructions cannot."""
+    multipliers, zero_point = channels.multipliers, channels.zero_point
     reason = requantize.refusal(multipliers)
     if reason:
         return reason
-    found = replace(found, twice=(tuple(multipliers), bias))
+    found = replace(found, twice=(tuple(multipliers), channels.bias))
     if not found.epilogue.sign_correction:
         found = replace(
             found,
@@ -198,12 +219,12 @@ def _weighted(layer: _Layer, requant: Requant) -> Weighted | str:
     if found.epilogue.right_shift is None and not found.epilogue.sign_correction:
         least = min(-m.shift for m in multipliers)
         fits = [
-            _as_one(m, int(a), int(b), op.clamp, zero_point_out, least)
-            for m, a, b in zip(multipliers, low, high, strict=True)
+            _as_one(m, int(a), int(b), channels.clamp, zero_point, least)
+            for m, a, b in zip(multipliers, channels.low, channels.high, strict=True)
         ]
         if None not in fits:
-            return _integers(found, fits, None, zero_point_out)
-    return replace(found, channels=tuple(requantize.constants(m, zero_point_out) for m in multipliers))
+            return _integers(found, fits, None, zero_point)
+    return replace(found, channels=tuple(requantize.constants(m, zero_point) for m in multipliers))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -212,32 +233,26 @@ def _as_one(m: Multiplier, low: int, high: int, clamp: Clamp, zero_point: int, s
     return rounding.two_roundings_as_one(m, low, high, lowering.steps_within(clamp, zero_point), shift)
 
 
-def _once(
-    found: Weighted,
-    scales: NDArray[np.float32],
-    low: Integers,
-    high: Integers,
-    zero_point: int,
-    *,
-    may_mix: bool,
+def _rounded_once(
+    found: Weighted, channels: gains.Channels, scales: Sequence[float], *, may_mix: bool
 ) -> Weighted:
     """`found` rounded once: in integers where a channel can, else in float32.
 
     Args:
         may_mix: the layer's kernels can do both; else one channel in float32 makes all so.
     """
-    clamp = found.epilogue.clamp
-    shifts = [-fixedpoint.quantize_multiplier(float(s)).shift for s in scales]
+    clamp, zero_point, low, high = channels.clamp, channels.zero_point, channels.low, channels.high
+    shifts = [-fixedpoint.quantize_multiplier(s).shift for s in scales]
     least = min(shifts)
     best: tuple[float, list[OneRounding | None]] | None = None
-    if not may_mix and len(set(scales.tolist())) == 1:
+    if not may_mix and len(set(scales)) == 1:
         # One form for all channels is one that a kernel need not load for each.
-        whole = _one_rounding(float(scales[0]), int(low.min()), int(high.max()), clamp, zero_point, 0)
+        whole = _one_rounding(scales[0], int(low.min()), int(high.max()), clamp, zero_point, 0)
         if whole is not None:
             return _integers(found, [whole] * len(scales), scales, zero_point)
     for shift in (least, 0) if least >= 1 else ():
         fits = [
-            _one_rounding(float(s), int(a), int(b), clamp, zero_point, shift)
+            _one_rounding(s, int(a), int(b), clamp, zero_point, shift)
             for s, a, b in zip(scales, low, high, strict=True)
         ]
         cost = _FLOAT_CYCLES * fits.count(None) / len(fits) + (0 if shift else 1)
@@ -249,12 +264,12 @@ def _once(
         return _integers(found, best[1], scales, zero_point)
     return replace(
         found,
-        channels=tuple(requantize.constants_float(float(s), zero_point) for s in scales),
+        channels=tuple(requantize.constants_float(s, zero_point) for s in scales),
         epilogue=requantize.epilogue((), zero_point, clamp, Rounding.FLOAT),
     )
 
 
-def _gained_once(found: Weighted, channels: gains.Channels) -> Weighted:
+def _gained(found: Weighted, channels: gains.Channels) -> Weighted:
     """`found` with gains, where an output then costs less."""
     plain, product = found.plain, gains.products(channels)
     # Sums are searched for where the forms at hand leave something to win: the search is most of compiling.
@@ -289,7 +304,7 @@ def _one_rounding(
 
 
 def _integers(
-    found: Weighted, fits: Sequence[OneRounding | None], scales: NDArray[np.float32] | None, zero_point: int
+    found: Weighted, fits: Sequence[OneRounding | None], scales: Sequence[float] | None, zero_point: int
 ) -> Weighted:
     """`found` with one integer rounding a channel; those without one are rounded in float32 by `scales`."""
     multipliers = [Multiplier(multiplier=f.multiplier, shift=-f.right_shift) for f in fits if f is not None]
@@ -300,7 +315,7 @@ def _integers(
             addend = f.addend + (zero_point << f.right_shift)
             channels.append(ChannelConstants(multiplier=f.multiplier, addend=addend, right_shift=f.right_shift))
         elif scales is not None:
-            channels.append(requantize.constants_float(float(scales[channel]), zero_point))
+            channels.append(requantize.constants_float(scales[channel], zero_point))
         else:
             raise ValueError(f"channel {channel} has neither an integer form nor a scale")
     return replace(
@@ -310,53 +325,3 @@ def _integers(
         epilogue=requantize.epilogue(multipliers, zero_point, found.epilogue.clamp, kind),
         most_accumulator=found.most_accumulator + rounding.MOST_BIAS,
     )
-
-
-@lru_cache(maxsize=512)
-def packed(layer: Weighted) -> Weighted:
-    """The layer with constants that a packed table can leave away; itself where it has no such form."""
-    _, bias = layer.twice or layer.once or ((), None)
-    if bias is None or int(np.abs(bias).max()) >= MOST_PACKED_BIAS:
-        return layer
-    point, bounds = layer.zero_point_out, layer.epilogue.clamp
-    if layer.twice is not None:
-        multipliers, _ = layer.twice
-        channels = [requantize.constants(m, point) for m in multipliers]
-        form = replace(requantize.epilogue(multipliers, point, bounds), right_shift=None)
-    else:
-        # Addends of integers that round as float32 does follow from nothing; float32 has none.
-        scales, _ = layer.once or ((), None)
-        channels = [requantize.constants_float(scale, point) for scale in scales]
-        form = requantize.epilogue((), point, bounds, Rounding.FLOAT)
-    return replace(layer, bias=bias, channels=tuple(channels), epilogue=form)
-
-
-def formed(layer: Weighted, weights: Weights) -> tuple[Weighted, int | None]:
-    """The layer's constants for a matrix kernel with this form of weights, and the kernel's `packed_point`."""
-    found = packed(layer) if weights is Weights.SHORT else layer
-    return found, layer.zero_point_out if found is not layer else None
-
-
-def weight_forms(layer: Weighted) -> tuple[Weights, ...]:
-    """How the table of a matrix kernel of any window may hold this layer's weights."""
-    flat = layer.weights.reshape(len(layer.bias), -1)
-    shared = dense.weights_refusal(flat, layer.bias) is None
-    return (Weights.HALVES, Weights.BYTES, Weights.SHORT) if shared else (Weights.HALVES,)
-
-
-def code_bytes(kernel: Tile) -> int:
-    """Estimate of a matrix kernel's code."""
-    steps = 4 * (3 * len(kernel.pixel_offsets_bytes) + 2) * len(kernel.window.offsets_bytes)
-    others = len(kernel.epilogue.kinked_pairs)
-    return steps * (1 + others * kernel.has_loops) + 250 * (1 + others)
-
-
-def constants_for(layer: Weighted, form: Weights) -> Constants:
-    """The layer's constants for a matrix kernel's table."""
-    if form is Weights.PAIRS:
-        return layer.paired or layer.plain
-    return layer.halves if form is Weights.HALVES else formed(layer, form)[0].plain
-
-
-VARIANTS = {Weights.HALVES: "", Weights.BYTES: "w8", Weights.SHORT: "w8s", Weights.PAIRS: "p2"}
-"""In kernel names."""
