@@ -238,7 +238,8 @@ def softmax_exponentials(graph: Graph, node: Node) -> tuple[int, ...]:
 def logistic_table(graph: Graph, node: Node) -> tuple[int, ...]:
     """LOGISTIC as its 256 outputs for q = -128..127 (entry q + 128), by gemmlowp's Q4.27 logistic.
 
-    [micro/kernels/logistic_common.cc, kernels/internal/reference/integer_ops/logistic.h]
+    [micro/kernels/logistic_common.cc, kernels/internal/reference/integer_ops/logistic.h; below a scale of 2^-28
+    its radius comes of a shift that C leaves undefined, and here of the division it stands for]
     """
     quant = quant_params(input_tensor(graph, node))
     fraction, shift = math.frexp(quant.scale * float(1 << (31 - LOGISTIC_INTEGER_BITS)))
@@ -250,7 +251,8 @@ def logistic_table(graph: Graph, node: Node) -> tuple[int, ...]:
     inside = np.abs(x) < radius
     q0 = logistic(multiply_by_quantized_multiplier(np.where(inside, x, 0), m), LOGISTIC_INTEGER_BITS)
     y = np.clip(rounding_divide_by_power_of_two(q0, np.int64(23)) - 128, -128, 127)
-    y = np.where(inside, y, np.where(x < 0, -128, 127))
+    # TFLite Micro asks for the lower end first: of a scale so large that nothing is inside, a real 0 gives -128.
+    y = np.where(inside, y, np.where(x <= 0, -128, 127))
     return tuple(int(v) for v in y)
 
 

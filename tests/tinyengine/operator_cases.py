@@ -152,7 +152,7 @@ class _Maker:
         self.b.node(Softmax(beta=beta), (x,), shape, PROBABILITY)
 
     def logistic(self) -> None:
-        self.b.logistic(self.b.input((1, 256), self.quant_near(0.1, 6.0)))
+        self.b.logistic(self.b.input((1, 256), self.quant_near(0.1, 8.0)))
 
     def relu(self) -> None:
         shape = self.shape()

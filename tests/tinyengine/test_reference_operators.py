@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.tinyengine.operator_cases import OPERATORS, Case, make_case
 from tests.tinyengine.oracle import TfliteMicro, Xnnpack, write_tflite
-from tests.tinyengine.random_graphs import random_graph, random_inputs
+from tests.tinyengine.random_graphs import f32, random_graph, random_inputs
 from tinyengine import lowering, passes, reference
 from tinyengine.fixedpoint import Requant
 from tinyengine.importers import tflite
@@ -23,6 +23,7 @@ from tinyengine.ir import (
     Clamp,
     DType,
     Graph,
+    Logistic,
     Node,
     Op,
     Quantize,
@@ -201,6 +202,16 @@ def test_softmax_refuses_a_scale_at_which_tflite_micro_would_abort() -> None:
     graph = _one(Softmax(beta=1.0), (1, 4), _quant(2.0**-27), _quant(1 / 256, -128))
     with pytest.raises(ValueError, match="over 2"):
         reference.run(graph, [np.zeros((1, 4), np.int8)])
+
+
+@needs_tflm
+@pytest.mark.parametrize("scale", [7.9, 8.0, 3000.0])
+def test_the_sigmoid_of_a_scale_that_is_a_step_equals_tflite_micro(scale: float) -> None:
+    graph = _one(Logistic(), (1, 256), _quant(f32(scale), -7), _quant(1 / 256, -128))
+    x = np.arange(-128, 128, dtype=np.int8)[None]
+    (ours,) = reference.run(graph, [x])
+    np.testing.assert_array_equal(ours, TfliteMicro(write_tflite(graph)).run([x])[0])
+    assert ours[0, 121] == (-128 if scale >= 8.0 else 0)
 
 
 def test_a_relu_without_rescale_only_clamps() -> None:
