@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from harness import row as rows
-from harness.errors import ConfigError
+from harness.destination import writing
 from harness.job import Values, from_blob, to_blob
 from harness.row import Row
 from tinyengine.ir import Graph
@@ -46,7 +46,7 @@ def save(folder: Path, row: Row, evidence: Evidence) -> None:
         ConfigError: it cannot be written.
     """
     here = folder / folder_name(row)
-    try:
+    with writing(here, option="--save"):
         if here.exists():
             shutil.rmtree(here)
         here.mkdir(parents=True)
@@ -59,8 +59,6 @@ def save(folder: Path, row: Row, evidence: Evidence) -> None:
             _save_arrays(here, "output", from_blob(evidence.output, evidence.graph))
         text = json.dumps(rows.to_json(row), indent=2, allow_nan=False) + "\n"
         (here / "row.json").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", file=str(here), field="--save") from error
 
 
 def _save_arrays(folder: Path, name: str, arrays: Sequence[Values]) -> None:

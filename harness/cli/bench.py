@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from harness import evidence, folder, host, row
+from harness import evidence, host, row
 from harness.boards import with_faults
 from harness.boards_file import load_boards
 from harness.cli import compiling, signals, view
@@ -38,6 +38,7 @@ from harness.cli.options import (
     ResultsOption,
 )
 from harness.cli.output import Screen, console, write_json
+from harness.destination import made_folder
 from harness.errors import ConfigError, Interrupted, Outcome
 from harness.evidence import Evidence
 from harness.faults import FaultKind, parse
@@ -137,7 +138,7 @@ def command(
             placement=placement,
         ),
         given=None if input_file is None else read_input(input_file),
-        save=None if save is None else folder.made(save, option="--save"),
+        save=None if save is None else made_folder(save, option="--save"),
         tunings=tunings(tuning, sources),
     )
     screen = console(stderr=True)
@@ -148,9 +149,13 @@ def command(
     if json is not None:
         write_json(row.bench_document(result.rows), json)
     _show(result, layers=layers, screen=console(stderr=json == "-"))
+    _end(result, wanted=len(request.models) * len(request.boards))
+
+
+def _end(result: Result, *, wanted: int) -> None:
+    """Bugs with their tracebacks, and the exit code."""
     for bug in result.bugs:
         traceback.print_exception(bug)
-    wanted = len(request.models) * len(request.boards)
     if result.interrupted:
         done = sum(r.outcome is not Outcome.INTERRUPTED for r in result.rows)
         line = f"tinyrack: stopped after {done} of {wanted} rows; the same command measures the rest"

@@ -13,12 +13,12 @@ from harness.cli import compiling
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, PatchesOption, SramLimitOption
 from harness.cli.options import FloatIoOption, JsonOption, ModelArgument, RequantOption
 from harness.cli.output import console, write_json
+from harness.destination import writing
 from harness.errors import ConfigError, FlashOverflow
 from harness.models import ModelSource, resolve
-from harness.row import LayerRow
 from harness.tuning import record
 from harness.tuning.record import Tuning
-from tinyengine.compile import CompileOptions, PatchStage, compile_graph
+from tinyengine.compile import Compiled, CompileOptions, PatchStage, compile_graph
 from tinyengine.fixedpoint import Requant
 from tinyengine.kernels.catalogue import Target
 from tinyengine.schedule import Optimize, flash_bytes
@@ -87,35 +87,12 @@ def command(
     taken = flash_bytes(compiled.graph, compiled.schedule.steps)
     if flash_limit is not None and taken > flash_limit:
         raise FlashOverflow(taken, flash_limit, "the model", "the limit is")
-    try:
+    with writing(out, option="--out"):
         out.mkdir(parents=True, exist_ok=True)
         for file in compiled.sources.files:
             (out / file.name).write_text(file.text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", file=str(out), field="--out") from error
     if json is not None:
-        write_json(
-            {
-                "schema": "tinyrack.compile/1",
-                "model": source.name,
-                "model_sha256": source.sha256,
-                "sources_digest": compiled.sources.digest(),
-                "files": [file.name for file in compiled.sources.files],
-                "arena_bytes": compiled.plan.arena_bytes,
-                "weights_bytes": compiled.weights_bytes,
-                "folded": compiled.folded,
-                "patches": None if compiled.patches is None else patches_document(compiled.patches),
-                "macs": compiled.macs,
-                "macs_executed": compiled.macs_executed,
-                "layers": [
-                    _layer(
-                        LayerRow(index=each.index, name=each.name, op=each.op, kernel=each.kernel, macs=each.macs)
-                    )
-                    for each in compiled.layers
-                ],
-            },
-            json,
-        )
+        write_json(_document(source, compiled), json)
     if json != "-":
         console().say(
             f"{source.name}: {len(compiled.layers)} layers, {compiled.macs / 1e6:,.2f} M MAC, arena "
@@ -123,6 +100,26 @@ def command(
             f"weights {compiled.weights_bytes:,} B, in "
             f"{', '.join(str(out / file.name) for file in compiled.sources.files)}",
         )
+
+
+def _document(source: ModelSource, compiled: Compiled) -> dict[str, object]:
+    return {
+        "schema": "tinyrack.compile/1",
+        "model": source.name,
+        "model_sha256": source.sha256,
+        "sources_digest": compiled.sources.digest(),
+        "files": [file.name for file in compiled.sources.files],
+        "arena_bytes": compiled.plan.arena_bytes,
+        "weights_bytes": compiled.weights_bytes,
+        "folded": compiled.folded,
+        "patches": None if compiled.patches is None else patches_document(compiled.patches),
+        "macs": compiled.macs,
+        "macs_executed": compiled.macs_executed,
+        "layers": [
+            {"index": each.index, "name": each.name, "op": each.op, "kernel": each.kernel, "macs": each.macs}
+            for each in compiled.layers
+        ],
+    }
 
 
 def patches_document(found: PatchStage) -> dict[str, object]:
@@ -150,13 +147,3 @@ def _tuning(file: Path, source: ModelSource, core: Core, requant: Requant) -> Tu
         )
         raise ConfigError(what, file=str(file), field="--tuning")
     return found
-
-
-def _layer(layer: LayerRow) -> dict[str, object]:
-    return {
-        "index": layer.index,
-        "name": layer.name,
-        "op": layer.op,
-        "kernel": layer.kernel,
-        "macs": layer.macs,
-    }

@@ -20,6 +20,7 @@ from harness.cli.extras import nas_needed
 from harness.cli.options import JsonOption
 from harness.cli.output import console, write_json
 from harness.cli.tune import View
+from harness.destination import writing
 from harness.errors import ConfigError
 from harness.job import JobOptions, Memory
 from harness.models import resolve_all
@@ -81,10 +82,8 @@ def command(
     file = out or table.committed_file()
     words = f"tinyrack costs {' '.join(Path(m.argument).name for m in sources)} --boards {boards}"
     document = table.document(found.cores, words)
-    try:
+    with writing(file, option="--out"):
         table.write(file, document)
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", file=str(file), field="--out") from error
     if json is not None:
         write_json(document, json)
     answer = console(stderr=json == "-")

@@ -21,7 +21,8 @@ from harness.chips import load_chip
 from harness.cli import bench
 from harness.cli.options import DEFAULT_RESULTS, BoardsFileOption, JsonOption, ModelArgument
 from harness.cli.output import console, write_json
-from harness.errors import ConfigError, Interrupted, Outcome
+from harness.destination import write_text
+from harness.errors import Interrupted, Outcome
 from harness.job import JobOptions, Kernels
 from harness.models import ModelSource, resolve
 from harness.report import charts
@@ -143,7 +144,4 @@ def _draw(file: Path, name: str, found: tuple[Point, ...], rows: list[Row] | Non
         strong=True,
     )
     text = charts.lines([cycles], title=f"{name}: cycles against arena", x="arena kB", y="million cycles")
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", file=str(file), field="--svg") from error
+    write_text(file, text, option="--svg")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -14,11 +14,11 @@ from harness.cli.compile_model import Core, patches_document
 from harness.cli.compiling import OptimizeOption, PatchesOption
 from harness.cli.options import JsonOption, ModelArgument
 from harness.cli.output import console, write_json
-from harness.errors import ConfigError
-from harness.models import resolve
+from harness.destination import write_text
+from harness.models import ModelSource, resolve
 from harness.report import ladder
 from harness.report.ladder import Rung
-from tinyengine.compile import CompileOptions, compile_graph
+from tinyengine.compile import CompileOptions, PatchStage, compile_graph
 from tinyengine.schedule import Optimize, Sharing
 
 SCHEMA = "tinyrack.memory/1"
@@ -40,7 +40,7 @@ def command(
     source = resolve(model)
     graph = source.graph(float_io=False)
     rungs = []
-    stage = None
+    stage: PatchStage | None = None
     for sharing in list(Sharing)[: list(Sharing).index(last) + 1]:
         compiled = compile_graph(
             graph,
@@ -51,44 +51,50 @@ def command(
         stage = compiled.patches
     if html is not None:
         words = f"Compiled for {core.value}, optimized for {optimize.value}."
-        try:
-            html.write_text(ladder.render(source.name, rungs, words=words), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"cannot be written: {error.strerror}", file=str(html), field="--html") from error
+        write_text(html, ladder.render(source.name, rungs, words=words), option="--html")
     if json is not None:
-        document: dict[str, Any] = {
-            "schema": SCHEMA,
-            "model": source.name,
-            "model_sha256": source.sha256,
-            "core": core.value,
-            "optimize": optimize.value,
-            "patches": None if stage is None else patches_document(stage),
-            "rungs": [
-                {
-                    "sharing": r.sharing.value,
-                    "arena_bytes": r.arena_bytes,
-                    "lower_bound_bytes": r.memory.lower_bound_bytes,
-                    "steps": len(r.memory.steps),
-                }
-                for r in rungs
-            ],
-        }
-        write_json(document, json)
+        write_json(_document(source, core, optimize, rungs, stage), json)
     if json != "-":
-        table = Table(title=f"{source.name}: the memory ladder", title_justify="left", box=None)
-        for heading in ("rung", "arena B", "lower bound B", "steps"):
-            table.add_column(heading, justify="left" if heading == "rung" else "right")
-        for r in rungs:
-            table.add_row(
-                r.sharing.value,
-                f"{r.arena_bytes:,}",
-                f"{r.memory.lower_bound_bytes:,}",
-                str(len(r.memory.steps)),
-            )
-        console().print(table)
-        if stage is not None:
-            console().say(
-                f"patches: {stage.grid} over the first {stage.layers} layers, up to {stage.split}; on top of "
-                f"{stage.macs:,} MAC {stage.recomputed_macs:,} computed again ({stage.recomputed_share:.1%}), "
-                f"{stage.peak_bytes:,} B a patch",
-            )
+        _show(source, rungs, stage)
+
+
+def _document(
+    source: ModelSource, core: Core, optimize: Optimize, rungs: list[Rung], stage: PatchStage | None
+) -> dict[str, object]:
+    return {
+        "schema": SCHEMA,
+        "model": source.name,
+        "model_sha256": source.sha256,
+        "core": core.value,
+        "optimize": optimize.value,
+        "patches": None if stage is None else patches_document(stage),
+        "rungs": [
+            {
+                "sharing": r.sharing.value,
+                "arena_bytes": r.arena_bytes,
+                "lower_bound_bytes": r.memory.lower_bound_bytes,
+                "steps": len(r.memory.steps),
+            }
+            for r in rungs
+        ],
+    }
+
+
+def _show(source: ModelSource, rungs: list[Rung], stage: PatchStage | None) -> None:
+    table = Table(title=f"{source.name}: the memory ladder", title_justify="left", box=None)
+    for heading in ("rung", "arena B", "lower bound B", "steps"):
+        table.add_column(heading, justify="left" if heading == "rung" else "right")
+    for r in rungs:
+        table.add_row(
+            r.sharing.value,
+            f"{r.arena_bytes:,}",
+            f"{r.memory.lower_bound_bytes:,}",
+            str(len(r.memory.steps)),
+        )
+    console().print(table)
+    if stage is not None:
+        console().say(
+            f"patches: {stage.grid} over the first {stage.layers} layers, up to {stage.split}; on top of "
+            f"{stage.macs:,} MAC {stage.recomputed_macs:,} computed again ({stage.recomputed_share:.1%}), "
+            f"{stage.peak_bytes:,} B a patch",
+        )

@@ -7,12 +7,14 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from harness.destination import writing
 from harness.errors import ConfigError
 
 
@@ -30,10 +32,8 @@ def write_json(document: Mapping[str, Any], target: str) -> None:
         sys.stdout.flush()
         return
     check_json_target(target)
-    try:
+    with writing(target, option="--json"):
         _write_whole(Path(target), text)
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", file=target, field="--json") from error
 
 
 def _write_whole(target: Path, text: str) -> None:
@@ -63,6 +63,11 @@ def check_json_target(target: str) -> None:
         raise ConfigError("is a model; for standard output write `--json -`", file=target, field="--json")
     if not Path(target).absolute().parent.is_dir():
         raise ConfigError("its folder does not exist", file=target, field="--json")
+
+
+def now_words() -> str:
+    """The time as pages have it."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 class Screen(Console):

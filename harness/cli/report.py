@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,8 @@ import typer
 
 from harness import row as rows
 from harness.cli.options import DEFAULT_RESULTS, JsonOption, ResultsOption
-from harness.cli.output import Screen, console, write_json
+from harness.cli.output import Screen, console, now_words, write_json
+from harness.destination import write_text
 from harness.errors import ConfigError
 from harness.report import page
 from harness.row import Row
@@ -48,11 +48,8 @@ def _write_page(found: Sequence[Row], *, out: Path | None, results: str, source:
     if out is None and "://" in results:
         raise ConfigError("is needed when the results are in a database", file="--out")
     target = out or Path(results) / "report.html"
-    generated = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    try:
-        target.write_text(page.render(found, generated=generated, source=source), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", file=str(target), field="--out") from error
+    generated = now_words()
+    write_text(target, page.render(found, generated=generated, source=source), option="--out")
     screen.say(f"{target}: {len(found)} rows")
 
 

@@ -5,7 +5,6 @@ torch is imported when a search begins and not before: other commands do without
 
 from __future__ import annotations
 
-import datetime
 import sys
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ from harness.cli.options import (
     ResultsOption,
     SpaceOption,
 )
-from harness.cli.output import console, write_json
+from harness.cli.output import console, now_words, write_json
 from harness.store import Store
 from nas.ranking import Mode
 
@@ -99,9 +98,8 @@ def command(
         found = phases.run(request, store=store, tell=screen.say)
     values = document(found)
     write_json(values, str(out / "search.json"))
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = out / "report.html"
-    page.write_text(render(found, generated=now), encoding="utf-8")
+    page.write_text(render(found, generated=now_words()), encoding="utf-8")
     if json is not None:
         write_json(values, json)
     if json != "-":

@@ -17,6 +17,7 @@ from harness import host
 from harness.boards_file import load_boards
 from harness.cli.options import JsonOption, MemoryOption
 from harness.cli.output import Screen, console, write_json
+from harness.destination import writing
 from harness.errors import ConfigError
 from harness.job import Memory
 
@@ -69,10 +70,8 @@ def run(
     with contextlib.ExitStack() as stack:
         trace_file = None
         if trace is not None:
-            try:
+            with writing(trace, option="--trace"):
                 trace_file = stack.enter_context(trace.open("w", encoding="utf-8"))
-            except OSError as e:
-                raise ConfigError(f"cannot be written: {e.strerror}", file=str(trace), field="--trace") from e
         profile = run_elf(
             elf,
             board=chosen.name,

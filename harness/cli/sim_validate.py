@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +10,8 @@ import typer
 from rich.table import Table
 
 from harness.cli.options import JsonOption
-from harness.cli.output import console, write_json
-from harness.errors import ConfigError
+from harness.cli.output import console, now_words, write_json
+from harness.destination import write_text
 
 if TYPE_CHECKING:
     from harness.sim import validation
@@ -42,11 +41,8 @@ def validate(
     if html is not None:
         from harness.report import validation as page
 
-        generated = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        try:
-            html.write_text(page.render(found, generated=generated), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"cannot be written: {error.strerror}", file=str(html), field="--html") from error
+        generated = now_words()
+        write_text(html, page.render(found, generated=generated), option="--html")
     if json is not None:
         write_json(engine.to_json(found), json)
     if json != "-":

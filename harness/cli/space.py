@@ -17,6 +17,7 @@ from harness.boards_file import load_boards
 from harness.chips import Chip, load_chip
 from harness.cli.options import BoardsFileOption, JsonOption
 from harness.cli.output import console, write_json
+from harness.destination import writing
 from harness.errors import ConfigError
 from harness.job import Kernels
 from harness.report import charts
@@ -196,15 +197,13 @@ def _document(board: str, request: Request, limit: Need, columns: tuple[_Column,
 
 
 def _draw(out: Path, columns: tuple[_Column, _Column], request: Request, limit: Need) -> None:
-    try:
+    with writing(out, option="--out"):
         out.mkdir(parents=True, exist_ok=True)
         (out / "figure11.svg").write_text(_figure_11(request, columns[1], limit))
         for column in columns:
             name = column.key.replace("_", "-")
             (out / f"figure3-{name}.svg").write_text(_figure_3(column, limit))
             (out / f"figure12-{name}.svg").write_text(_figure_12(column))
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", file=str(out), field="--out") from error
 
 
 def _figure_3(column: _Column, limit: Need) -> str:

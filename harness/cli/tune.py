@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import host, paths, rack
+from harness.boards import Board
 from harness.boards_file import load_boards
 from harness.chips import load_chip
 from harness.cli import compiling, signals
@@ -22,7 +23,7 @@ from harness.cli.options import BoardsFileOption, JsonOption, MemoryOption, Mode
 from harness.cli.output import Screen, console, write_json
 from harness.errors import ConfigError
 from harness.job import JobOptions, Memory
-from harness.models import resolve
+from harness.models import ModelSource, resolve
 from harness.runner import Runner
 from harness.session import LEASE_WAIT_S
 from harness.station import Station, counts_cycles
@@ -83,33 +84,7 @@ def command(
         patches=grid,
         fold_constants=fold_constants,
     )
-    stop = threading.Event()
-    station = Station(stop=stop, memory=memory)
-    runner = Runner(hardware=station, stop=stop, clock=time.monotonic, now=time.time, rng=random.SystemRandom())
-    readings = Readings(
-        paths.cache_dir() / "readings", kind_of(chosen[0], memory, toolchain=find_toolchain().description)
-    )
-    screen = console(stderr=True)
-    with signals.handled(stop, station.abort):
-        lease = rack.lease(
-            chosen[0],
-            timeout_s=LEASE_WAIT_S,
-            clock=time.monotonic,
-            stop=stop,
-            waiting=screen.say,
-        )
-        with lease, View(screen, f"{source.name} on {board}") as view:
-            found = Tuner(
-                chosen[0],
-                runner=runner,
-                readings=readings,
-                options=options,
-                stop=stop,
-                observe=view.observe,
-                clock=time.monotonic,
-                now=time.time,
-                slack=slack,
-            ).tune(source)
+    found = _tuned(chosen[0], source, options, slack=slack)
     kept = record.kept_file(found)
     record.write(found, kept)
     if out is not None:
@@ -120,6 +95,37 @@ def command(
     shown.print(table(found))
     for line in summary(found, out or kept):
         shown.say(line)
+
+
+def _tuned(board: Board, source: ModelSource, options: JobOptions, *, slack: float) -> Tuning:
+    """With the board to itself, and a bar."""
+    stop = threading.Event()
+    station = Station(stop=stop, memory=options.memory)
+    runner = Runner(hardware=station, stop=stop, clock=time.monotonic, now=time.time, rng=random.SystemRandom())
+    readings = Readings(
+        paths.cache_dir() / "readings", kind_of(board, options.memory, toolchain=find_toolchain().description)
+    )
+    screen = console(stderr=True)
+    with signals.handled(stop, station.abort):
+        lease = rack.lease(
+            board,
+            timeout_s=LEASE_WAIT_S,
+            clock=time.monotonic,
+            stop=stop,
+            waiting=screen.say,
+        )
+        with lease, View(screen, f"{source.name} on {board.name}") as view:
+            return Tuner(
+                board,
+                runner=runner,
+                readings=readings,
+                options=options,
+                stop=stop,
+                observe=view.observe,
+                clock=time.monotonic,
+                now=time.time,
+                slack=slack,
+            ).tune(source)
 
 
 class View:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import folder
 from harness.boards import Board
 from harness.chips import load_chip
+from harness.destination import made_folder
 from harness.job import Job, JobOptions, prepare
 from harness.measure import BoardMeasure, source
 from harness.search.answers import answers
@@ -108,7 +108,7 @@ def run(request: Request, *, store: Store, tell: Callable[[str], None]) -> Detec
     """
     begun = time.monotonic()
     device = pick_device(request.device)
-    out = None if request.out is None else folder.made(request.out)
+    out = None if request.out is None else made_folder(request.out)
     space = Space(skeleton=_SKELETON, resolution=request.side, width_percent=request.width_percent)
     arch = space.extreme(largest=False) if request.arch is None else Arch.decode(request.arch)
     space.refuse_foreign(arch)

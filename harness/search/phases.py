@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from harness import folder
 from harness.boards import Board
 from harness.chips import load_chip
+from harness.destination import made_folder
 from harness.errors import ConfigError, HarnessError
 from harness.job import Job, JobOptions, PreparedModel, prepare
 from harness.measure import BoardMeasure, source
@@ -181,7 +181,7 @@ class _Run:
         tell: Callable[[str], None],
     ) -> None:
         self._setup, self._request, self._limits, self._settings = setup, request, limits, settings
-        self._boards, self._out, self._device = request.boards, folder.made(request.out), device
+        self._boards, self._out, self._device = request.boards, made_folder(request.out), device
         self._store, self._tell = store, tell
         self._stop = threading.Event()
         self._options = JobOptions(repetitions=1, warmups=0)

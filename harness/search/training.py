@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from harness import folder
+from harness.destination import made_folder
 from harness.search.phases import recipes
 from nas.accuracy import InheritedAccuracy
 from nas.processes import pick_device, together
@@ -66,7 +66,7 @@ def run(request: Request, *, tell: Callable[[str], None], setup: Setup | None = 
     device = pick_device(request.device)
     with together(device) as rank:
         if rank == 0:
-            folder.made(request.out)
+            made_folder(request.out)
         speak: Callable[[str], None] = tell if rank == 0 else (lambda _: None)
         supernet, largest = _train(chosen, request, device, speak)
         processes = distributed.get_world_size() if distributed.is_initialized() else 1

@@ -1,0 +1,48 @@
+"""Where users want something written: what cannot be is one line that names the option, better before the work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import ConfigError
+
+
+def made_folder(folder: Path, *, option: str = "--out") -> Path:
+    """The folder, made and absolute.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot be created: {error.strerror}", file=str(folder), field=option) from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError("cannot be written", file=str(folder), field=option)
+    return folder.absolute()
+
+
+@contextmanager
+def writing(target: Path | str, *, option: str) -> Iterator[None]:
+    """What the operating system refuses inside is about the file or folder `target`.
+
+    Raises:
+        ConfigError: it refused something.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", file=str(target), field=option) from error
+
+
+def write_text(file: Path, text: str, *, option: str) -> None:
+    """Writes a whole file.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    with writing(file, option=option):
+        file.write_text(text, encoding="utf-8")
