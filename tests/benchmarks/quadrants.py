@@ -215,7 +215,9 @@ _GAINS = (
     ("the engine, searched networks", _Cell(False, "searched_int8"), _Cell(True, "searched_int8")),
     ("the search, CMSIS-NN", _Cell(True, "searched_int8"), _Cell(True, "scaled_int8")),
     ("the search, TinyEngine", _Cell(False, "searched_int8"), _Cell(False, "scaled_int8")),
+    ("the network trained alone, CMSIS-NN", _Cell(True, "alone_int8"), _Cell(True, "scaled_int8")),
     ("the network trained alone, TinyEngine", _Cell(False, "alone_int8"), _Cell(False, "scaled_int8")),
+    ("the engine, networks trained alone", _Cell(False, "alone_int8"), _Cell(True, "alone_int8")),
 )  # fmt: skip
 """What is compared, on the same samples."""
 
