@@ -169,38 +169,60 @@ def _part(anchor: str, group: Sequence[Row], *, version: str | None) -> ModelPar
     first = group[0]
     slowest = max((row.cycles or 0 for row in group), default=0)
     measured = [row for row in group if row.layers and any(layer.cycles for layer in row.layers)]
+    notes = (
+        zoo.LABEL if first.model.startswith("zoo:") else "",
+        _KERNELS.get(first.kernels or "", ""),
+        f"timing model {version}: not to be compared with other versions' rows" if version else "",
+    )
+    return ModelPart(
+        anchor=anchor,
+        name=first.model,
+        note="; ".join(filter(None, notes)),
+        requant=first.requant,
+        mmacs=_number(first.macs, 1e6, 2),
+        sha256=first.model_sha256,
+        lines=tuple(_line(row, slowest) for row in group),
+        layer_boards=tuple(row.board for row in measured),
+        layers=_layer_lines(measured),
+        pictures=_pictures(anchor, group),
+    )
+
+
+def _layer_lines(measured: Sequence[Row]) -> tuple[LayerLine, ...]:
+    """The layers of the row that has most of them, each with a cell for each row."""
     longest = max((row.layers for row in measured if row.layers), key=len, default=())
     peaks = [max(layer.cycles or 0 for layer in row.layers or ()) for row in measured]
-    layers = []
-    for layer in longest:
-        cells: list[LayerCell | None] = []
-        for row, peak in zip(measured, peaks, strict=True):
-            same = next((each for each in row.layers or () if each.index == layer.index), None)
-            if same is None or same.cycles is None:
-                cells.append(None)
-                continue
-            cells.append(
-                LayerCell(
-                    share=same.cycles / peak if peak else 0.0,
-                    kcycles=f"{same.cycles / 1e3:,.1f}",
-                    cycles_per_mac=f"{same.cycles / same.macs:.2f}" if same.macs else "",
-                )
-            )
-        layers.append(
-            LayerLine(
-                index=layer.index,
-                name=layer.name,
-                op=layer.op,
-                kernels=tuple(dict.fromkeys(_kernel(row, layer.index) for row in measured)),
-                kmacs=f"{layer.macs / 1e3:,.1f}" if layer.macs else "",
-                cells=tuple(cells),
-            )
+    return tuple(
+        LayerLine(
+            index=layer.index,
+            name=layer.name,
+            op=layer.op,
+            kernels=tuple(dict.fromkeys(_kernel(row, layer.index) for row in measured)),
+            kmacs=f"{layer.macs / 1e3:,.1f}" if layer.macs else "",
+            cells=tuple(_cell(row, layer.index, peak) for row, peak in zip(measured, peaks, strict=True)),
         )
+        for layer in longest
+    )
+
+
+def _cell(row: Row, index: int, peak: int) -> LayerCell | None:
+    same = next((each for each in row.layers or () if each.index == index), None)
+    if same is None or same.cycles is None:
+        return None
+    return LayerCell(
+        share=same.cycles / peak if peak else 0.0,
+        kcycles=f"{same.cycles / 1e3:,.1f}",
+        cycles_per_mac=f"{same.cycles / same.macs:.2f}" if same.macs else "",
+    )
+
+
+def _pictures(anchor: str, group: Sequence[Row]) -> tuple[ArenaPicture, ...]:
+    """One of each memory plan, whichever boards have it."""
     plans: dict[tuple[MemoryMap, int], list[Row]] = {}
     for row in group:
         if row.memory is not None and row.arena_planned_bytes:
             plans.setdefault((row.memory, row.arena_planned_bytes), []).append(row)
-    pictures = tuple(
+    return tuple(
         ArenaPicture(
             anchor=f"{anchor}-{number}",
             boards=", ".join(row.board for row in same) if len(plans) > 1 else "",
@@ -209,27 +231,6 @@ def _part(anchor: str, group: Sequence[Row], *, version: str | None) -> ModelPar
             rungs=_rungs(same[0], memory, arena_bytes),
         )
         for number, ((memory, arena_bytes), same) in enumerate(plans.items())
-    )
-    return ModelPart(
-        anchor=anchor,
-        name=first.model,
-        note="; ".join(
-            filter(
-                None,
-                (
-                    zoo.LABEL if first.model.startswith("zoo:") else "",
-                    _KERNELS.get(first.kernels or "", ""),
-                    f"timing model {version}: not to be compared with other versions' rows" if version else "",
-                ),
-            )
-        ),
-        requant=first.requant,
-        mmacs=_number(first.macs, 1e6, 2),
-        sha256=first.model_sha256,
-        lines=tuple(_line(row, slowest) for row in group),
-        layer_boards=tuple(row.board for row in measured),
-        layers=tuple(layers),
-        pictures=pictures,
     )
 
 

@@ -26,6 +26,16 @@ class Clocks:
     pclk2_hz: int
     timclk1_hz: int
 
+    @classmethod
+    def divided(
+        cls, sysclk_hz: int, core_hz: int, hclk_hz: int, div1: int, div2: int, *, timclk1_hz: int
+    ) -> Clocks:
+        """With the buses' clocks by their dividers."""
+        return cls(
+            sysclk_hz=sysclk_hz, core_hz=core_hz, hclk_hz=hclk_hz, pclk1_hz=hclk_hz // div1,
+            pclk2_hz=hclk_hz // div2, timclk1_hz=timclk1_hz,
+        )  # fmt: skip
+
 
 def _prescaler(code: int, table: tuple[int, ...]) -> int:
     """AHB or APB divider: codes below half are 1."""
@@ -224,10 +234,7 @@ class RccF4F7(_Switches):
             div1, div2 = _prescaler(cfg >> 10 & 7, _APB), _prescaler(cfg >> 13 & 7, _APB)
             fast = self.values[0x8C] >> 24 & 1
             timclk = hclk if div1 <= (4 if fast else 1) else hclk // div1 * (4 if fast else 2)
-            self._clocks = Clocks(
-                sysclk_hz=sysclk, core_hz=hclk, hclk_hz=hclk, pclk1_hz=hclk // div1, pclk2_hz=hclk // div2,
-                timclk1_hz=timclk,
-            )  # fmt: skip
+            self._clocks = Clocks.divided(sysclk, hclk, hclk, div1, div2, timclk1_hz=timclk)
         return self._clocks
 
     def usart_clock_hz(self, instance: int) -> int:
@@ -363,10 +370,7 @@ class RccH7(_Switches):
             div1, div2 = _prescaler(d2 >> 4 & 7, _APB), _prescaler(d2 >> 8 & 7, _APB)
             fast = self.values[self._CFGR] >> 15 & 1
             timclk = hclk if div1 <= (4 if fast else 2) else hclk // div1 * (4 if fast else 2)
-            self._clocks = Clocks(
-                sysclk_hz=sysclk, core_hz=core, hclk_hz=hclk, pclk1_hz=hclk // div1, pclk2_hz=hclk // div2,
-                timclk1_hz=timclk,
-            )  # fmt: skip
+            self._clocks = Clocks.divided(sysclk, core, hclk, div1, div2, timclk1_hz=timclk)
         return self._clocks
 
     def usart_clock_hz(self, instance: int) -> int:
