@@ -163,6 +163,8 @@ class Dialogue:
             return BoardCrash(self._board, stage, f"still in the fault of an earlier session: {self._old_crash}")
         if self._hello is not None:
             fault = FaultClass.UART_GARBLED if garbage else FaultClass.BOARD_HUNG
+            if not garbage and not accepted and self._still_answers():
+                fault = FaultClass.UART_REQUESTS_LOST
         elif self._banners:
             # Replies that nobody could read are no requests that nobody heard.
             fault = FaultClass.UART_GARBLED if 2 * garbage > self._received else FaultClass.UART_REQUESTS_LOST
@@ -174,6 +176,14 @@ class Dialogue:
         sent = f"accepted, sent {sends} times" if accepted else f"sent {sends} times"
         seen = f"{sent}; in all {self._received} bytes with {self._frames} sound frames came back"
         return BoardTimeout(self._board, stage, total_s, ADVICE[fault], seen=seen, fault_class=fault)
+
+    def _still_answers(self) -> bool:
+        """Whether the board hears the shortest request there is: a line that loses bytes loses long ones first."""
+        self._seq += 1
+        until = self._clock() + self._timing.reply_s
+        request = codec.encode_request(messages.Kind.HELLO, self._nonce, self._seq)
+        self._link.write(request, timeout_s=self._timing.reply_s)
+        return isinstance(self._next_reply("hello", until), messages.Hello)
 
     def _next_reply(self, stage: str, until: float) -> messages.Message | None:
         """The next message that answers the current request; None when it is time to say it again."""

@@ -253,6 +253,19 @@ def test_a_board_that_does_not_hear_a_run_is_found_long_before_the_runs_deadline
     assert time.monotonic() - begun < 5
 
 
+def test_a_board_that_hears_short_requests_only_does_not_hang(link: PipeLink) -> None:
+    class LosesLongOnes(Tampered):
+        def write(self, data: bytes, *, timeout_s: float) -> None:
+            if len(data) < 64:
+                super().write(data, timeout_s=timeout_s)
+
+    board = device(LosesLongOnes(link), Timing(reply_s=0.2, attempts=3))
+    board.hello(5)
+    with pytest.raises(BoardTimeout, match=r"load gave no answer within 0\.6 s \(sent 3 times") as e:
+        board.load_input(INPUT)
+    assert e.value.fault_class is FaultClass.UART_REQUESTS_LOST
+
+
 def test_garbage_before_a_frame_is_cut_off(link: PipeLink) -> None:
     link.write(b"\x05boot loader says hello\xff\xfe" * 50, timeout_s=1)
     assert device(link).hello(1).chip == "host"
