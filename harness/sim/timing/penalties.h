@@ -1,7 +1,7 @@
 /* Every constant of the memory model that no core rule holds, with its source or the word "assumed".
  *
- * The cycles of a miss on each range come with the range (tr_region); the ones for ST's chips are in native.py next to
- * the chip they belong to, again with source or "assumed".
+ * The cycles of a miss on each range come with the range (tr_region); the ones for ST's chips are in
+ * harness/sim/memory_model.py next to the chip they belong to, again with source or "assumed".
  */
 #ifndef TINYRACK_PENALTIES_H
 #define TINYRACK_PENALTIES_H

@@ -63,7 +63,7 @@ __attribute__((visibility("default"))) int qemu_plugin_install(qemu_plugin_id_t 
 
 enum {
     BUCKETS = 1 << 14,
-    READS = 256, /* harness/sim/qemu.py knows the log's layout */
+    READS = 256, /* harness/sim/emulators/qemu.py knows the log's layout */
     OWNER_POLL_NS = 200000000,
 };
 
