@@ -78,7 +78,7 @@ def fit(
     fitted = CoreCosts(cycles=cycles, layers=layers)
     chains = [p for p in points if len(p.parts) > 1]
     if chains:
-        left = [max(1.0, p.cycles - estimate(p.parts[:-1], fitted)) for p in chains]
+        left = [p.cycles - estimate(p.parts[:-1], fitted) for p in chains]
         found = _solve(
             [p.parts[-1].counts for p in chains],
             left,

@@ -15,11 +15,13 @@ from tinyengine.compile import Compiled, CompileOptions, compile_graph, lowered_
 from tinyengine.costs import CoreCosts
 from tinyengine.fixedpoint import Requant
 from tinyengine.importers import tflite
-from tinyengine.ir import Clamp, Graph
+from tinyengine.ir import Clamp, DepthwiseConv2D, Graph
 from tinyengine.kernels.assembly.requantize import ChannelConstants, Epilogue, Rounding
 from tinyengine.kernels.assembly.scheduler import Core
-from tinyengine.kernels.dsp import tiled_rows
+from tinyengine.kernels.catalogue import Target
+from tinyengine.kernels.dsp import depthwise, tiled_rows
 from tinyengine.kernels.dsp.gains import Constants
+from tinyengine.kernels.tiling import Tile
 from tinyengine.schedule import Options
 from tinyengine.ways import parts
 
@@ -89,6 +91,21 @@ def test_channels_apart_from_the_others_have_their_price() -> None:
     assert tiled_rows.rescale_counts(100, constants) == {"rescale.mixed": 100, "rescale.float": 25}
     kinked = replace(constants, epilogue=replace(plain, rounding=Rounding.KINKED, kink=9))
     assert tiled_rows.rescale_counts(100, kinked) == {"rescale.kink": 50}
+
+
+def test_a_depthwise_link_fills_the_rows_that_its_bands_share_again() -> None:
+    """As chain.c.j2 does it; alone, a layer moves them instead."""
+    graph = lowered_graphs(zoo.load("ds-cnn"), CompileOptions(target=Target.M4))[0][0]
+    node = next(n for n in graph.nodes if isinstance(n.op, DepthwiseConv2D))
+    found = depthwise.layer(graph, node, Requant.EXACT)
+    assert not isinstance(found, str) and (found.size[0], found.kernel[0], found.before[0]) == (5, 3, 1)
+    for band, rows in ((1, 2 + 3 + 3 + 3 + 2), (2, 3 + 4 + 2), (5, 5)):
+        linked = depthwise.link_work(found, Tile(band=band)).counts
+        assert linked["fill_row"] == rows * found.channels
+        assert linked["call"] == -(-5 // band) * found.channels
+        assert not {"moved", "move", "padded", "pad_row"} & set(linked)
+    alone = depthwise.work(found, Tile(band=1)).counts
+    assert alone["fill_row"] == 5 * found.channels and alone["moved"]
 
 
 def compared(graph: Graph, core: Core) -> tuple[Compiled, list[tuple[str, float, int]]]:

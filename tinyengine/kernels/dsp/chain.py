@@ -383,7 +383,7 @@ def _work(layer: _Layer, tile: Tile) -> Work:
     if isinstance(layer.found, convolution.Layer):
         return convolution.work(layer.found, tile)
     if isinstance(layer.found, depthwise.Layer):
-        return depthwise.work(layer.found, tile)
+        return depthwise.link_work(layer.found, tile)
     return add.work(layer.found, tile)
 
 

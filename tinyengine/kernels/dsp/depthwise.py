@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -166,20 +167,39 @@ def scratch_bytes(found: Layer, choice: Tile) -> int:
 def work(found: Layer, choice: Tile) -> Work:
     """Filling planes, moving the rows that two bands share, and a call a channel and band."""
     bands = -(-found.out[0] // min(choice.band, found.out[0]))
-    outputs = found.out[0] * found.out[1]
     moved = (bands - 1) * max(0, found.kernel[0] - found.stride)
     # In one band the rows of padding are filled once for all channels.
     rows = (found.out[0] - 1) * found.stride + found.kernel[0]
     padded = max(0, rows - found.size[0]) if bands > 1 else 0
-    kernel = _kernel(found, choice.weights)
-    is_short = choice.weights is Weights.SHORT
-    counts = {
+    planes = {
         "filled": found.size[0] * found.size[1],
         "fill_row": found.size[0],
         "moved": moved * found.plane_columns,
         "move": bands - 1,
         "padded": padded * found.plane_columns,
         "pad_row": padded,
+    }
+    return _work(found, choice, bands, planes)
+
+
+def link_work(found: Layer, choice: Tile) -> Work:
+    """The same as a link of a chain, whose bands fill the rows they share again: nothing is moved or padded."""
+    starts = range(0, found.out[0], choice.band)
+    rows = 0
+    for start in starts:
+        first = start * found.stride - found.before[0]
+        last = (min(start + choice.band, found.out[0]) - 1) * found.stride - found.before[0]
+        rows += min(last + found.kernel[0], found.size[0]) - max(first, 0)
+    return _work(found, choice, len(starts), {"filled": rows * found.size[1], "fill_row": rows})
+
+
+def _work(found: Layer, choice: Tile, bands: int, planes: Mapping[str, float]) -> Work:
+    """Planes as told, and a call a channel and band."""
+    outputs = found.out[0] * found.out[1]
+    kernel = _kernel(found, choice.weights)
+    is_short = choice.weights is Weights.SHORT
+    counts: dict[str, float] = {
+        **planes,
         "call": bands,
         "row": found.out[0],
         f"output.s{found.stride}": outputs,
