@@ -46,11 +46,11 @@ def fit(stairs: Staircase, scale: float, *, right_shift: int, zero_point: int) -
     least = max(_LEAST_STEPS, scale * 2.0 ** (right_shift + 1) + 0.01)
     if least >= _MOST_STEPS:
         return None
-    near = stairs.near(GAIN, scale, right_shift, zero_point, int(_OFFSETS[-1]))
+    parts = stairs.parts(GAIN, scale, right_shift, zero_point, int(_OFFSETS[-1]))
     offsets = kinks.nominal(GAIN, scale, zero_point) + _OFFSETS
     for n in range(_TRIES):
         first = int(least * (_MOST_STEPS / least) ** (n * _GOLDEN % 1) * 2**32 / GAIN)
-        found = kinks.passing((near, stairs), GAIN, offsets, partial(_product, first))
+        found = kinks.passing(parts, GAIN, offsets, partial(_product, first))
         if found is not None:
             return Coarse(offset=found[0], first=first, multiplier=found[1])
     return None

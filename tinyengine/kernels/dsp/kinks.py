@@ -26,6 +26,8 @@ _OFFSETS = np.array(sorted(range(-40, 41), key=abs), dtype=np.int64)
 """How far from the nominal offset the search goes."""
 _LEAST_MULTIPLIER = 1 << 20
 _FAR = 1 << 62
+_NEAREST = 16
+"""Limits that are asked first: they refuse most offsets."""
 _STRIDE = 97
 """A prime: gains that follow each other in the search are far apart."""
 
@@ -42,15 +44,21 @@ class Staircase:
     limits: Integers
     is_reached: NDArray[np.bool_]
 
-    def near(self, gain: int, scale: float, right_shift: int, zero_point: int, reach: int) -> Staircase:
-        """Those near the line that a channel's scale gives; the others seldom decide.
+    def parts(
+        self, gain: int, scale: float, right_shift: int, zero_point: int, reach: int
+    ) -> tuple[Staircase, ...]:
+        """Those nearest to the line that a channel's scale gives, all near it, and all: far ones seldom decide.
 
         Args:
             reach: how far from the nominal offset a search goes.
         """
         to_line = self.limits * (gain / scale * 2.0 ** -(32 + right_shift))
-        distances = gain * self.accumulators + nominal(gain, scale, zero_point) - to_line
-        which = np.abs(distances) < 2 * abs(reach)
+        distances = np.abs(gain * self.accumulators + nominal(gain, scale, zero_point) - to_line)
+        near = distances < 2 * abs(reach)
+        nearest = near if near.sum() <= _NEAREST else distances <= np.partition(distances, _NEAREST)[_NEAREST]
+        return self._some(nearest), self._some(near), self
+
+    def _some(self, which: NDArray[np.bool_]) -> Staircase:
         return Staircase(
             accumulators=self.accumulators[which], limits=self.limits[which], is_reached=self.is_reached[which]
         )
@@ -90,10 +98,8 @@ def fit(
     least = max(_LEAST_GAIN, int(scale * 2.0 ** (right_shift + 1)) + 1)
     most = min(most_gain, _MOST_GAIN, (1 << kink) - 1)
     for gain in sorted(range(least, most + 1), key=lambda g: g * _STRIDE % _MOST_GAIN):
-        near = stairs.near(gain, scale, right_shift, zero_point, int(_OFFSETS[-1]))
-        found = passing(
-            (near, stairs), gain, nominal(gain, scale, zero_point) + _OFFSETS, lambda a: a - (a >> kink)
-        )
+        parts = stairs.parts(gain, scale, right_shift, zero_point, int(_OFFSETS[-1]))
+        found = passing(parts, gain, nominal(gain, scale, zero_point) + _OFFSETS, lambda a: a - (a >> kink))
         if found is not None:
             return Kinked(gain=gain, offset=found[0], multiplier=found[1])
     return None
