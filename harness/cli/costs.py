@@ -15,11 +15,12 @@ from rich.table import Table
 from harness import host, paths, rack
 from harness.boards import Board
 from harness.boards_file import load_boards
+from harness.chips import load_chip
 from harness.cli import signals
 from harness.cli.extras import nas_needed
 from harness.cli.options import JsonOption
 from harness.cli.output import console, write_json
-from harness.cli.tune import View
+from harness.cli.tune import View, is_tunable
 from harness.destination import writing
 from harness.errors import ConfigError
 from harness.job import JobOptions, Memory
@@ -50,6 +51,7 @@ def command(
     if not chosen or not all(b.simulated for b in chosen):
         raise ConfigError("simulated boards are needed", file="--boards")
     host.require(chosen)
+    _check_cores(chosen)
     with nas_needed("costs"):
         from harness.tuning import table
     sources = resolve_all(models)
@@ -90,6 +92,21 @@ def command(
     answer.print(shown(found.cores))
     rounds = "a round" if found.rounds == 1 else f"{found.rounds} rounds"
     answer.say(f"settled after {rounds}; written to {file}")
+
+
+def _check_cores(boards: Sequence[Board]) -> None:
+    """One board for each core, and cycles from all of them.
+
+    Raises:
+        ConfigError: a board without cycles, or two of one core, of which a table could keep one's only.
+    """
+    cores: dict[str, Board] = {}
+    for board in boards:
+        if not is_tunable(board):
+            raise ConfigError("counts instructions, no cycles: nothing can be priced by that", file=board.name)
+        other = cores.setdefault(load_chip(board.chip).core, board)
+        if other is not board:
+            raise ConfigError(f"has the core of {other.name}; one board for each core", file=board.name)
 
 
 def shown(found: Sequence[Measured]) -> Table:

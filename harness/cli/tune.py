@@ -70,7 +70,7 @@ def command(
     if len(chosen) != 1:
         raise ConfigError("names no board", file="--board")
     host.require(chosen)
-    if load_chip(chosen[0].chip).core not in TUNED_CORES or not counts_cycles(chosen[0]):
+    if not is_tunable(chosen[0]):
         raise ConfigError("counts instructions, no cycles: nothing can be chosen by that", file=board)
     source = resolve(model)
     sharing, grid = compiling.patches(patches)
@@ -95,6 +95,11 @@ def command(
     shown.print(table(found))
     for line in summary(found, out or kept):
         shown.say(line)
+
+
+def is_tunable(board: Board) -> bool:
+    """Whether its core's kernels have alternatives, and the board counts the cycles they take."""
+    return load_chip(board.chip).core in TUNED_CORES and counts_cycles(board)
 
 
 def _tuned(board: Board, source: ModelSource, options: JobOptions, *, slack: float) -> Tuning:

@@ -139,6 +139,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["sim", "confirm", "none.elf", "--board", "f412-sim"], "none.elf: cannot be read"),
         (["sim", "confirm", __file__, "--board", "f412-sim"], "is no ELF file"),
         (["costs", "none.tflite"], "none.tflite: cannot be read"),
+        (["costs", "zoo:ds-cnn", "--boards", "f746-sim,h743-sim"], "h743-sim: has the core of f746-sim"),
+        (["costs", "zoo:ds-cnn", "--boards", "qemu-m55"], "qemu-m55: counts instructions"),
         (["search", "--task", "digits", "--board", "qemu-m55", "--out", "x"], "qemu-m55: counts instructions"),
         (
             ["search", "--task", "digits", "--board", "f412-sim", "--out", "x", "--latency-ms", "-3"],
