@@ -83,6 +83,8 @@ def _walk(
                 field = ".".join((*path, name))
                 raise ConfigError("appears twice", file=file, line=key.start_mark.line + 1, field=field)
             seen.add(name)
+            if isinstance(key, yaml.ScalarNode):
+                _check_scalar(key, (*path, name), file)
             yield from _walk(value, (*path, name), file, budget)
             yield (*path, name), key.start_mark.line + 1
     elif isinstance(node, yaml.SequenceNode):
@@ -94,9 +96,11 @@ def _walk(
 
 def _check_scalar(node: yaml.Node, path: tuple[str, ...], file: str) -> None:
     """Refuses what looks like a date or a number and is none: PyYAML lets these failures through, lineless."""
+    if node.tag not in SafeConstructor.yaml_constructors:
+        return  # `<<` and `=` as keys; as values, and any other tag, the loader refuses them, with the line
     try:
         SafeConstructor().construct_object(node)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, LookupError) as error:
         kind = node.tag.rpartition(":")[2]
         what = f"{node.value[:40]!r} reads as a {kind} and is none; text needs quotes"
         field = ".".join(path) or None

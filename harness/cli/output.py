@@ -18,7 +18,7 @@ from harness.destination import writing
 from harness.errors import ConfigError
 
 
-def write_json(document: Mapping[str, Any], target: str) -> None:
+def write_json(document: Mapping[str, Any], target: str, *, option: str = "--json") -> None:
     """Writes `document` to the file `target`, whole or not at all, or to standard output for `-`.
 
     Raises:
@@ -32,7 +32,7 @@ def write_json(document: Mapping[str, Any], target: str) -> None:
         sys.stdout.flush()
         return
     check_json_target(target)
-    with writing(target, option="--json"):
+    with writing(target, option=option):
         _write_whole(Path(target), text)
 
 

@@ -26,6 +26,7 @@ from harness.cli.options import (
     SpaceOption,
 )
 from harness.cli.output import console, now_words, write_json
+from harness.destination import write_text
 from harness.store import Store
 from nas.ranking import Mode
 
@@ -97,9 +98,9 @@ def command(
     with Store.open(results, now=time.time) as store:
         found = phases.run(request, store=store, tell=screen.say)
     values = document(found)
-    write_json(values, str(out / "search.json"))
+    write_json(values, str(out / "search.json"), option="--out")
     page = out / "report.html"
-    page.write_text(render(found, generated=now_words()), encoding="utf-8")
+    write_text(page, render(found, generated=now_words()), option="--out")
     if json is not None:
         write_json(values, json)
     if json != "-":

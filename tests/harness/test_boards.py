@@ -138,6 +138,10 @@ def test_a_users_file_keeps_presets_and_simulated_boards(tmp_path: Path) -> None
         (REAL.replace('"066D"', "2026-13-45"), 4, ["probe.unique_id", "'2026-13-45'", "timestamp", "quotes"]),
         (f"boards:\n  a:\n    baud: {'9' * 5000}\n", 3, ["boards.a.baud", "quotes"]),
         ("boards: !!timestamp x\n", 1, ["timestamp"]),
+        ("boards:\n  2026-13-45: {}\n", 2, ["boards.2026-13-45", "timestamp", "quotes"]),
+        ("boards:\n  a: !!bool so\n", 2, ["boards.a", "'so'", "bool"]),
+        ("boards:\n  a: !!int ''\n", 2, ["boards.a", "int"]),
+        ("boards:\n  a: {<<: 3}\n", 2, ["merging"]),
         (REAL + "    uart: {instance: USART3, tx: PD8}\n", 6, ["boards.bench-1.uart", "needs `rx`"]),
     ],
 )

@@ -161,11 +161,12 @@ def test_a_server_that_ends_while_it_is_asked_is_followed_by_another(rack: Path)
         listener.close()
         connection.close()
 
-    listener.setblocking(True)
+    listener.settimeout(10)
     ending = threading.Thread(target=end)
     ending.start()
     boards.ensure_running(F412)
     ending.join(timeout=10)
+    assert not ending.is_alive()
     assert _status().chip == "stm32f412"
 
 

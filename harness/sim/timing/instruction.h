@@ -1,6 +1,6 @@
 /* One Thumb instruction as the timing rules see it: class, registers by role, size. No semantics. */
-#ifndef TINYRACK_INSN_H
-#define TINYRACK_INSN_H
+#ifndef TINYRACK_INSTRUCTION_H
+#define TINYRACK_INSTRUCTION_H
 
 #include <stdint.h>
 
