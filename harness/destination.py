@@ -26,8 +26,11 @@ def made_folder(folder: Path, *, option: str = "--out") -> Path:
 
 
 @contextmanager
-def writing(target: Path | str, *, option: str) -> Iterator[None]:
+def writing(target: Path | str, *, option: str | None) -> Iterator[None]:
     """What the operating system refuses inside is about the file or folder `target`.
+
+    Args:
+        option: that named it; None: it is a place of ours.
 
     Raises:
         ConfigError: it refused something.
@@ -38,11 +41,22 @@ def writing(target: Path | str, *, option: str) -> Iterator[None]:
         raise ConfigError(f"cannot be written: {error.strerror}", file=str(target), field=option) from error
 
 
-def write_text(file: Path, text: str, *, option: str) -> None:
-    """Writes a whole file.
+def write_text(file: Path, text: str, *, option: str | None) -> None:
+    """Writes a file, whole or not at all.
 
     Raises:
         ConfigError: it cannot be written.
     """
     with writing(file, option=option):
-        file.write_text(text, encoding="utf-8")
+        if file.exists() and not file.is_file():
+            # A device or a pipe (/dev/null, /dev/stdout): root would put a file in its place.
+            file.write_text(text, encoding="utf-8")
+            return
+        path = file.resolve()  # what a symbolic link points to is replaced, not the link
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise

@@ -21,7 +21,6 @@ from harness.cli.extras import nas_needed
 from harness.cli.options import JsonOption
 from harness.cli.output import console, write_json
 from harness.cli.tune import View, is_tunable
-from harness.destination import writing
 from harness.errors import ConfigError
 from harness.job import JobOptions, Memory
 from harness.models import resolve_all
@@ -84,8 +83,7 @@ def command(
     file = out or table.committed_file()
     words = f"tinyrack costs {' '.join(Path(m.argument).name for m in sources)} --boards {boards}"
     document = table.document(found.cores, words)
-    with writing(file, option="--out"):
-        table.write(file, document)
+    table.write(file, document)
     if json is not None:
         write_json(document, json)
     answer = console(stderr=json == "-")

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from harness.destination import writing
+from harness.destination import write_text
 from harness.errors import ConfigError
 
 
@@ -32,23 +32,7 @@ def write_json(document: Mapping[str, Any], target: str, *, option: str = "--jso
         sys.stdout.flush()
         return
     check_json_target(target)
-    with writing(target, option=option):
-        _write_whole(Path(target), text)
-
-
-def _write_whole(target: Path, text: str) -> None:
-    if target.exists() and not target.is_file():
-        # A device or a pipe (/dev/null, /dev/stdout): root would put a file in its place.
-        target.write_text(text, encoding="utf-8")
-        return
-    path = target.resolve()  # what a symbolic link points to is replaced, not the link
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    write_text(Path(target), text, option=option)
 
 
 def check_json_target(target: str) -> None:

@@ -88,7 +88,7 @@ def command(
     kept = record.kept_file(found)
     record.write(found, kept)
     if out is not None:
-        record.write(found, out)
+        record.write(found, out, option="--out")
     if json is not None:
         write_json(record.to_document(found), json)
     shown = console(stderr=json == "-")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +20,7 @@ from pydantic import TypeAdapter
 from harness import paths
 from harness.boards import Board
 from harness.chips import load_chip
+from harness.destination import write_text, writing
 from harness.errors import ConfigError
 from harness.placement import Placement
 from tinyengine.fixedpoint import Requant
@@ -201,20 +201,18 @@ def read(file: Path) -> Tuning:
     return found
 
 
-def write(tuning: Tuning, file: Path) -> None:
+def write(tuning: Tuning, file: Path, *, option: str | None = None) -> None:
     """Writes it, whole or not at all.
+
+    Args:
+        option: that named the file.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
+    with writing(file, option=option):
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(to_text(tuning), encoding="utf-8")
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ConfigError(f"cannot be written: {error.strerror}", file=str(file), field="--out") from error
+    write_text(file, to_text(tuning), option=option)
 
 
 def kept_file(tuning: Tuning) -> Path:

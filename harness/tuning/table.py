@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.boards import Board
 from harness.chips import load_chip
+from harness.destination import write_text
 from harness.errors import HarnessError
 from harness.job import JobOptions, Kernels, compile_options
 from harness.models import ModelSource
@@ -222,8 +223,6 @@ def write(file: Path, content: dict[str, Any]) -> None:
     """Writes the table, whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        ConfigError: it cannot be written.
     """
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    part.replace(file)
+    write_text(file, json.dumps(content, indent=1, sort_keys=True) + "\n", option="--out")

@@ -274,6 +274,19 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "words"), [(None, "record.json: cannot"), ("--out", "record.json: --out: cannot")]
+)
+def test_a_record_that_cannot_be_written_is_one_line(tmp_path: Path, option: str | None, words: str) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(ConfigError, match=words):
+        record.write(TUNING, tmp_path / "taken" / "record.json", option=option)
+    (tmp_path / "record.json").mkdir()
+    with pytest.raises(ConfigError, match=words):
+        record.write(TUNING, tmp_path / "record.json", option=option)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["record.json", "taken"]
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "no tuning record"),
