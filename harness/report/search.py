@@ -7,6 +7,7 @@ and every figure of a board has its measurement's id beside it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from markupsafe import Markup
 
@@ -17,7 +18,7 @@ from harness.report.figures import MapPicture
 from harness.report.page import Fact, facts
 from harness.row import Row
 from harness.search.result import SearchResult
-from nas.costs import Cost, Member
+from nas.costs import Cost, Member, Value
 from nas.space import BlockShape
 
 _KIB = 1024
@@ -221,6 +222,10 @@ def _front(found: SearchResult, board: str) -> Markup:
     return Markup(charts.dots(kinds, title="", x="latency measured, ms", y="validation top-1, %", limit_x=limit))
 
 
+def _interval(one: Value) -> str:
+    return f"{one.low:.2f} to {one.high:.2f}" if isfinite(one.high) else f"{one.low:.2f} or more"
+
+
 def _foretold(found: SearchResult, board: str) -> Markup:
     """Predicted against measured; those predicted before anything was measured have a colour of their own."""
     own = [f for f in found.foretold if f.measured.board == board]
@@ -235,7 +240,7 @@ def _foretold(found: SearchResult, board: str) -> Markup:
                     low=f.predicted.latency_ms.low,
                     high=f.predicted.latency_ms.high,
                     tip=f"{f.arch.encode()}: predicted {f.predicted.latency_ms.value:.2f} ms "
-                    f"({f.predicted.latency_ms.low:.2f} to {f.predicted.latency_ms.high:.2f}) from {f.known} "
+                    f"({_interval(f.predicted.latency_ms)}) from {f.known} "
                     f"measured networks, measured {f.measured.latency_ms.value:.2f} ms, "
                     f"measurement {f.measured.latency_ms.id}",
                 )
