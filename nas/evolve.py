@@ -6,8 +6,9 @@ crossed and mutated ones. Pareto's (NSGA-II): accuracy, latency, SRAM and flash 
 Costs are predicted until they are measured, and a measured value replaces its prediction for good. After each
 generation boards are asked about candidates whose interval straddles a limit, those on the front, and the most
 uncertain; within a budget about few, those that promise most. Then the predictor may learn from the answers. What
-the search returns was measured and meets every limit as measured: whatever is left on the front is measured until
-that holds. If nothing can meet the limits, it ends with the network that misses them least.
+the search returns was measured and meets every limit as measured: in the end the rest of a budget is spent where
+it adds most, and without one all that is left on the front is measured. If nothing can meet the limits, it ends
+with the network that misses them least.
 
 Everything that happened is in a log; with the same seed a search that was killed goes on from it and ends at the
 same front. Accuracy, cost and measurement are functions it is given: it knows no network, no engine and no board.
@@ -21,35 +22,16 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 from nas import arch as architecture
 from nas import asking
 from nas.arch import Arch
-from nas.costs import Costs, Limit, Member
-from nas.errors import Infeasible, LogError
+from nas.costs import Limit, Member
+from nas.errors import Infeasible
+from nas.known import Accuracy, Known, MeasureArchs, Predict
 from nas.ranking import Mode, Ranking
 from nas.search_log import SearchLog
 from nas.space import Space
-
-
-class Predict(Protocol):
-    """Costs of networks nobody has measured; learns when told."""
-
-    def __call__(self, candidates: Sequence[Arch]) -> list[tuple[Costs, ...]]:
-        """For each candidate its costs, one entry a board."""
-        ...
-
-    def learn(self, measured: Sequence[Arch]) -> None:
-        """Boards have figures for these. After a restart they are told again, in the same order.
-
-        What failed is not among them: asked once more a board may do better, and a restarted search would differ.
-        """
-        ...
-
-
-MeasureArchs = Callable[[Sequence[Arch]], list[tuple[Costs, ...]]]
-Accuracy = Callable[[Sequence[Arch]], list[float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,14 +123,10 @@ class Search:
         self._space, self._settings = space, settings
         self._limits = tuple(limits)
         self._ranking = Ranking(mode=settings.mode, limits=self._limits)
-        self._accuracy, self._predict, self._measure = accuracy, predict, measure
         self._tell = tell
         self._rng = random.Random(f"{settings.seed}/{space.name}")
         request = json.dumps([repr(space), [asdict(limit) for limit in limits], asdict(settings)])
-        self._log = SearchLog(log, request)
-        self._known: dict[Arch, Member] = {}
-        self._measured: dict[Arch, tuple[Costs, ...]] = {}
-        self._measurements = 0
+        self._known = Known(SearchLog(log, request), accuracy=accuracy, predict=predict, measure=measure)
         self._history: list[Generation] = []
 
     def run(self) -> Result:
@@ -162,14 +140,14 @@ class Search:
         self._note(0, population)
         for generation in range(settings.generations):
             self._ask(population)
-            population = self._renewed(population)
+            population = self._known.members([m.arch for m in population])  # with costs as now known
             parents = self._ranking.survivors(population, settings.parents)
             children = self._children(parents)
             population = self._ranking.survivors(
-                self._unique([*population, *self._members(children)]), settings.population
+                self._unique([*population, *self._known.members(children)]), settings.population
             )
             self._note(generation + 1, population)
-            self._tell(generation + 1, self._measurements)
+            self._tell(generation + 1, self._known.measurements)
         self._finish()
         return self._result()
 
@@ -180,7 +158,7 @@ class Search:
                 number=number,
                 best=max(fine, default=None),
                 mean=sum(fine) / len(fine) if fine else None,
-                measurements=self._measurements,
+                measurements=self._known.measurements,
             )
         )
 
@@ -194,7 +172,8 @@ class Search:
         nearest: list[Member] = []
         known = [self._space.extreme(largest=False)]
         for _ in range(settings.attempts):
-            drawn = self._members([*known, *(self._space.sample(self._rng) for _ in range(settings.population))])
+            strangers = [self._space.sample(self._rng) for _ in range(settings.population)]
+            drawn = self._known.members([*known, *strangers])
             known = []
             found = self._unique([*found, *self._ranking.fine(drawn)])
             nearest = sorted(self._unique([*nearest, *drawn]), key=self._ranking.order)[: settings.population]
@@ -224,23 +203,6 @@ class Search:
             made = make()
         return made
 
-    def _members(self, archs: Sequence[Arch]) -> list[Member]:
-        """Members for architectures, known ones as they are known."""
-        new = list(dict.fromkeys(a for a in archs if a not in self._known))
-        if new:
-            missing = [a for a in new if self._log.accuracy(a) is None]
-            for a, value in zip(missing, self._accuracy(missing) if missing else [], strict=True):
-                self._log.keep_accuracy(a, value)
-            for a, costs in zip(new, self._predict(new), strict=True):
-                self._known[a] = Member(
-                    arch=a, accuracy=self._log.accuracy(a) or 0.0, costs=self._measured.get(a, costs)
-                )
-        return [self._known[a] for a in archs]
-
-    def _renewed(self, members: Sequence[Member]) -> list[Member]:
-        """The same members with costs as now known."""
-        return self._members([m.arch for m in members])
-
     @staticmethod
     def _unique(members: Iterable[Member]) -> list[Member]:
         return list({m.arch: m for m in members}.values())
@@ -248,7 +210,7 @@ class Search:
     def _left(self) -> int:
         """Networks that boards may still be asked about."""
         budget = self._settings.budget
-        return sys.maxsize if budget is None else budget - len(self._measured)
+        return sys.maxsize if budget is None else budget - self._known.asked
 
     def _ask(self, population: Sequence[Member]) -> None:
         """Boards are asked about those that matter; then the predictor learns and predictions are made anew."""
@@ -263,27 +225,7 @@ class Search:
         if not asked:
             uncertain = settings.uncertain_a_generation
             asked = asking.interesting(population, self._ranking, most=most, uncertain=uncertain)
-        self._have_measured(asked)
-
-    def _have_measured(self, archs: Sequence[Arch]) -> None:
-        asked = [a for a in dict.fromkeys(archs) if a not in self._measured]
-        if not asked:
-            return
-        missing = [a for a in asked if self._log.costs(a) is None]
-        for a, costs in zip(missing, self._measure(missing) if missing else [], strict=True):
-            self._log.keep_costs(a, costs)
-        for a in asked:
-            answer = self._log.costs(a)
-            if answer is None:
-                raise LogError("lost a measurement that was just written", a.encode())
-            self._measured[a] = answer
-            self._measurements += len(answer)
-        self._predict.learn([a for a in asked if all(c.failure is None for c in self._measured[a])])
-        again = list(self._known)
-        for a, predicted in zip(again, self._predict(again), strict=True):
-            self._known[a] = Member(
-                arch=a, accuracy=self._known[a].accuracy, costs=self._measured.get(a, predicted)
-            )
+        self._known.measure(asked)
 
     def _finish(self) -> None:
         """Measures what matters of everything that was looked at: a measurement can open the way for one that was
@@ -310,7 +252,7 @@ class Search:
                     return
                 rounds += 1
                 self._look_round(front)
-            self._have_measured(wanted)
+            self._known.measure(wanted)
 
     def _spend(self) -> None:
         """All of the budget is spent, where it adds most.
@@ -326,7 +268,7 @@ class Search:
             if front and rounds < self._settings.refinements:
                 rounds += 1
                 self._look_round(front)
-            known = list(self._known.values())
+            known = self._known.everyone
             most = min(self._left(), max(1, self._settings.measured_a_generation))
             wanted = asking.promising(known, self._ranking, most=most)
             if not wanted and fruitless < _FRUITLESS:
@@ -342,14 +284,14 @@ class Search:
             if not wanted:
                 return
             fruitless = 0
-            self._have_measured(wanted)
+            self._known.measure(wanted)
 
     def _front(self) -> list[Member]:
-        return self._ranking.front(list(self._known.values()))
+        return self._ranking.front(self._known.everyone)
 
     def _nearest_miss(self, tries: int) -> list[Arch]:
         """To be measured where nothing meets the limits; nobody once it is known, or after so many `tries`."""
-        known = list(self._known.values())
+        known = self._known.everyone
         nearest = min((m for m in known if not m.failed), key=self._ranking.order, default=known[0])
         given_up = tries >= (1 if nearest.hopeless(self._limits) else _LAST_TRIES)
         return [] if nearest.measured or given_up else [nearest.arch]
@@ -361,23 +303,23 @@ class Search:
             parent = front[int(self._rng.random() * len(front))].arch
             return self._mutant(parent, self._settings.mutation / 2)
 
-        self._members([self._new(neighbour) for _ in range(self._settings.parents)])
+        self._known.members([self._new(neighbour) for _ in range(self._settings.parents)])
 
     def _look_further(self, known: Sequence[Member]) -> None:
         """One more generation becomes known, of the best of all, and as many strangers as it has parents."""
         parents = self._ranking.survivors(known, self._settings.parents)
         strangers = [self._new(lambda: self._space.sample(self._rng)) for _ in parents]
-        self._members([*self._children(parents), *strangers])
+        self._known.members([*self._children(parents), *strangers])
 
     def _result(self) -> Result:
-        known = list(self._known.values())
+        known = self._known.everyone
         measured = [m for m in known if m.measured]
         front = self._ranking.front(measured)
         if front:
             return Result(
                 front=tuple(sorted(front, key=self._ranking.order)),
                 generations=self._settings.generations,
-                measurements=self._measurements,
+                measurements=self._known.measurements,
                 history=tuple(self._history),
                 measured=tuple(m for m in measured if not m.failed),
             )

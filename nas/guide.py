@@ -63,7 +63,7 @@ class _Plan:
 
 
 class Guide:
-    """`nas.evolve.Predict`, and the measuring function that it learns from."""
+    """`nas.known.Predict`, and the measuring function that it learns from."""
 
     def __init__(
         self,

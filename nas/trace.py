@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from nas.arch import Arch
 from nas.costs import Costs
-from nas.evolve import MeasureArchs, Predict
+from nas.known import MeasureArchs, Predict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,8 +37,9 @@ import nas
 from nas.arch import Arch
 from nas.costs import Cost, Costs, Limit, Value
 from nas.errors import Infeasible
-from nas.evolve import MeasureArchs, Predict, Search, Settings
+from nas.evolve import Search, Settings
 from nas.guide import Guide
+from nas.known import MeasureArchs, Predict
 from nas.pareto import fronts, hypervolume
 from nas.ranking import Mode
 from tests.benchmarks import search_ground
