@@ -41,9 +41,8 @@ _BANDS = 2
 """Bands of a kernel and form of weights that are measured for a layer: the largest, the smallest, and between."""
 _LEFT_OUT = 5
 """Of so many chains, short forms and layers rounded once one is measured: they share counts with others."""
-
-
 _MOST_ROUNDS = 5
+"""Two more than a table should ever take."""
 
 Networks = Mapping[Requant, tuple[Graph, ...]]
 """Graphs after passes, by rounding."""
