@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 from tinyengine.kernels.assembly.emitter import Emitter
 from tinyengine.kernels.assembly.instruction import Register
 from tinyengine.kernels.assembly.pair_loop import PairLoop
-from tinyengine.kernels.assembly.requantize import PLAIN_PAIR, Pair, clamp, float_cases, rescale, saturate
+from tinyengine.kernels.assembly.requantize import (
+    PLAIN_PAIR,
+    Pair,
+    apart_cases,
+    clamp,
+    float_cases,
+    rescale,
+    saturate,
+)
 
 if TYPE_CHECKING:
     from tinyengine.kernels.assembly.pixel_pairs import PixelPairs
@@ -36,17 +44,15 @@ IS_APART = 1 << 31
 
 
 def coarse_cases(e: Emitter, label: str, tile: PixelPairs) -> Iterator[Pair]:
-    """As `float_cases`, of the kinds of pairs with a coarse product that there are."""
-    pairs = tile.epilogue.apart_pairs
-    for n, pair in enumerate(pairs):
-        e.label(f"{label}{n}", align=False)
-        if n < len(pairs) - 1:
-            # Kinds come in the order (no, yes), (yes, no), (yes, yes).
-            has_first = pair[0]
-            e.ldr(W[0], "r1", 4 * (tile.depth + has_first), "the other channel's first multiplier")
-            e.fixed(f"cmp {W[0]}, #0")
-            e.fixed(f"bne {label}{n + 1}")
-        yield pair
+    """The kinds of pairs with a coarse product that there are."""
+
+    def compare(pair: Pair) -> None:
+        # Kinds come in the order (no, yes), (yes, no), (yes, yes).
+        has_first = pair[0]
+        e.ldr(W[0], "r1", 4 * (tile.depth + has_first), "the other channel's first multiplier")
+        e.fixed(f"cmp {W[0]}, #0")
+
+    return apart_cases(e, label, tile.epilogue, compare)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

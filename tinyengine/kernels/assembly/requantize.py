@@ -276,6 +276,20 @@ def float_cases(e: Emitter, label: str, load: Callable[[int], Register]) -> Iter
         yield pair
 
 
+def apart_cases(e: Emitter, label: str, form: Epilogue, compare: Callable[[Pair], None]) -> Iterator[Pair]:
+    """As `float_cases`, of the kinds of pairs with a kink or a coarse product that there are.
+
+    Args:
+        compare: emits what sets the zero flag where the pair is of this kind, not of a later one.
+    """
+    for n, pair in enumerate(form.apart_pairs):
+        e.label(f"{label}{n}", align=False)
+        if n < len(form.apart_pairs) - 1:
+            compare(pair)
+            e.fixed(f"bne {label}{n + 1}")
+        yield pair
+
+
 def pairs_apart(is_apart: Sequence[bool]) -> tuple[Pair, ...]:
     """The kinds of pairs with a channel that is; an odd last channel is its neighbour's second once more."""
     pairs = [(n, n + 1) for n in range(0, len(is_apart) - 1, 2)]

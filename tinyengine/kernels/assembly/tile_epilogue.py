@@ -6,7 +6,7 @@ carry says from a pair's start to its end that a channel has a kink or is in flo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from tinyengine.kernels.assembly.requantize import (
     Epilogue,
     Pair,
     Rounding,
+    apart_cases,
     clamp,
     float_cases,
     rescale,
@@ -96,7 +97,11 @@ class TileEpilogue:
         """The epilogue of a pair with a channel in float32 or with a kink, once a case."""
         e, form = self.e, self.tile.epilogue
         label = f".L{self.name}_other"
-        for pair in self._kinked_cases(label) if form.is_kinked else float_cases(e, label, self._load_multiplier):
+        for pair in (
+            apart_cases(e, label, form, self._compare_kinks)
+            if form.is_kinked
+            else float_cases(e, label, self._load_multiplier)
+        ):
             with e.scheduled():
                 for channel, accumulators in enumerate((self.first, self.second)):
                     self._requantize(form.of_pair(pair)[channel], accumulators, channel)
@@ -109,16 +114,9 @@ class TileEpilogue:
         self.e.ldr(W0, "r1", self.tail_bytes + 8 * channel, "the other channel's multiplier")
         return W0
 
-    def _kinked_cases(self, label: str) -> Iterator[Pair]:
-        """As `float_cases`, of the kinds of pairs with a kink that there are."""
-        e, pairs = self.e, self.tile.epilogue.apart_pairs
-        for n, pair in enumerate(pairs):
-            e.label(f"{label}{n}", align=False)
-            if n < len(pairs) - 1:
-                load_kinks(e, self.tail_bytes)
-                e.fixed(f"cmp r10, #{pair[0] | pair[1] << 1}")
-                e.fixed(f"bne {label}{n + 1}")
-            yield pair
+    def _compare_kinks(self, pair: Pair) -> None:
+        load_kinks(self.e, self.tail_bytes)
+        self.e.fixed(f"cmp r10, #{pair[0] | pair[1] << 1}")
 
     def next_tile(self) -> None:
         """Back to the loop's start till the row ends."""

@@ -183,7 +183,10 @@ def work(found: Layer, choice: Tile) -> Work:
 
 
 def link_work(found: Layer, choice: Tile) -> Work:
-    """The same as a link of a chain, whose bands fill the rows they share again: nothing is moved or padded."""
+    """The same as a link of a chain, whose bands fill the rows they share again: nothing is moved.
+
+    Planes are padded once a band.
+    """
     starts = range(0, found.out[0], choice.band)
     rows = 0
     for start in starts:

@@ -55,7 +55,9 @@ class Staircase:
         to_line = self.limits * (gain / scale * 2.0 ** -(32 + right_shift))
         distances = np.abs(gain * self.accumulators + nominal(gain, scale, zero_point) - to_line)
         near = distances < 2 * abs(reach)
-        nearest = near if near.sum() <= _NEAREST else distances <= np.partition(distances, _NEAREST)[_NEAREST]
+        nearest = (
+            near if near.sum() <= _NEAREST else distances <= np.partition(distances, _NEAREST - 1)[_NEAREST - 1]
+        )
         return self._some(nearest), self._some(near), self
 
     def _some(self, which: NDArray[np.bool_]) -> Staircase:
