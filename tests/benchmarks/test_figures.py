@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 import tests.benchmarks
+from tests.benchmarks import beside_peers, speed
 from tests.benchmarks.figures import Better, Clock, Entry, Figure, chosen, discover, figure, read, run
+from tinyengine.fixedpoint import Requant
+from tinyengine.kernels.assembly.scheduler import Core
 
 KEYS = ["name", "value", "unit", "target", "reached", "command", "commit", "started", "seconds"]
 
@@ -99,3 +102,16 @@ def test_slow_figures_run_when_all_or_their_name_is_asked_for() -> None:
 
 def test_the_committed_figures_have_names_of_their_own() -> None:
     assert discover(tests.benchmarks)
+
+
+def test_a_table_beside_peers_says_what_is_reached_and_how_far_peers_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mcyc(model: str, core: Core, requant: Requant, *, folded: bool) -> float:
+        assert core is Core.M4
+        halved = 0.5 if folded and model == "vww" else 1.0
+        return halved * (9.6 if requant is Requant.SINGLE else 9.4)
+
+    monkeypatch.setattr(speed, "mcyc", mcyc)
+    folded, whole = beside_peers.table(Core.M4).splitlines()[2:4]
+    assert folded.split(" | ")[:6] == ["| vww folded", "4.7", "4.8", "5.2", "yes", "6.28"]
+    assert whole.split(" | ")[:6] == ["| vww", "9.4", "9.6", "9.5", "no", "3.14"]
+    assert "ic folded" not in beside_peers.table(Core.M4)
