@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,12 @@ from numpy.typing import NDArray
 from tinyengine.fixedpoint import (
     INT32_MAX,
     Multiplier,
+    Requant,
     exp_on_negative_values,
     logistic,
     multiply_by_quantized_multiplier,
     quantize_multiplier,
+    requantize,
     requantize_float,
     rounding_divide_by_power_of_two,
 )
@@ -332,6 +335,30 @@ def conv_accumulator_range(graph: Graph, node: Node) -> tuple[NDArray[np.int64],
     if len(node.inputs) > 2:
         bias = np.asarray(input_tensor(graph, node, 2).data, dtype=np.int64)
     return np.minimum(*ends).sum(axis=1) + bias, np.maximum(*ends).sum(axis=1) + bias
+
+
+def conv_output_range(
+    graph: Graph, node: Node, low: NDArray[np.int64], high: NDArray[np.int64], requant: Requant
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(lowest, highest) output, clamped, of each channel whose accumulators reach from `low` to `high`.
+
+    Both roundings are monotonic, but for a left shift that overflows: such a channel may have any output.
+    """
+    zero_point = quant_params(output_tensor(graph, node)).zero_point
+    clamp = cast(Conv2D | DepthwiseConv2D | FullyConnected, node.op).clamp
+    scales = conv_single_scales(graph, node) if requant is Requant.SINGLE else None
+    if scales is not None:
+        s = np.array(scales, dtype=np.float32)
+        first, last = (requantize_float(v, s) for v in (low, high))
+        wraps = np.zeros(len(s), dtype=bool)
+    else:
+        multipliers = conv_multipliers(graph, node)
+        m = np.array([c.multiplier for c in multipliers], dtype=np.int64)
+        shift = np.array([c.shift for c in multipliers], dtype=np.int64)
+        wraps = np.maximum(np.abs(low), np.abs(high)) << np.maximum(shift, 0) >= 1 << 31
+        first, last = (requantize(v, m, shift) for v in (low, high))
+    first, last = (np.clip(v + zero_point, clamp.low, clamp.high) for v in (first, last))
+    return np.where(wraps, clamp.low, first), np.where(wraps, clamp.high, last)
 
 
 def along_inputs(

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.tinyengine.equality import assert_equal_to_reference, on_core
 from tests.tinyengine.operator_cases import make_case
 from tests.tinyengine.random_graphs import Builder
 from tinyengine import fixedpoint, lowering, reference
 from tinyengine.compile import CompileOptions, compile_graph
+from tinyengine.fixedpoint import Requant
 from tinyengine.importers import tflite
-from tinyengine.ir import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Node, QuantParams
+from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Node, Padding, QuantParams
 from tinyengine.kernels.catalogue import Target
 
 WEIGHTED = ("conv", "depthwise", "fully_connected")
@@ -175,3 +177,22 @@ def test_per_tensor_scales_serve_every_channel_and_a_wrong_number_is_named() -> 
     broken = replace(graph, tensors=tuple(wrong if t is weights else t for t in graph.tensors))
     with pytest.raises(ValueError, match="2 scales for"):
         lowering.conv_multipliers(broken, node)
+
+
+def test_accumulators_that_wrap_in_a_left_shift_prove_nothing_of_outputs() -> None:
+    """Both ends become 0, and between them there is everything: no channel is a constant, in any kernel."""
+    b = Builder(rng=np.random.default_rng(1), name="wraps")
+    plain = QuantParams(scales=(1.0,), zero_points=(0,))
+    x = b.input((1, 4, 4, 4), plain)
+    weights = b.constant(np.full((4, 1, 1, 4), 32, np.int8), plain)
+    bias = b.constant(np.zeros(4, np.int32), plain)
+    op = Conv2D(stride=(1, 1), dilation=(1, 1), padding=Padding(), clamp=Clamp())
+    out = QuantParams(scales=(2.0**-24,), zero_points=(0,))
+    graph = b.graph((b.node(op, (x, weights, bias), (1, 4, 4, 4), out),))
+    node = graph.nodes[0]
+    low, high = lowering.conv_accumulator_range(graph, node)
+    m = lowering.conv_multipliers(graph, node)[0]
+    assert {int(fixedpoint.requantize(v, m.multiplier, m.shift)[0]) for v in (low, high)} == {0}
+    first, last = lowering.conv_output_range(graph, node, low, high, Requant.EXACT)
+    assert set(zip(first.tolist(), last.tolist(), strict=True)) == {(-128, 127)}
+    assert_equal_to_reference([graph], [Requant.EXACT], Target.M4, on_core)

@@ -20,7 +20,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyengine import fixedpoint, lowering
+from tinyengine import lowering
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import (
     Array,
@@ -77,7 +77,8 @@ def bounds(graph: Graph, requant: Requant) -> dict[TensorId, Bounds]:
         if isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected):
             summed = _sums(graph, node, found[x])
             if summed is not None:
-                found[y] = _rescaled(graph, node, summed, requant)
+                low, high = lowering.conv_output_range(graph, node, summed.low, summed.high, requant)
+                found[y] = Bounds(low=low, high=high)
         elif isinstance(op, AveragePool2D | MaxPool2D):
             found[y] = _clamped(found[x].low, found[x].high, op.clamp)
         elif isinstance(op, Reshape) and _keeps_channels(shape, out):
@@ -179,26 +180,6 @@ def _inside(size: int, out: int, kernel: int, stride: int, dilation: int, before
     inside = ((starts >= 0) & (starts < size)).astype(np.int64)
     found: Integers = np.unique(inside, axis=0)
     return found
-
-
-def _rescaled(graph: Graph, node: Node, acc: Bounds, requant: Requant) -> Bounds:
-    """Requantized bounds: both roundings are monotonic, but for a left shift that overflows."""
-    op = node.op
-    assert isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected)
-    zero_point = lowering.quant_params(graph.tensors[node.outputs[0]]).zero_point
-    scales = lowering.conv_single_scales(graph, node) if requant is Requant.SINGLE else None
-    if scales is not None:
-        s = np.array(scales, dtype=np.float32)
-        low, high = (fixedpoint.requantize_float(v, s) for v in (acc.low, acc.high))
-    else:
-        multipliers = lowering.conv_multipliers(graph, node)
-        m = np.array([c.multiplier for c in multipliers], dtype=np.int64)
-        shift = np.array([c.shift for c in multipliers], dtype=np.int64)
-        up = np.maximum(shift, 0)
-        if (np.maximum(np.abs(acc.low), np.abs(acc.high)) << up >= 1 << 31).any():
-            return _everything(len(up))
-        low, high = (fixedpoint.requantize(v, m, shift) for v in (acc.low, acc.high))
-    return _clamped(low + zero_point, high + zero_point, op.clamp)
 
 
 def _clamped(low: Integers, high: Integers, clamp: Clamp) -> Bounds:

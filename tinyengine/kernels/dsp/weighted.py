@@ -126,14 +126,15 @@ def _of_layer(layer: _Layer, requant: Requant) -> Weighted | str:
     low, high = lowering.conv_accumulator_range(graph, node)
     single = lowering.conv_single_scales(graph, node) if requant is Requant.SINGLE else None
     scales = None if single is None else [float(np.float32(s)) for s in single]
-    constant = _unchanging(multipliers, scales, np.stack([low, high], axis=1), clamp, zero_point)
-    # Requantization is monotonic: such a channel is a constant. Training leaves them, with scales and biases no
-    # fast form could hold; a bias of v 2^(e+1) at a scale of 2^-(e+1) says the same, with the others' shift.
-    others_shifts = [-m.shift for c, m in enumerate(multipliers) if c not in constant]
+    first, last = lowering.conv_output_range(graph, node, low, high, requant)
+    # A channel with one output is a constant. Training leaves them, with scales and biases no fast form could
+    # hold; a bias of v 2^(e+1) at a scale of 2^-(e+1) says the same, with the others' shift.
+    is_constant = first == last
+    others_shifts = [-m.shift for m, unlike in zip(multipliers, ~is_constant, strict=True) if unlike]
     e = min(max(min(others_shifts, default=1), 1), _MOST_CONSTANT_SHIFT)
-    for c, value in constant.items():
+    for c in np.flatnonzero(is_constant).tolist():
         constants.silence(c)
-        low[c] = high[c] = constants.bias[c] = value << (e + 1)
+        low[c] = high[c] = constants.bias[c] = (int(first[c]) - zero_point) << (e + 1)
         multipliers[c] = Multiplier(multiplier=1 << 30, shift=-e)
         if scales is not None:
             scales[c] = 2.0 ** -(e + 1)
@@ -176,31 +177,6 @@ def _alone(layer: _Layer) -> tuple[Graph, Node]:
     node = Node(name="layer", op=layer.op, inputs=(0, 1, 2), outputs=(3,), source_index=0)
     tensors = (x, *layer.constants, y)
     return Graph(name="layer", tensors=tensors, nodes=(node,), inputs=(0,), outputs=(3,)), node
-
-
-def _unchanging(
-    multipliers: Sequence[Multiplier],
-    scales: Sequence[float] | None,
-    ends: Integers,
-    clamp: Clamp,
-    zero_point: int,
-) -> dict[int, int]:
-    """Channels whose least and largest accumulators give one output, with that output without zero point.
-
-    Args:
-        ends: (channels, 2), those accumulators.
-    """
-    found = {}
-    for c, m in enumerate(multipliers):
-        rounded = (
-            fixedpoint.requantize(ends[c], m.multiplier, m.shift)
-            if scales is None
-            else fixedpoint.requantize_float(ends[c], scales[c])
-        )
-        first, last = np.clip(rounded + zero_point, clamp.low, clamp.high)
-        if first == last:
-            found[c] = int(first) - zero_point
-    return found
 
 
 def _rounded_twice(found: Weighted, channels: gains.Channels) -> Weighted | str:
