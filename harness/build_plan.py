@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 from harness import digests, paths
@@ -57,15 +56,8 @@ class BuildPlan:
         cls, board: Board, sources: Sources, *, toolchain: Toolchain, placement: Placement = PLAIN
     ) -> BuildPlan:
         """For a board as it is wired."""
-        return cls(
-            sources=sources,
-            chip=load_chip(board.chip),
-            uart=board.uart,
-            clock_source=board.clock_source,
-            baud=board.baud,
-            toolchain=toolchain,
-            placement=placement,
-        )
+        plan = cls.of_chip(load_chip(board.chip), sources, toolchain=toolchain, placement=placement)
+        return replace(plan, uart=board.uart, clock_source=board.clock_source, baud=board.baud)
 
     @classmethod
     def of_chip(
@@ -84,8 +76,7 @@ class BuildPlan:
 
     def digest(self) -> str:
         """SHA-256 over all of it, the firmware's own files included; the image carries it and HELLO repeats it."""
-        h = hashlib.sha256()
-        for part in (
+        return digests.of_texts(
             FORMAT,
             self.sources.digest(),
             self.chip.model_dump_json(),
@@ -96,9 +87,7 @@ class BuildPlan:
             " ".join((*FLAGS, *FIRMWARE_FLAGS, *LINK_FLAGS)),
             firmware_digest(),
             json.dumps(asdict(self.placement), sort_keys=True),
-        ):
-            h.update(f"{len(part)}\0{part}".encode())
-        return h.hexdigest()
+        )
 
 
 @cache

@@ -16,21 +16,20 @@ def made_folder(folder: Path, *, option: str = "--out") -> Path:
     Raises:
         ConfigError: it cannot be made or written.
     """
-    try:
+    with writing(folder, option=option, done="created"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot be created: {error.strerror}", file=str(folder), field=option) from error
     if not os.access(folder, os.W_OK):
         raise ConfigError("cannot be written", file=str(folder), field=option)
     return folder.absolute()
 
 
 @contextmanager
-def writing(target: Path | str, *, option: str | None) -> Iterator[None]:
+def writing(target: Path | str, *, option: str | None, done: str = "written") -> Iterator[None]:
     """What the operating system refuses inside is about the file or folder `target`.
 
     Args:
         option: that named it; None: it is a place of ours.
+        done: what is done to it there.
 
     Raises:
         ConfigError: it refused something.
@@ -38,7 +37,7 @@ def writing(target: Path | str, *, option: str | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", file=str(target), field=option) from error
+        raise ConfigError(f"cannot be {done}: {error.strerror}", file=str(target), field=option) from error
 
 
 def write_text(file: Path, text: str, *, option: str | None) -> None:

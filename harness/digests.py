@@ -1,4 +1,4 @@
-"""Digests of source files: what is kept of a version of the code is never taken for another's."""
+"""Digests: what is kept of a version of the code, or of texts, is never taken for another's."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def of_files(root: Path, files: Iterable[Path]) -> str:
         data = file.read_bytes()
         h.update(f"{file.relative_to(root).as_posix()}\0{len(data)}\0".encode())
         h.update(data)
+    return h.hexdigest()
+
+
+def of_texts(*texts: str) -> str:
+    """SHA-256 over texts and where each of them ends."""
+    h = hashlib.sha256()
+    for text in texts:
+        h.update(f"{len(text)}\0{text}".encode())
     return h.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from harness import paths
+from harness import digests, paths
 from harness.boards import hse_problem
 from harness.build_plan import FIRMWARE_FLAGS, FLAGS, FORMAT, BuildPlan, firmware_digest
 from harness.errors import BuildFailed, ConfigError
@@ -54,13 +53,13 @@ def compile_objects(plan: BuildPlan, digest: str, work: Path, generated: Path, c
 def _shared_objects(plan: BuildPlan, cache_dir: Path) -> tuple[Path, ...]:
     """The firmware's objects that no model changes."""
     options = _firmware_options(plan)
-    h = hashlib.sha256()
-    for part in (FORMAT, plan.chip.model_dump_json(), plan.toolchain.description, firmware_digest(), *FLAGS):
-        h.update(f"{len(part)}\0{part}".encode())
-    h.update(" ".join(o for o in options if not o.startswith("-I")).encode())
+    wanted = (*FLAGS, *(o for o in options if not o.startswith("-I")))
+    digest = digests.of_texts(
+        FORMAT, plan.chip.model_dump_json(), plan.toolchain.description, firmware_digest(), *wanted
+    )
     kept = cache_dir / "firmware"
     kept.mkdir(parents=True, exist_ok=True)
-    place = kept / h.hexdigest()
+    place = kept / digest
     parts = plan.chip.firmware
     names = (*_FIRMWARE_SOURCES, *(f"drivers/{name}" for name in (parts.clock, parts.uart, parts.cycles)))
     with locked(kept / f"{place.name}.lock"):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from harness import programs
 from harness.errors import MissingTool
 
 GCC = "arm-none-eabi-gcc"
@@ -30,9 +30,7 @@ def find_toolchain() -> Toolchain:
     Raises:
         MissingTool: compiler or C library is not installed.
     """
-    found = shutil.which(GCC)
-    if found is None:
-        raise MissingTool(GCC, INSTALL)
+    found = programs.find(GCC, INSTALL)
     description = _ask(found, "--version").splitlines()[0]
     # gcc answers with the bare name when it cannot find the file.
     specs = _ask(found, "-print-file-name=nano.specs").strip()

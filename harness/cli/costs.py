@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from harness import host, paths, rack
+from harness import host, rack
 from harness.boards import Board
 from harness.boards_file import load_boards
 from harness.chips import load_chip
@@ -27,8 +27,7 @@ from harness.models import resolve_all
 from harness.runner import Runner
 from harness.session import LEASE_WAIT_S
 from harness.station import Station
-from harness.toolchain import find_toolchain
-from harness.tuning.readings import Readings, kind_of
+from harness.tuning.readings import Readings
 
 if TYPE_CHECKING:
     from harness.tuning.table import Measured
@@ -62,10 +61,7 @@ def command(
     graphs = table.networks(sources)
 
     def measured(board: Board) -> Measured:
-        readings = Readings(
-            paths.cache_dir() / "readings",
-            kind_of(board, Memory.IDEAL, toolchain=find_toolchain().description),
-        )
+        readings = Readings.of_board(board, Memory.IDEAL)
         lease = rack.lease(board, timeout_s=LEASE_WAIT_S, clock=time.monotonic, stop=stop)
         with lease, View(screen, f"{len(sources)} networks on {board.name}") as view:
             return table.measure(

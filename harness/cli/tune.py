@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from harness import host, paths, rack
+from harness import host, rack
 from harness.boards import Board
 from harness.boards_file import load_boards
 from harness.chips import load_chip
@@ -27,10 +27,9 @@ from harness.models import ModelSource, resolve
 from harness.runner import Runner
 from harness.session import LEASE_WAIT_S
 from harness.station import Station, counts_cycles
-from harness.toolchain import find_toolchain
 from harness.tuning import record
 from harness.tuning.bench import Step
-from harness.tuning.readings import Readings, kind_of
+from harness.tuning.readings import Readings
 from harness.tuning.record import Chosen, Tuning
 from harness.tuning.tuner import DEFAULT_SLACK, Tuner
 from tinyengine.fixedpoint import Requant
@@ -107,9 +106,7 @@ def _tuned(board: Board, source: ModelSource, options: JobOptions, *, slack: flo
     stop = threading.Event()
     station = Station(stop=stop, memory=options.memory)
     runner = Runner(hardware=station, stop=stop, clock=time.monotonic, now=time.time, rng=random.SystemRandom())
-    readings = Readings(
-        paths.cache_dir() / "readings", kind_of(board, options.memory, toolchain=find_toolchain().description)
-    )
+    readings = Readings.of_board(board, options.memory)
     screen = console(stderr=True)
     with signals.handled(stop, station.abort):
         lease = rack.lease(

@@ -6,7 +6,6 @@ over the difference in length, is what one repetition costs once the pipeline is
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from harness.errors import MissingTool
+from harness import programs
 from harness.sim.timing_core import timing_core
 
 _TABLE = Path(__file__).resolve().parent / "timing" / "micro_cases.yaml"
@@ -102,8 +101,7 @@ def _assemble(texts: Sequence[str], core: str) -> tuple[bytes, list[tuple[int, i
 
     prefix = "arm-none-eabi-"
     for tool in ("as", "ld"):
-        if shutil.which(prefix + tool) is None:
-            raise MissingTool(prefix + tool, "apt install binutils-arm-none-eabi")
+        programs.find(prefix + tool, "apt install binutils-arm-none-eabi")
     fpu = "fpv4-sp-d16" if core == "cortex-m4" else "fpv5-sp-d16"
     lines = [".syntax unified", f".cpu {core}", f".fpu {fpu}", ".thumb", ".text", ".global _start", "_start:"]
     for n, text in enumerate(texts):

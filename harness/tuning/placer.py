@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-from harness import paths
 from harness.build_plan import firmware_digest
 from harness.chips import Chip, Names, load_chip
 from harness.errors import Interrupted, Outcome
@@ -16,9 +15,8 @@ from harness.layout import Sizes, room_bytes, spare_bytes
 from harness.placement import Placement, Rule, default_rule, layer_uses, placements, symbol_bytes
 from harness.row import Row
 from harness.runner import Runner
-from harness.toolchain import find_toolchain
 from harness.tuning.placing import DEFAULT, Placed, Room, place
-from harness.tuning.readings import Reading, Readings, Verdict, kind_of
+from harness.tuning.readings import Reading, Readings, Verdict
 from harness.tuning.record import TunedPlacement
 from tinyengine.schedule import Optimize
 
@@ -28,10 +26,9 @@ _STATIC_BYTES = 3 << 10
 
 def placed_best(job: Job, *, runner: Runner, stage: Callable[[str], None]) -> Job:
     """The job with the placement that measuring finds best, or already has; as it is where the stop was set."""
-    kind = kind_of(job.board, job.options.memory, toolchain=find_toolchain().description)
     placer = Placer(
         runner=runner,
-        readings=Readings(paths.cache_dir() / "readings", kind),
+        readings=Readings.of_board(job.board, job.options.memory),
         observe=lambda done, total: stage(f"placement {done}/{total}"),
     )
     try:

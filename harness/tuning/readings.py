@@ -15,9 +15,10 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from harness import digests
+from harness import digests, paths
 from harness.boards import Board
 from harness.job import Memory
+from harness.toolchain import find_toolchain
 from tinyengine.measured import Measured
 
 _FORMAT = "tinyrack.readings/1"
@@ -134,6 +135,16 @@ class Readings:
                 found = _parsed(line)
                 if found is not None and found.verdict is not Verdict.UNTIMED:
                     self._known[found.name] = found
+
+    @classmethod
+    def of_board(cls, board: Board, memory: Memory) -> Readings:
+        """Those of our cache, for the board and the compiler there is.
+
+        Raises:
+            MissingTool: there is none.
+        """
+        kind = kind_of(board, memory, toolchain=find_toolchain().description)
+        return cls(paths.cache_dir() / "readings", kind)
 
     def __len__(self) -> int:
         return len(self._known)

@@ -19,7 +19,7 @@ from harness.paths import default_boards_file
 from harness.placement import Placement, Rule
 from harness.row import LayerRow, PlacementRow, Row
 from harness.runner import Runner
-from harness.tuning import placer
+from harness.tuning import readings
 from harness.tuning.placer import Placer, placed_best
 from harness.tuning.readings import Readings, kind_of
 from harness.tuning.record import TunedPlacement
@@ -105,7 +105,7 @@ def test_what_is_stopped_while_it_is_placed_is_left_to_its_row(
     model: PreparedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINYRACK_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(placer, "find_toolchain", lambda: SimpleNamespace(description="gcc"))
+    monkeypatch.setattr(readings, "find_toolchain", lambda: SimpleNamespace(description="gcc"))
     job = Job(board=F412, model=model, options=JobOptions(placement=Rule.AUTO))
     stopped, fine = (cast(Runner, MadeUpRunner(o)) for o in (Outcome.INTERRUPTED, Outcome.OK))
     assert placed_best(job, runner=stopped, stage=lambda _: None) == job

@@ -18,6 +18,7 @@ from harness.paths import default_boards_file
 from harness.store import Store
 from nas.measure import Candidate, Measured
 from tests.harness.sim_servers import rack
+from tests.tinyengine.equality import assert_same
 from tests.tinyengine.hostbuild import Flavour, HostBatch
 from tests.tinyengine.random_graphs import random_graph
 from tinyengine import reference
@@ -51,8 +52,7 @@ def test_boards_host_and_reference_agree(seeds: list[int], tmp_path: Path) -> No
     batch = HostBatch([compile_graph(g, CompileOptions()) for g in graphs], Flavour.SANITIZED)
     inputs = [default_inputs(g) for g in graphs]
     for graph, given_, run in zip(graphs, inputs, batch.run(list(enumerate(inputs))), strict=True):
-        for want, got in zip(reference.run(graph, given_), run.outputs, strict=True):
-            assert want.tobytes() == got.tobytes(), graph.name
+        assert_same(reference.run(graph, given_), run.outputs, graph.name)
 
     boards = load_boards(default_boards_file()).select(list(BOARDS))
     with Store.open(str(tmp_path / str(seeds[0])), now=time.time) as store:

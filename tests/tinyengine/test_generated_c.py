@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.tinyengine.equality import assert_same
 from tests.tinyengine.hostbuild import Flavour, HostBatch, HostRun
 from tests.tinyengine.random_graphs import Builder, random_graph, random_inputs
 from tinyengine import reference
@@ -55,9 +56,7 @@ def assert_equal_to_reference(
 def compare(graph: Graph, mode: Requant, model: Compiled, inputs: Sequence[NDArray[Any]], run: HostRun) -> None:
     """The judge runs the graph as it was before passes."""
     expected = reference.run(graph, inputs, requant=mode)
-    for want, got in zip(expected, run.outputs, strict=True):
-        # Bytes, not values: -0.0 and NaN count.
-        assert want.tobytes() == got.tobytes(), f"{graph.name} {mode.value}: {[n.op for n in graph.nodes]}"
+    assert_same(expected, run.outputs, f"{graph.name} {mode.value}: {[n.op for n in graph.nodes]}")
     assert run.arena_mark_bytes == model.plan.arena_bytes, f"{graph.name} {mode.value}"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tests.tinyengine.equality import MOST_STACK_BYTES, on_core, on_qemu
+from tests.tinyengine.equality import MOST_STACK_BYTES, assert_same, on_core, on_qemu
 from tests.tinyengine.hostbuild import Flavour, HostBatch
 from tests.tinyengine.odd_networks import odd_network, odd_options
 from tests.tinyengine.oracle import TfliteMicro, Xnnpack, write_tflite
@@ -52,8 +52,7 @@ def assert_equal(seeds: Sequence[int], target: Target, *, on_host: bool) -> int:
     for (index, inputs), got in zip(requests, outputs, strict=True):
         graph, options, model = cases[index]
         where = f"{graph.name} {options}: {[layer.kernel for layer in model.layers]}"
-        for want, have in zip(reference.run(graph, inputs, requant=options.requant), got, strict=True):
-            assert want.tobytes() == have.tobytes(), where
+        assert_same(reference.run(graph, inputs, requant=options.requant), got, where)
     return len(cases)
 
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.tinyengine.corebuild import TARGETS, CoreBatch
+from tests.tinyengine.equality import assert_same
 from tests.tinyengine.random_graphs import random_graph, random_inputs
 from tests.tinyengine.single_layers import hand_picked
 from tinyengine import reference
@@ -54,9 +55,9 @@ def assert_equal(cases: list[tuple[Graph, Requant, int]], core: Core) -> list[Co
     for index, (graph, requant, seed) in enumerate(cases):
         inputs = random_inputs(graph, seed % 7)
         run = batch.run(index, inputs)
-        for want, got in zip(reference.run(graph, inputs, requant=requant), run.outputs, strict=True):
-            kernels = [f"{s.kernel} {s.tile}" for s in models[index].schedule.steps]
-            assert want.tobytes() == got.tobytes(), f"{graph.name} {requant.value} {core} {seed}: {kernels}"
+        kernels = [f"{s.kernel} {s.tile}" for s in models[index].schedule.steps]
+        where = f"{graph.name} {requant.value} {core} {seed}: {kernels}"
+        assert_same(reference.run(graph, inputs, requant=requant), run.outputs, where)
     return models
 
 

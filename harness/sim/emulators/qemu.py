@@ -11,7 +11,6 @@ import contextlib
 import json
 import mmap
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -20,9 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import programs
 from harness.cable.interfaces import FlashReport
 from harness.chips import Chip, Qemu
-from harness.errors import FlashFailed, MissingTool
+from harness.errors import FlashFailed
 from harness.sim import native, runtime
 from harness.sim.emulators.channel import Channel, Gone
 from harness.sim.emulators.process import STOP_TIMEOUT_S, Emulator, Refused
@@ -60,10 +60,7 @@ def find_qemu() -> str:
     Raises:
         MissingTool: it is not on PATH.
     """
-    found = shutil.which(QEMU)
-    if found is None:
-        raise MissingTool(QEMU, INSTALL)
-    return found
+    return programs.find(QEMU, INSTALL)
 
 
 class QemuBoard:

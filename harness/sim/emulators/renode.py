@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
 
+from harness import programs
 from harness.cable.interfaces import FlashReport
 from harness.chips import Chip, UartPins
-from harness.errors import MissingTool
 from harness.sim import keeper, runtime
 from harness.sim.emulators.channel import Channel, Gone
 from harness.sim.emulators.process import STOP_TIMEOUT_S, Emulator, Refused
@@ -37,10 +36,7 @@ def find_renode() -> str:
     Raises:
         MissingTool: it is not on PATH.
     """
-    found = shutil.which(RENODE)
-    if found is None:
-        raise MissingTool(RENODE, INSTALL)
-    return found
+    return programs.find(RENODE, INSTALL)
 
 
 class RenodeBoard:

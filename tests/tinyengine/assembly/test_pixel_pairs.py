@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.tinyengine.assembly import quantization
 from tests.tinyengine.assembly.matrix import MOST_SUM, gained, in_order, interleaved
-from tests.tinyengine.assembly.quantization import QUANTIZATIONS, Quantization
+from tests.tinyengine.assembly.quantization import QUANTIZATIONS, Channels, Quantization
 from tests.tinyengine.assembly.rig import Rig
 from tinyengine.ir import Integers
 from tinyengine.kernels.assembly import interleave, pixel_pairs
@@ -47,14 +48,16 @@ EPILOGUE = Epilogue(right_shift=7, sign_correction=False, clamp=QUANTIZATIONS[0]
 SHAPES = [(4, 2, 1), (8, 6, 3), (20, 4, 2), (60, 10, 2), (64, 4, 9), (128, 2, 3), (136, 4, 2), (256, 2, 2)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Trial:
-    """One kernel with what it is called with: (channels, depth) weights, requantization, what outputs must be."""
+class Trial(NamedTuple):
+    """One kernel with what it is called with.
+
+    Args:
+        layer: whose weights and bias it takes. outputs: of sums of products, as they must be.
+    """
 
     kernel: PixelPairs
     tiles: int
-    weights: Integers
-    bias: Integers
+    layer: Channels
     constants: Sequence[ChannelConstants]
     gains: Integers
     outputs: Callable[[Integers], NDArray[np.int8]]
@@ -71,10 +74,11 @@ def outputs_checked(trials: Sequence[Trial], rng: np.random.Generator, folder: P
         out = np.zeros((len(x), t.kernel.channels), np.int8)
         at = rig.room(out)
         pairs = t.kernel.channels // 2
-        table = pixel_pairs.pack(t.kernel, in_order(t.weights), t.bias, t.constants, t.gains)
+        weights, bias = t.layer.weights, t.layer.bias
+        table = pixel_pairs.pack(t.kernel, in_order(weights), bias, t.constants, t.gains)
         assert len(table) == t.kernel.block_words * pairs
-        products = x.astype(np.int64) @ t.weights.T
-        assert (t.gains * np.abs(products + t.bias)).max() < 1 << 23
+        products = x.astype(np.int64) @ weights.T
+        assert (t.gains * np.abs(products + bias)).max() < 1 << 23
         rig.call(f"k{n}", rig.place(interleaved(x)), rig.place(table), at, t.tiles | pairs << 16)
         np.testing.assert_array_equal(rig.read(at, out), t.outputs(products), err_msg=f"{n} {t.kernel}")
         found.append(t.outputs(products))
@@ -97,17 +101,7 @@ def test_the_tile_equals_numpy_around_every_size(is_raw: bool, tmp_path: Path) -
             )
             kernel = PixelPairs(depth=depth, channels=channels, epilogue=epilogue, most_sum=MOST_SUM)
             assert kernel.is_raw == is_raw
-            trials.append(
-                Trial(
-                    kernel=kernel,
-                    tiles=tiles,
-                    weights=made.weights,
-                    bias=made.bias,
-                    constants=constants,
-                    gains=gains,
-                    outputs=made.outputs,
-                )
-            )
+            trials.append(Trial(kernel, tiles, made, constants, gains, made.outputs))
     outputs_checked(trials, rng, tmp_path)
 
 
@@ -120,17 +114,7 @@ def test_a_channel_in_float_beside_integers(tmp_path: Path) -> None:
             made = quantization.layer(each, channels, depth, rng, 1 << 18, Rounding.MIXED)
             kernel = PixelPairs(depth=depth, channels=channels, epilogue=made.epilogue, most_sum=MOST_SUM)
             assert kernel.is_raw
-            trials.append(
-                Trial(
-                    kernel=kernel,
-                    tiles=tiles,
-                    weights=made.weights,
-                    bias=made.bias,
-                    constants=made.constants,
-                    gains=np.full(channels, 2),
-                    outputs=made.outputs,
-                )
-            )
+            trials.append(Trial(kernel, tiles, made, made.constants, np.full(channels, 2), made.outputs))
     outputs_checked(trials, rng, tmp_path)
 
 
@@ -146,17 +130,7 @@ def test_coarse_products_beside_others(each: Quantization, tmp_path: Path) -> No
         kernel = PixelPairs(depth=depth, channels=8, epilogue=made.epilogue, most_sum=MOST_SUM)
         assert kernel.refusal() is None
         coarse.append(made.is_coarse)
-        trials.append(
-            Trial(
-                kernel=kernel,
-                tiles=tiles,
-                weights=plain.weights,
-                bias=plain.bias,
-                constants=made.constants,
-                gains=made.gains,
-                outputs=made.outputs,
-            )
-        )
+        trials.append(Trial(kernel, tiles, plain, made.constants, made.gains, made.outputs))
     assert {t.kernel.has_loops for t in trials} == {False, True}
     found = outputs_checked(trials, rng, tmp_path)
     assert len(np.unique(np.concatenate([y[:, c].ravel() for y, c in zip(found, coarse, strict=True)]))) > 60
