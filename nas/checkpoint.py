@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas.errors import CheckpointError
 
@@ -56,14 +56,14 @@ class Checkpoint:
             "identity": self._identity,
             "phase": reached.phase,
             "epoch": reached.epoch,
-            "model": model.state_dict(),
-            "optimizer": reached.optimizer,
+            "model": _on_cpu(model.state_dict()),
+            "optimizer": _on_cpu(reached.optimizer),
         }
         torch.save(state, draft)
         draft.replace(self._file)
 
-    def load(self, model: nn.Module, device: torch.device) -> Reached | None:
-        """Puts the kept weights into `model`; None where nothing was kept.
+    def load(self, model: nn.Module) -> Reached | None:
+        """Puts the kept weights into `model`, wherever it is; None where nothing was kept.
 
         Raises:
             CheckpointError: the file is of another training, or is damaged.
@@ -71,7 +71,7 @@ class Checkpoint:
         if not self._file.exists():
             return None
         try:
-            state = torch.load(self._file, map_location=device, weights_only=True)
+            state = torch.load(self._file, map_location="cpu", weights_only=True)
             if state["identity"] != self._identity:
                 raise CheckpointError(
                     "is of another space, data set or recipe; remove it or name another", str(self._file)
@@ -81,3 +81,12 @@ class Checkpoint:
         except (RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
             # torch's own words take six lines and advise to run whatever the file holds.
             raise CheckpointError("is damaged; remove it to start anew", str(self._file)) from error
+
+
+def _on_cpu(state: Any) -> Any:
+    """What a card trained goes on without one; read again, a card never holds it twice."""
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, dict):
+        return {key: _on_cpu(value) for key, value in state.items()}
+    return [_on_cpu(value) for value in state] if isinstance(state, list) else state

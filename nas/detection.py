@@ -150,7 +150,7 @@ def train(
     """
     detector.to(device)
     kept = None if checkpoint is None else Checkpoint(checkpoint, _identity(detector, given, shapes, recipe))
-    reached = (None if kept is None else kept.load(detector, device)) or Reached(phase=_PHASE, epoch=0)
+    reached = (None if kept is None else kept.load(detector)) or Reached(phase=_PHASE, epoch=0)
     optimizer = torch.optim.SGD(
         detector.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
+
+# Its functions' defaults keep whatever group exists when it is first imported, and making an optimizer imports it.
+# A group that is kept is never destroyed; its threads abort the process at exit, in most runs (torch 2.13, gloo).
+import torch.distributed.nn
 from torch import distributed
 
 from nas.errors import NasError

@@ -174,7 +174,7 @@ class _Run:
     ) -> None:
         self._model, self._task, self._recipe, self._device, self._tell = model, task, recipe, device, tell
         self._checkpoint = None if checkpoint is None else Checkpoint(checkpoint, f"{identity}/{recipe}")
-        found = None if self._checkpoint is None else self._checkpoint.load(model, device)
+        found = None if self._checkpoint is None else self._checkpoint.load(model)
         self._reached = found or Reached(phase=Phase.LARGEST.value, epoch=0)
 
     def phase(

@@ -16,45 +16,19 @@ from torch import Tensor  # noqa: E402
 from nas import detection  # noqa: E402
 from nas.data.voc import scenes  # noqa: E402
 from nas.deploy import answers  # noqa: E402
-from nas.detection import Detector, Floats, Found, Pictures  # noqa: E402
+from nas.detection import Detector, Floats, Found  # noqa: E402
 from nas.errors import CheckpointError  # noqa: E402
-from nas.space import IMAGENET, Skeleton, Space, layout  # noqa: E402
+from nas.space import IMAGENET, Space, layout  # noqa: E402
 from nas.train import Recipe, tensor_of  # noqa: E402
+from tests.nas.squares import SKELETON, SPACE, squares  # noqa: E402
 from tests.tinyengine.hostbuild import Flavour, HostBatch  # noqa: E402
 from tinyengine.compile import CompileOptions, compile_graph  # noqa: E402
 from tinyengine.ir import Graph  # noqa: E402
 
 CPU = torch.device("cpu")
 SHAPES = np.array([[0.1, 0.1], [0.3, 0.25]])
-SKELETON = Skeleton(
-    name="tiny-detector", stem_channels=8, first_channels=8, stage_channels=(8, 16), stage_strides=(2, 1),
-    last_channels=16, classes=2,
-)  # fmt: skip
-SPACE = Space(skeleton=SKELETON, resolution=32, width_percent=100, kernels=(3, 5), expands=(2, 3), depths=(1, 2))
-
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
-
-def _squares(count: int) -> Pictures:
-    """A bright and a dark square on noise, each in its half of the picture."""
-    rng = np.random.default_rng(0)
-    inputs = rng.normal(0, 10, (count, 32, 32, 3))
-    boxes = []
-    for image in inputs:
-        rows = []
-        for label, level in enumerate((90, -90)):
-            side = int(rng.integers(6, 12))
-            top, left = int(rng.integers(0, 32 - side)), int(rng.integers(16 * label, 16 * label + 17 - side))
-            image[top : top + side, left : left + side] = level
-            rows.append((label, (left + side / 2) / 32, (top + side / 2) / 32, side / 32, side / 32))
-        boxes.append(np.array(rows))
-    return Pictures(
-        classes=("bright", "dark"),
-        inputs=np.clip(np.rint(inputs), -128, 127).astype(np.int8),
-        boxes=tuple(boxes),
-        counted=(np.array([True, True]),) * count,
-    )
 
 
 def _real(graph: Graph, scores: np.ndarray[tuple[int, ...], np.dtype[np.int8]]) -> Floats:
@@ -83,7 +57,7 @@ def test_boxes_that_say_the_same_twice_are_dropped_within_a_class_only() -> None
 
 
 def test_precision_is_counted_as_voc_counts() -> None:
-    given = _squares(3)
+    given = squares(3)
     exact = [
         [Found(label=int(b[0]), score=0.9, x=b[1], y=b[2], width=b[3], height=b[4]) for b in own]
         for own in given.boxes
@@ -110,7 +84,7 @@ class _Killed(Exception):
 
 
 def test_a_detector_that_was_killed_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    given, file = _squares(24), tmp_path / "detector.pt"
+    given, file = squares(24), tmp_path / "detector.pt"
     shapes = detection.anchors(given.boxes, 2)
     recipe = Recipe(largest_epochs=3, elastic_epochs=0, batch=12, learning_rate_per_256=0.6)
     seen: list[int] = []
@@ -137,7 +111,7 @@ def test_a_detector_that_was_killed_goes_on_to_the_same_weights(tmp_path: Path) 
 
 
 def test_a_detector_learns_and_its_int8_map_finds_what_float_finds() -> None:
-    given = _squares(48)
+    given = squares(48)
     torch.manual_seed(0)
     detector = Detector(layout(SKELETON, SPACE.sample(random.Random(1))), classes=2, anchors=2)
     shapes = detection.anchors(given.boxes, 2)

@@ -116,11 +116,12 @@ def test_inputs_become_real_numbers_in_channels_last() -> None:
 
 
 @pytest.mark.slow
-def test_processes_that_train_together_end_with_the_same_weights(tmp_path: Path, checkout: Path) -> None:
-    command = [sys.executable, "-m", "tests.nas.distributed_training", str(tmp_path / "meeting")]
-    started = [
-        subprocess.Popen([*command, str(rank)], cwd=checkout, stdout=subprocess.PIPE, text=True) for rank in (0, 1)
-    ]
-    ended = [process.communicate(timeout=300)[0] for process in started]
-    assert [p.returncode for p in started] == [0, 0]
-    assert ended[0] == ended[1] and len(ended[0].strip()) == 64
+@pytest.mark.parametrize("_again", range(3))
+def test_processes_that_train_together_end_with_the_same_weights(_again: int, checkout: Path) -> None:
+    # Again: where a group outlives its training, more than half of all runs are aborted in the end, not all.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "tests.nas.distributed_training"]
+    ended = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    first, second = ended.stdout.split()
+    assert first == second and len(first) == 64
