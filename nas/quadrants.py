@@ -228,7 +228,8 @@ class _Run:
     def _space(self) -> tuple[Space, Verdict] | None:
         """Stage 1; where no space surely fits often enough, the one that fits most often."""
         verdicts = [self._verdict(space) for space in self._study.spaces]
-        chosen = choose(verdicts, share=self._study.share) or max(verdicts, key=lambda v: (v.share, v.mean_macs))
+        chosen = choose(verdicts, share=self._study.share, near=0.0)
+        chosen = chosen or max(verdicts, key=lambda v: (v.share, v.mean_macs))
         return next(((s, chosen) for s in self._study.spaces if s.name == chosen.space and chosen.fitting), None)
 
     def _verdict(self, space: Space) -> Verdict:

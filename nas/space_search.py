@@ -27,6 +27,10 @@ from tinyengine.kernels.catalogue import Target
 
 LEAST_SHARE = 0.75
 """Of a space's sub-networks, that must fit; see README.md for what the choice hangs on."""
+NEAR = 0.07
+"""By how much less computation spaces are still as good as the first: resolutions come in steps of 16 rows, the
+smallest of which (208 to 224) takes 14 % of the computation away. Less than half of that is decided by how close a
+limit happens to lie to a step."""
 NOTHING = Need(sram_bytes=0, flash_bytes=0)
 _Z = 1.6449
 """One-sided 95 %."""
@@ -43,9 +47,9 @@ class Samples:
     flash_bytes: tuple[int, ...]
 
     def fitting(self, limit: Need) -> tuple[int, ...]:
-        """Multiply-accumulates of those within the limits."""
-        rows = zip(self.macs, self.sram_bytes, self.flash_bytes, strict=True)
-        return tuple(m for m, s, f in rows if s <= limit.sram_bytes and f <= limit.flash_bytes)
+        """Indexes of those within the limits."""
+        needs = enumerate(zip(self.sram_bytes, self.flash_bytes, strict=True))
+        return tuple(i for i, (s, f) in needs if s <= limit.sram_bytes and f <= limit.flash_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,7 @@ class Verdict:
 
     Args:
         share: of the samples that fit; `least_share` is its lower confidence bound.
-        mean_macs: of those that fit; 0 where none does.
+        mean_macs, mean_sram_bytes: of those that fit; 0 where none does.
     """
 
     space: str
@@ -63,6 +67,7 @@ class Verdict:
     share: float
     least_share: float
     mean_macs: float
+    mean_sram_bytes: float
 
     @classmethod
     def of(cls, samples: Samples, limit: Need) -> Self:
@@ -73,7 +78,8 @@ class Verdict:
             fitting=len(found),
             share=len(found) / drawn,
             least_share=least_share(len(found), drawn),
-            mean_macs=sum(found) / len(found) if found else 0.0,
+            mean_macs=sum(samples.macs[i] for i in found) / max(1, len(found)),
+            mean_sram_bytes=sum(samples.sram_bytes[i] for i in found) / max(1, len(found)),
         )
 
 
@@ -85,13 +91,16 @@ def least_share(fitting: int, drawn: int) -> float:
     return max(0.0, (centre - spread) / (1 + z2 / drawn))
 
 
-def choose(verdicts: Iterable[Verdict], *, share: float = LEAST_SHARE) -> Verdict | None:
+def choose(verdicts: Iterable[Verdict], *, share: float = LEAST_SHARE, near: float = NEAR) -> Verdict | None:
     """The space with the highest mean among those of which surely `share` fits; None where there is none.
 
-    With a share of 0 this is the paper's rule.
+    Of those with at most `near`, a share, less computation it is the one whose networks need the least SRAM. With
+    0 for both this is the paper's rule.
     """
     fine = [v for v in verdicts if v.fitting and v.least_share >= share]
-    return max(fine, key=lambda v: (v.mean_macs, v.space), default=None)
+    most = max((v.mean_macs for v in fine), default=0.0)
+    as_good = [v for v in fine if v.mean_macs >= most * (1 - near)]
+    return min(as_good, key=lambda v: (v.mean_sram_bytes, -v.mean_macs, v.space), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,13 +241,13 @@ FIGURE_12_FLASH_KIB = (512, 1024, 1536, 2048)
 
 
 def choices(
-    samples: Sequence[Samples], *, share: float = LEAST_SHARE, firmware: Need = NOTHING
+    samples: Sequence[Samples], *, share: float = LEAST_SHARE, near: float = NEAR, firmware: Need = NOTHING
 ) -> tuple[Choice, ...]:
     """The paper's figure 12: the choice over SRAM and flash, of which the firmware takes its part."""
 
     def winner(sram_kib: int, flash_kib: int) -> Verdict | None:
         limit = Need(sram_bytes=sram_kib << 10, flash_bytes=flash_kib << 10).without(firmware)
-        return choose((Verdict.of(s, limit) for s in samples), share=share)
+        return choose((Verdict.of(s, limit) for s in samples), share=share, near=near)
 
     return tuple(
         Choice(sram_kib=sram, flash_kib=flash, winner=winner(sram, flash))

@@ -27,6 +27,7 @@ from nas.space_search import (
     FIGURE_12_FLASH_KIB,
     FIGURE_12_SRAM_KIB,
     LEAST_SHARE,
+    NEAR,
     NOTHING,
     Request,
     Samples,
@@ -57,6 +58,15 @@ def command(
     share: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Least share of a space that must fit; 0 is the paper's rule.")
     ] = LEAST_SHARE,
+    near: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Spaces with so much less mean computation than the first are as good, and the one that needs "
+            "the least SRAM is taken; 0 is the paper's rule.",
+        ),
+    ] = NEAR,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Judging side by side.")] = 2,
     out: Annotated[
@@ -97,13 +107,13 @@ def command(
     judged = judge_all(request, folder=paths.cache_dir() / "spaces", processes=processes, tell=tell)
     by_paper, by_plan = tuple(j.paper for j in judged), tuple(j.real for j in judged)
     columns = (
-        _Column("paper_cost", "paper's cost", by_paper, limit, NOTHING, share),
-        _Column("real_plan", "real plan", by_plan, limit, FIRMWARE, share),
+        _Column("paper_cost", "paper's cost", by_paper, limit, NOTHING, share, near),
+        _Column("real_plan", "real plan", by_plan, limit, FIRMWARE, share, near),
     )
     if out is not None:
         _draw(out, columns, request, limit)
     if json is not None:
-        write_json(_document(board, request, limit, columns), json)
+        write_json(_document(board, request, limit, columns) | {"share": share, "near": near}, json)
     if json != "-":
         _show(columns, limit)
 
@@ -112,15 +122,23 @@ class _Column:
     """One judge's view of all spaces; the firmware's part of the limits is not the network's."""
 
     def __init__(
-        self, key: str, judge: str, samples: tuple[Samples, ...], limit: Need, firmware: Need, share: float
+        self,
+        key: str,
+        judge: str,
+        samples: tuple[Samples, ...],
+        limit: Need,
+        firmware: Need,
+        share: float,
+        near: float,
     ) -> None:
         self.key, self.judge = key, judge
         self.samples = samples
         self.limit = limit.without(firmware)
-        self.grid = choices(samples, share=share, firmware=firmware)
+        self.grid = choices(samples, share=share, near=near, firmware=firmware)
         self.verdicts = tuple(Verdict.of(s, self.limit) for s in samples)
-        self.winner = choose(self.verdicts, share=share)
-        self.plain = choose(self.verdicts, share=0.0)
+        self.winner = choose(self.verdicts, share=share, near=near)
+        self.first = choose(self.verdicts, share=share, near=0.0)
+        self.plain = choose(self.verdicts, share=0.0, near=0.0)
 
 
 def _ram_bytes(chip: Chip) -> int:
@@ -144,13 +162,22 @@ def _show(columns: tuple[_Column, _Column], limit: Need) -> None:
         table.add_row(p.space, *cells)
     screen.print(table)
     for column in columns:
-        winner = column.winner.space if column.winner else "none: nothing fits often enough"
-        plain = column.plain
-        also = "" if plain is None else f"; without a least share: {plain.space}, of which {plain.share:.1%} fits"
-        screen.say(f"chosen by {column.judge}: {winner}{also}")
+        screen.say(f"chosen by {column.judge}: {'; '.join(_choice(column))}")
     for column in columns:
         for rule in rules(column.grid):
             screen.say(f"figure 12, {column.judge}: {'; '.join(rule.lines)}")
+
+
+def _choice(column: _Column) -> tuple[str, ...]:
+    """The chosen space, what computes more but needs more memory, and what the paper's rule would take."""
+    found = ["none: nothing fits often enough" if column.winner is None else column.winner.space]
+    winner, first, plain = column.winner, column.first, column.plain
+    if winner is not None and first is not None and first.space != winner.space:
+        more = first.mean_macs / winner.mean_macs - 1
+        found.append(f"{first.space} computes {more:.1%} more and needs more SRAM")
+    if plain is not None:
+        found.append(f"by most computation alone: {plain.space}, of which {plain.share:.1%} fits")
+    return tuple(found)
 
 
 def _fit(v: Verdict) -> str:
@@ -213,7 +240,8 @@ def _figure_3(column: _Column, limit: Need) -> str:
     by_name = {s.space: s for s in column.samples}
     found = []
     for v in sorted(best, key=lambda v: v.mean_macs):
-        values = sorted(m / 1e6 for m in by_name[v.space].fitting(column.limit))
+        samples = by_name[v.space]
+        values = sorted(samples.macs[i] / 1e6 for i in samples.fitting(column.limit))
         points = tuple((m, 100 * (n + 1) / len(values)) for n, m in enumerate(values))
         chosen = column.winner is not None and v.space == column.winner.space
         words = f"{v.space}: {v.mean_macs / 1e6:.1f}, {v.share:.1%}"
