@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,11 +51,31 @@ def write_text(file: Path, text: str, *, option: str | None) -> None:
             # A device or a pipe (/dev/null, /dev/stdout): root would put a file in its place.
             file.write_text(text, encoding="utf-8")
             return
-        path = file.resolve()  # what a symbolic link points to is replaced, not the link
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(text, encoding="utf-8")
+        _replace({file.resolve(): text})  # what a symbolic link points to is replaced, not the link
+
+
+def write_texts(folder: Path, texts: Mapping[str, str], *, option: str | None) -> None:
+    """Writes files into a folder, which is made: all of them or, where there is no room for all, none.
+
+    Args:
+        texts: by the files' names.
+
+    Raises:
+        ConfigError: they cannot be written.
+    """
+    with writing(folder, option=option):
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace({folder / name: text for name, text in texts.items()})
+
+
+def _replace(texts: Mapping[Path, str]) -> None:
+    """All are written beside their places first."""
+    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in texts}
+    try:
+        for path, text in texts.items():
+            parts[path].write_text(text, encoding="utf-8", newline="\n")
+        for path, part in parts.items():
             part.replace(path)
-        except OSError:
+    finally:
+        for part in parts.values():
             part.unlink(missing_ok=True)
-            raise

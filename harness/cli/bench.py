@@ -119,6 +119,7 @@ def command(
         raise ConfigError("names no board", file="--boards")
     host.require(chosen)
     sources = resolve_all(models)
+    screen = console(stderr=True)
     request = Request(
         models=sources,
         boards=chosen,
@@ -139,9 +140,8 @@ def command(
         ),
         given=None if input_file is None else read_input(input_file),
         save=None if save is None else made_folder(save, option="--save"),
-        tunings=tunings(tuning, sources),
+        tunings=tunings(tuning, sources, tell=screen.say),
     )
-    screen = console(stderr=True)
     if tuning and (line := untuned(request)) is not None:
         screen.say(line)
     with Store.open(results, now=time.time) as store:

@@ -13,7 +13,7 @@ from harness.cli import compiling
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, PatchesOption, SramLimitOption
 from harness.cli.options import FloatIoOption, JsonOption, ModelArgument, RequantOption
 from harness.cli.output import console, write_json
-from harness.destination import writing
+from harness.destination import write_texts
 from harness.errors import ConfigError, FlashOverflow
 from harness.models import ModelSource, resolve
 from harness.tuning import record
@@ -87,10 +87,7 @@ def command(
     taken = flash_bytes(compiled.graph, compiled.schedule.steps)
     if flash_limit is not None and taken > flash_limit:
         raise FlashOverflow(taken, flash_limit, "the model", "the limit is")
-    with writing(out, option="--out"):
-        out.mkdir(parents=True, exist_ok=True)
-        for file in compiled.sources.files:
-            (out / file.name).write_text(file.text, encoding="utf-8", newline="\n")
+    write_texts(out, {file.name: file.text for file in compiled.sources.files}, option="--out")
     if json is not None:
         write_json(_document(source, compiled), json)
     if json != "-":

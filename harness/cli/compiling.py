@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -64,17 +64,26 @@ PlacementOption = Annotated[
 ]
 
 
-def tunings(given: Sequence[str] | None, models: Sequence[ModelSource]) -> tuple[Tuning, ...]:
+def tunings(
+    given: Sequence[str] | None, models: Sequence[ModelSource], *, tell: Callable[[str], None]
+) -> tuple[Tuning, ...]:
     """The records that `--tuning` names and that are about one of the models.
+
+    Args:
+        tell: called with a line for each kept record of theirs that cannot be read, which is passed over.
 
     Raises:
         ConfigError: a file is no record, or about none of the models.
     """
-    wanted = {m.sha256 for m in models}
+    wanted = dict.fromkeys(m.sha256 for m in models)
     found: list[Tuning] = []
+
+    def refused(error: ConfigError) -> None:
+        tell(f"{error}; passed over, `tinyrack tune` makes it anew")
+
     for text in given or ():
         if text == "auto":
-            found += [t for t in record.kept() if t.model_sha256 in wanted]
+            found += record.kept(wanted, refused=refused)
             continue
         one = record.read(Path(text))
         if one.model_sha256 not in wanted:

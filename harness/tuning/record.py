@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -219,18 +219,28 @@ def kept_file(tuning: Tuning) -> Path:
     """Where `--tuning auto` looks for it: one record a model, kind of board and wish."""
     kind = f"{tuning.chip}-{tuning.memory if tuning.simulated else 'silicon'}"
     wish = f"{tuning.requant.value}-{tuning.optimize.value}"
-    return paths.cache_dir() / "tunings" / f"{tuning.model_sha256[:16]}-{kind}-{wish}.json"
+    return paths.cache_dir() / "tunings" / f"{_named(tuning.model_sha256)}-{kind}-{wish}.json"
 
 
-def kept() -> tuple[Tuning, ...]:
-    """All records that tuning kept; unreadable ones are of other versions."""
+def _named(model_sha256: str) -> str:
+    """A model in a file's name."""
+    return model_sha256[:16]
+
+
+def kept(models_sha256: Collection[str], *, refused: Callable[[ConfigError], None]) -> tuple[Tuning, ...]:
+    """All records that tuning kept of these models.
+
+    Args:
+        refused: called with what is wrong with each that this version cannot read.
+    """
     found = []
-    for file in sorted((paths.cache_dir() / "tunings").glob("*.json")):
-        try:
-            found.append(read(file))
-        except ConfigError:
-            continue
-    return tuple(found)
+    for sha256 in models_sha256:
+        for file in sorted((paths.cache_dir() / "tunings").glob(f"{_named(sha256)}-*.json")):
+            try:
+                found.append(read(file))
+            except ConfigError as error:
+                refused(error)
+    return tuple(t for t in found if t.model_sha256 in models_sha256)
 
 
 def fitting(

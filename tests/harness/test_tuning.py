@@ -17,6 +17,7 @@ from harness.boards import Board
 from harness.boards_file import load_boards
 from harness.chips import load_chip
 from harness.cli.bench import untuned
+from harness.cli.compiling import tunings
 from harness.cli.tune import summary
 from harness.errors import ConfigError, Outcome
 from harness.evidence import Evidence
@@ -302,6 +303,20 @@ def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, text: str, wor
     with pytest.raises(ConfigError, match=words) as caught:
         record.read(file)
     assert "\n" not in str(caught.value)
+
+
+def test_kept_records_are_found_by_their_model_and_unreadable_ones_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINYRACK_CACHE_DIR", str(tmp_path))
+    source = replace(resolve("zoo:ds-cnn"), sha256=TUNING.model_sha256)
+    record.write(TUNING, record.kept_file(TUNING))
+    record.write(replace(TUNING, model_sha256="0" * 64), record.kept_file(replace(TUNING, model_sha256="0" * 64)))
+    said: list[str] = []
+    assert tunings(["auto"], [source, source], tell=said.append) == (TUNING,) and not said
+    record.kept_file(TUNING).write_text("{")
+    assert tunings(["auto"], [source], tell=said.append) == ()
+    assert len(said) == 1 and record.kept_file(TUNING).name in said[0] and said[0].endswith("makes it anew")
 
 
 def test_a_record_is_used_for_its_model_on_its_kind_of_board_only() -> None:
