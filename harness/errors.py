@@ -155,9 +155,8 @@ class BoardTimeout(HarnessError):
         seen: str = "",
         fault_class: FaultClass | None = None,
     ) -> None:
-        super().__init__(
-            f"{board}: {stage} gave no answer within {timeout_s:g} s{f' ({seen})' if seen else ''}; {advice}"
-        )
+        what = f" ({seen})" if seen else ""
+        super().__init__(f"{board}: {stage} gave no answer within {round(timeout_s, 2):g} s{what}; {advice}")
         self.board, self.stage, self.timeout_s, self.advice = board, stage, timeout_s, advice
         self.fault_class = fault_class
 

@@ -295,6 +295,16 @@ def from_json(document: Any) -> Row:
         raise ValueError(": ".join([*map(str, first["loc"]), first["msg"]])) from error
 
 
+def outcome_words(row: Row) -> str:
+    """How the row ended, for people: a board that was left alone did not fail to be flashed."""
+    return "quarantined" if row.fault_class is FaultClass.QUARANTINED else row.outcome.value
+
+
+def plain_error(row: Row) -> str:
+    """The error without the board's name, for places that have it beside; empty when there is none."""
+    return (row.error or "").replace(f"{row.board}: ", "").removeprefix(f"{row.board} is ")
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema of one row."""
     return _ADAPTER.json_schema()

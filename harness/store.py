@@ -100,6 +100,11 @@ def utc(now_s: float) -> str:
     return datetime.fromtimestamp(now_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def clock_time(now_s: float) -> str:
+    """Seconds since the epoch as the time of day in UTC, as lines of a log begin."""
+    return f"{utc(now_s)[11:19]}Z"
+
+
 class Store:
     """An open store. Safe to use from several threads; close it, or use it in a `with`."""
 

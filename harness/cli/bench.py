@@ -199,7 +199,7 @@ def run(request: Request, *, store: Store, fresh: bool, screen: Screen) -> Resul
         _keep(request.save, made, found)
         return made
 
-    progress = view.Progress(screen, request.boards, len(request.models), clock=time.monotonic)
+    progress = view.Progress(screen, request.boards, len(request.models), clock=time.monotonic, now=time.time)
     session = Session(
         request,
         store=store,
@@ -241,9 +241,11 @@ def _keep(folder: Path | None, made: Row, found: Evidence) -> None:
 
 
 def _show(result: Result, *, layers: bool, screen: Screen) -> None:
-    screen.print(view.figures_table(result.rows))
+    for part in view.figures(result.rows, screen):
+        screen.print(part)
     for line in view.remarks(result.rows):
         screen.say(line)
+    screen.say(view.closing_line(result))
     if layers:
         for each in result.rows:
             if each.layers:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import queue
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from harness.boards import Board
+from harness.cli.output import least_width
 from harness.errors import Outcome
-from harness.row import Row
-from harness.session import Event
+from harness.row import Row, outcome_words, plain_error
+from harness.session import Event, Result
+from harness.store import clock_time
 
 _STYLE = {Outcome.OK: "green", Outcome.INTERRUPTED: "yellow"}
 
 
 _TICK_S = 0.5
+_ROOMY = 110
+"""Columns of a terminal where progress has room for long bars."""
 
 
 @dataclass(slots=True)
@@ -35,13 +43,20 @@ class Progress:
     """Live lines, one a board, on a terminal; one plain line a finished row anywhere else."""
 
     def __init__(
-        self, console: Console, boards: Sequence[Board], models: int, *, clock: Callable[[], float]
+        self,
+        console: Console,
+        boards: Sequence[Board],
+        models: int,
+        *,
+        clock: Callable[[], float],
+        now: Callable[[], float],
     ) -> None:
         """Args:
-        clock: monotonic seconds.
+        clock: monotonic seconds; `now`: seconds since the epoch.
         """
         self._console = console
         self._clock = clock
+        self._now = now
         self._shown_s = clock()
         self._models = models
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -92,9 +107,11 @@ class Progress:
             self._say(_plain_line(event.row, resumed=event.resumed))
 
     def _say(self, line: Text) -> None:
-        """A line where there is no live display."""
+        """A line where there is no live display: when, how many of all rows are done, what happened."""
         if self._live is None and not self._broken:
-            self._show(lambda: self._console.print(line, soft_wrap=True))
+            done = sum(lane.done for lane in self._lanes.values())
+            begin = f"{clock_time(self._now())} {done}/{self._models * len(self._lanes)} "
+            self._show(lambda: self._console.print(Text(begin) + line, soft_wrap=True))
 
     def _show(self, action: Callable[[], None]) -> None:
         try:
@@ -105,16 +122,22 @@ class Progress:
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)
+        roomy = self._console.width >= _ROOMY
+        width = 20 if roomy else 8
+        table.add_column(no_wrap=True, max_width=None if roomy else _NARROW_BOARD)
+        # The model's name is what gives way: only columns that may wrap do.
+        for may_wrap in (False, False, True, False, False):
+            table.add_column(no_wrap=not may_wrap)
         for name, lane in self._lanes.items():
             bar = Text(
-                "━" * (20 * lane.done // max(1, self._models)), style="green" if not lane.failed else "yellow"
+                "━" * (width * lane.done // max(1, self._models)), style="green" if not lane.failed else "yellow"
             )
-            bar.append("━" * (20 - len(bar)), style="bright_black")
+            bar.append("━" * (width - len(bar)), style="bright_black")
             table.add_row(
                 Text(name, style="bold"),
                 bar,
                 f"{lane.done}/{self._models}",
-                Text(lane.model),
+                Text(lane.model, no_wrap=True, overflow="ellipsis"),
                 Text(self._stage(lane), style="dim"),
                 Text(f"{lane.failed} not ok", style="red") if lane.failed else Text(""),
             )
@@ -128,44 +151,84 @@ class Progress:
 
 def _plain_line(row: Row, *, resumed: bool) -> Text:
     line = Text(f"{row.model} on {row.board}: ")
-    line.append(row.outcome.value, style=_STYLE.get(row.outcome, "red"))
+    line.append(outcome_words(row), style=_STYLE.get(row.outcome, "red"))
     if row.cycles is not None:
         line.append(f", {row.cycles:,} cycles")
     elif row.instructions is not None:
         line.append(f", {row.instructions:,} instructions")
     if row.error is not None:
-        line.append(f", {row.error}")
+        line.append(f", {plain_error(row)}")
     if resumed:
         line.append(" (from the unfinished session)")
     return line
 
 
+_FIGURES = ("Mcyc", "ms", "cyc/MAC", "arena B", "stack B", "SRAM kB", "flash kB")
+_LEAST_BOARD, _NARROW_BOARD = 8, 16
+"""Characters of a board's name where room is short: folded in a table, at most in a line of progress."""
+
+
+def figures(rows: Sequence[Row], console: Console) -> tuple[RenderableType, ...]:
+    """The rows as people read them: one table, or where the terminal is too narrow for it, one a model."""
+    whole = figures_table(rows)
+    if least_width(console, whole) <= console.width:
+        return (whole,)
+    widths = [max(map(cell_len, map(str, column))) for column in zip(*map(_cells, rows), strict=True)]
+    found: list[RenderableType] = []
+    for model, group in groupby(rows, key=lambda row: row.model):
+        table = _narrow_table(widths, console.width, show_header=not found)
+        for row in group:
+            table.add_row(*_cells(row))
+        found += [Text(model, style="bold"), table]
+    return tuple(found)
+
+
+def _narrow_table(widths: Sequence[int], room: int, *, show_header: bool) -> Table:
+    """Columns as wide as the cells of all models, under headers of two lines; names of boards are folded."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=show_header)
+    board_width, *others = widths
+    headers = [re.sub(r"(?<=[/-])| ", "\n", name) for name in ("outcome", *_FIGURES, "bit-exact")]
+    others = [max(width, *map(len, header.split("\n"))) for header, width in zip(headers, others, strict=True)]
+    left = room - sum(others) - 2 * len(others)
+    table.add_column("board", overflow="fold", width=min(board_width, max(left, _LEAST_BOARD)))
+    for header, width in zip(headers, others, strict=True):
+        justify: JustifyMethod = "left" if header == "outcome" else "right"
+        table.add_column(header, justify=justify, no_wrap=True, width=width)
+    for column in table.columns:
+        column.vertical = "bottom"
+    return table
+
+
 def figures_table(rows: Sequence[Row]) -> Table:
-    """The rows as people read them; kB = 1,024 B."""
+    """The rows with all columns side by side; kB = 1,024 B."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model", overflow="fold")
+    table.add_column("model")
     table.add_column("board", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
-    for name in ("Mcyc", "ms", "cyc/MAC", "arena B", "stack B", "SRAM kB", "flash kB"):
+    for name in _FIGURES:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("bit-exact", no_wrap=True)
     before = None
     for row in rows:
-        table.add_row(
-            Text(row.model if row.model != before else ""),
-            Text(row.board),
-            Text(row.outcome.value, style=_STYLE.get(row.outcome, "red")),
-            _count(row),
-            "" if row.latency_ms is None else f"{row.latency_ms:,.2f}",
-            f"{row.cycles / row.macs:.2f}" if row.cycles and row.macs else "",
-            _show(row.arena_measured_bytes, 1, 0),
-            _show(row.stack_bytes, 1, 0),
-            _show(row.sram_bytes, 1024, 1),
-            _show(row.flash_bytes, 1024, 1),
-            {True: "yes", False: "NO", None: ""}[row.bit_exact],
-        )
+        table.add_row(Text(row.model if row.model != before else ""), *_cells(row))
         before = row.model
     return table
+
+
+def _cells(row: Row) -> tuple[Text | str, ...]:
+    """Board, outcome, the figures, and whether the output was right."""
+    return (
+        Text(row.board),
+        Text(outcome_words(row), style=_STYLE.get(row.outcome, "red")),
+        _count(row),
+        "" if row.latency_ms is None else f"{row.latency_ms:,.2f}",
+        f"{row.cycles / row.macs:.2f}" if row.cycles and row.macs else "",
+        _show(row.arena_measured_bytes, 1, 0),
+        _show(row.stack_bytes, 1, 0),
+        _show(row.sram_bytes, 1024, 1),
+        _show(row.flash_bytes, 1024, 1),
+        {True: "yes", False: "NO", None: ""}[row.bit_exact],
+    )
 
 
 def _count(row: Row) -> str:
@@ -176,17 +239,31 @@ def _count(row: Row) -> str:
 
 
 def remarks(rows: Sequence[Row]) -> list[Text]:
-    """Errors, warnings and retries, one line each."""
-    lines = []
+    """Errors, warnings and retries, a line each; what a board says of several models, it says once."""
+    said: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
-        where = f"{row.model} on {row.board}"
         if row.error is not None:
             advice = f" ({row.advice})" if row.advice else ""
-            lines.append(Text(f"{where}: {row.error}{advice}", style="red"))
-        lines.extend(Text(f"{where}: {warning}", style="yellow") for warning in row.warnings)
-        if row.retries:
-            lines.append(Text(f"{where}: took {row.retries + 1} attempts", style="yellow"))
-    return lines
+            said.setdefault((row.board, f"{plain_error(row)}{advice}", "red"), []).append(row.model)
+        notes = [*row.warnings, f"took {row.retries + 1} attempts"] if row.retries else row.warnings
+        for note in notes:
+            said.setdefault((row.board, note, "yellow"), []).append(row.model)
+    return [
+        Text(f"{_listed(models)} on {board}: {words}", style=style)
+        for (board, words, style), models in said.items()
+    ]
+
+
+def _listed(models: Sequence[str]) -> str:
+    return models[0] if len(models) == 1 else f"{len(models)} models ({', '.join(models)})"
+
+
+def closing_line(result: Result) -> str:
+    """What came of the call, for whoever reads only the last line in the morning."""
+    good = sum(row.outcome is Outcome.OK for row in result.rows)
+    bad = Counter(row.board for row in result.rows if row.outcome is not Outcome.OK)
+    where = f"; not ok: {', '.join(f'{count} on {board}' for board, count in bad.items())}" if bad else ""
+    return f"{good} of {len(result.rows)} rows ok{where}; session {result.session}"
 
 
 def layers_table(row: Row) -> Table:
