@@ -100,9 +100,7 @@ def stored(request: Request, store: Store) -> Row | None:
     """The newest good row of this very code, model, board and options; the first model and board count."""
     wanted, code = request.document()["options"], digests.of_code()
     (model, *_), (board, *_) = request.models, request.boards
-    for session in store.sessions():
-        if session.request.get("code") != code or session.request.get("options") != wanted:
-            continue
+    for session in store.sessions(lambda asked: (asked.get("code"), asked.get("options")) == (code, wanted)):
         for row in reversed(session.rows):
             same = (row.model_sha256, row.board, row.chip) == (model.sha256, board.name, board.chip)
             if same and row.outcome is Outcome.OK and row.timing_model == TIMING_MODEL:

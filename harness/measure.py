@@ -111,11 +111,9 @@ class BoardMeasure:
                 Request(models=(), boards=(), options=self._options).document()["options"],
             )
             self._known = {}
-            for session in reversed(self._store.sessions()):
-                request = session.request
-                if request.get("code") != code or request.get("options") != wanted:
-                    continue
-                self._known.update({(r.model_sha256, r.board): r for r in session.rows if _is_figure(r)})
+            same = self._store.sessions(lambda asked: (asked.get("code"), asked.get("options")) == (code, wanted))
+            for row in (row for session in same for row in session.rows if _is_figure(row)):
+                self._known.setdefault((row.model_sha256, row.board), row)
         return self._known
 
     def _run(self, sources: tuple[GraphSource, ...]) -> tuple[Row, ...]:

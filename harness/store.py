@@ -10,7 +10,7 @@ import os
 import socket
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +19,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy import orm
-from sqlalchemy.dialects.postgresql import JSONB
 
 from harness import row as rows
-from harness.errors import ConfigError
+from harness.calls import Call, call_of
+from harness.errors import ConfigError, Outcome
 from harness.owner import own_process, owner_alive
 from harness.row import Row
+from harness.tables import (
+    APPEND_ONLY,
+    AttemptRecord,
+    Base,
+    InfoRecord,
+    SessionRecord,
+    configure_sqlite,
+    database_url,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,54 +41,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 DATABASE = "tinyrack.sqlite"
 _VERSION_KEY = "schema_version"
-_WAIT_FOR_WRITER_S = 30
-_JSON = sa.JSON().with_variant(JSONB(), "postgresql")
-
-
-class _Base(orm.DeclarativeBase):
-    pass
-
-
-class _Info(_Base):
-    __tablename__ = "tinyrack_info"
-    key: orm.Mapped[str] = orm.mapped_column(sa.String(64), primary_key=True)
-    value: orm.Mapped[str] = orm.mapped_column(sa.Text)
-
-
-class _Session(_Base):
-    __tablename__ = "sessions"
-    id: orm.Mapped[str] = orm.mapped_column(sa.String(64), primary_key=True)
-    request_digest: orm.Mapped[str] = orm.mapped_column(sa.String(64), index=True)
-    started: orm.Mapped[str] = orm.mapped_column(sa.String(40))
-    finished: orm.Mapped[str | None] = orm.mapped_column(sa.String(40))
-    host: orm.Mapped[str] = orm.mapped_column(sa.String(255))
-    process: orm.Mapped[str] = orm.mapped_column(sa.String(64))
-    request: orm.Mapped[dict[str, Any]] = orm.mapped_column(_JSON)
-
-
-class _Attempt(_Base):
-    __tablename__ = "attempts"
-    id: orm.Mapped[int] = orm.mapped_column(sa.Integer, primary_key=True, autoincrement=True)
-    session_id: orm.Mapped[str] = orm.mapped_column(sa.ForeignKey("sessions.id"), index=True)
-    model: orm.Mapped[str] = orm.mapped_column(sa.Text, index=True)
-    model_sha256: orm.Mapped[str] = orm.mapped_column(sa.String(64))
-    board: orm.Mapped[str] = orm.mapped_column(sa.String(64), index=True)
-    simulated: orm.Mapped[bool] = orm.mapped_column(sa.Boolean)
-    requant: orm.Mapped[str] = orm.mapped_column(sa.String(16))
-    outcome: orm.Mapped[str] = orm.mapped_column(sa.String(32))
-    cycles: orm.Mapped[int | None] = orm.mapped_column(sa.BigInteger)
-    latency_ms: orm.Mapped[float | None] = orm.mapped_column(sa.Float)
-    sram_bytes: orm.Mapped[int | None] = orm.mapped_column(sa.BigInteger)
-    flash_bytes: orm.Mapped[int | None] = orm.mapped_column(sa.BigInteger)
-    started: orm.Mapped[str | None] = orm.mapped_column(sa.String(40))
-    row: orm.Mapped[dict[str, Any]] = orm.mapped_column(_JSON)
-
-
-_APPEND_ONLY = tuple(
-    f"CREATE TRIGGER attempts_no_{verb.lower()} BEFORE {verb} ON attempts "
-    "BEGIN SELECT RAISE(ABORT, 'attempts are append-only'); END"
-    for verb in ("UPDATE", "DELETE")
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +88,7 @@ class Store:
             ConfigError: it does not exist, cannot be opened, or was written by a newer version.
         """
         if "://" in results:
-            url = _url(results)
+            url = database_url(results)
             where = url.render_as_string(hide_password=True)
         else:
             folder = Path(results)
@@ -149,7 +110,7 @@ class Store:
                 f"needs a database driver: pip install 'tinyrack[postgres]' ({error.name})", file=where
             ) from error
         if engine.dialect.name == "sqlite":
-            sa.event.listen(engine, "connect", _configure_sqlite)
+            sa.event.listen(engine, "connect", configure_sqlite)
         store = cls(engine, where=where, now=now)
         try:
             store._prepare()
@@ -184,9 +145,9 @@ class Store:
 
     def _prepare(self) -> None:
         inspector = sa.inspect(self._engine)
-        if inspector.has_table(_Info.__tablename__):
+        if inspector.has_table(InfoRecord.__tablename__):
             with orm.Session(self._engine) as session:
-                info = session.get(_Info, _VERSION_KEY)
+                info = session.get(InfoRecord, _VERSION_KEY)
             if info and not info.value.isdecimal():
                 raise ConfigError(f"is damaged: its schema is {info.value[:20]!r}", file=self.where)
             found = int(info.value) if info else 0
@@ -200,13 +161,13 @@ class Store:
             # Two processes may create the same file at once: the tables tell who was first.
             if connection.dialect.name == "sqlite":
                 connection.execute(sa.text("BEGIN IMMEDIATE"))
-            if sa.inspect(connection).has_table(_Info.__tablename__):
+            if sa.inspect(connection).has_table(InfoRecord.__tablename__):
                 return
-            _Base.metadata.create_all(connection)
+            Base.metadata.create_all(connection)
             if connection.dialect.name == "sqlite":
-                for trigger in _APPEND_ONLY:
+                for trigger in APPEND_ONLY:
                     connection.execute(sa.text(trigger))
-            connection.execute(sa.insert(_Info).values(key=_VERSION_KEY, value=str(SCHEMA_VERSION)))
+            connection.execute(sa.insert(InfoRecord).values(key=_VERSION_KEY, value=str(SCHEMA_VERSION)))
 
     def begin_session(
         self,
@@ -225,12 +186,12 @@ class Store:
         is_alive = alive or owner_alive
         with self._lock, orm.Session(self._engine) as session, session.begin():
             # Takes the write lock at once: two calls that come together must not resume the same session.
-            session.execute(sa.update(_Info).where(_Info.key == _VERSION_KEY).values(key=_VERSION_KEY))
+            session.execute(sa.update(InfoRecord).where(InfoRecord.key == _VERSION_KEY).values(key=_VERSION_KEY))
             if not fresh:
                 query = (
-                    sa.select(_Session)
-                    .where(_Session.request_digest == request_digest, _Session.finished.is_(None))
-                    .order_by(_Session.started.desc())
+                    sa.select(SessionRecord)
+                    .where(SessionRecord.request_digest == request_digest, SessionRecord.finished.is_(None))
+                    .order_by(SessionRecord.started.desc())
                 )
                 for found in session.scalars(query):
                     if not is_alive(found.host, found.process):
@@ -239,9 +200,9 @@ class Store:
             started = utc(self._now())
             stamp = started[:19].replace("-", "").replace(":", "")
             base = f"{stamp}-{request_digest[:6]}"
-            taken = set(session.scalars(sa.select(_Session.id).where(_Session.id.startswith(base))))
+            taken = set(session.scalars(sa.select(SessionRecord.id).where(SessionRecord.id.startswith(base))))
             name = next(n for n in (base, *(f"{base}-{i}" for i in range(2, 10_000))) if n not in taken)
-            made = _Session(
+            made = SessionRecord(
                 id=name,
                 request_digest=request_digest,
                 request=request,
@@ -258,7 +219,7 @@ class Store:
     def append(self, session_id: str, row: Row) -> Row:
         """Adds one attempt, on disk when this returns; the row comes back with its session and attempt number."""
         with self._lock, orm.Session(self._engine) as session, session.begin():
-            made = _Attempt(
+            made = AttemptRecord(
                 session_id=session_id,
                 model=row.model,
                 model_sha256=row.model_sha256,
@@ -280,7 +241,7 @@ class Store:
     def finish_session(self, session_id: str) -> None:
         """Marks a session as complete: a later call with the same request measures anew."""
         with self._lock, orm.Session(self._engine) as session, session.begin():
-            found = session.get(_Session, session_id)
+            found = session.get(SessionRecord, session_id)
             if found is None:
                 raise KeyError(session_id)
             found.finished = utc(self._now())
@@ -288,21 +249,79 @@ class Store:
     def release_session(self, session_id: str) -> None:
         """Leaves a session unfinished but free to be resumed at once."""
         with self._lock, orm.Session(self._engine) as session, session.begin():
-            found = session.get(_Session, session_id)
+            found = session.get(SessionRecord, session_id)
             if found is None:
                 raise KeyError(session_id)
             found.process = ""
 
-    def sessions(self) -> tuple[StoredSession, ...]:
-        """All sessions, newest first."""
+    def sessions(self, wanted: Callable[[Mapping[str, Any]], bool] = lambda _: True) -> Iterator[StoredSession]:
+        """Sessions, newest first, each read when its turn comes.
+
+        Args:
+            wanted: says of a request whether its session is.
+        """
         with orm.Session(self._engine) as session:
-            found = session.scalars(sa.select(_Session).order_by(_Session.started.desc(), _Session.id.desc()))
-            return tuple(self._load(session, each) for each in found)
+            order = SessionRecord.started.desc(), SessionRecord.id.desc()
+            known = session.execute(sa.select(SessionRecord.id, SessionRecord.request).order_by(*order)).all()
+        found = (self.session(name) for name, request in known if wanted(request))
+        return (each for each in found if each is not None)
+
+    def session(self, name: str) -> StoredSession | None:
+        """The session with that id; None when there is none."""
+        with orm.Session(self._engine) as session:
+            found = session.get(SessionRecord, name)
+            return None if found is None else self._load(session, found)
+
+    def calls(self, limit: int) -> tuple[Call, ...]:
+        """What came of the last sessions, oldest first; no rows are read for it."""
+        with orm.Session(self._engine) as session:
+            order = SessionRecord.started.desc(), SessionRecord.id.desc()
+            found = session.scalars(sa.select(SessionRecord).order_by(*order).limit(limit)).all()
+            return tuple(call_of(session, each) for each in reversed(found))
 
     def attempts(self) -> tuple[Row, ...]:
         """Every attempt ever made, oldest first."""
         with orm.Session(self._engine) as session:
-            return self._rows(session, sa.select(_Attempt))
+            return self._rows(session, sa.select(AttemptRecord).order_by(AttemptRecord.id))
+
+    def newest(self) -> tuple[Row, ...]:
+        """The last attempt of each model, board, rounding and choice of kernels; of a changed model the newest."""
+        kernels = AttemptRecord.row["kernels"].as_string()
+        keys = AttemptRecord.model, AttemptRecord.board, AttemptRecord.requant, kernels
+        last, first = sa.func.max(AttemptRecord.id).label("last"), sa.func.min(AttemptRecord.id).label("first")
+        jobs = sa.select(last, first).group_by(*keys).subquery()
+        query = sa.select(AttemptRecord).join(jobs, AttemptRecord.id == jobs.c.last).order_by(jobs.c.first)
+        with orm.Session(self._engine) as session:
+            return self._rows(session, query)
+
+    def matching(
+        self,
+        *,
+        limit: int,
+        boards: Sequence[str] = (),
+        models: Sequence[str] = (),
+        session_id: str | None = None,
+        since: str | None = None,
+        only_failed: bool = False,
+    ) -> tuple[Row, ...]:
+        """The last `limit` attempts of any of these boards and models, oldest first; nothing given: of all.
+
+        Args:
+            since: UTC, ISO 8601, as rows have it.
+        """
+        query = sa.select(AttemptRecord).order_by(AttemptRecord.id.desc()).limit(limit)
+        if boards:
+            query = query.where(AttemptRecord.board.in_(boards))
+        if models:
+            query = query.where(AttemptRecord.model.in_(models))
+        if session_id is not None:
+            query = query.where(AttemptRecord.session_id == session_id)
+        if since is not None:
+            query = query.where(AttemptRecord.started >= since)
+        if only_failed:
+            query = query.where(AttemptRecord.outcome != Outcome.OK.value)
+        with orm.Session(self._engine) as session:
+            return self._rows(session, query)[::-1]
 
     def frame(self) -> pd.DataFrame:
         """All attempts as a table, one column a scalar key, for pandas users."""
@@ -311,19 +330,19 @@ class Store:
         documents = [rows.to_json(row) for row in self.attempts()]
         return pd.DataFrame([{k: v for k, v in d.items() if not isinstance(v, dict | list)} for d in documents])
 
-    def _load(self, session: orm.Session, found: _Session) -> StoredSession:
-        attempts = self._rows(session, sa.select(_Attempt).where(_Attempt.session_id == found.id))
+    def _load(self, session: orm.Session, found: SessionRecord) -> StoredSession:
+        query = sa.select(AttemptRecord).where(AttemptRecord.session_id == found.id).order_by(AttemptRecord.id)
         return StoredSession(
             id=found.id,
             request_digest=found.request_digest,
             request=found.request,
             started=found.started,
             finished=found.finished,
-            rows=latest(attempts),
+            rows=latest(self._rows(session, query)),
         )
 
     def _rows(self, session: orm.Session, query: sa.Select[Any]) -> tuple[Row, ...]:
-        """The attempts, oldest first.
+        """The attempts, in the query's order.
 
         Raises:
             ConfigError: one is damaged, or has values that only a newer version knows.
@@ -331,7 +350,7 @@ class Store:
         found: list[Row] = []
         where = "an attempt"
         try:
-            for attempt in session.scalars(query.order_by(_Attempt.id)):
+            for attempt in session.scalars(query):
                 where = f"attempt {attempt.id}"
                 found.append(replace(rows.from_json(attempt.row), attempt=attempt.id))
         except ValueError as error:
@@ -357,26 +376,3 @@ def latest(attempts: Sequence[Row]) -> tuple[Row, ...]:
     for row in attempts:
         last[row.model, row.model_sha256, row.board, row.requant] = row
     return tuple(last.values())
-
-
-def _url(text: str) -> sa.URL:
-    try:
-        url = sa.make_url(text)
-    except sa.exc.ArgumentError as error:
-        raise ConfigError("is not a database URL", file=text.rpartition("@")[2]) from error
-    if url.drivername == "postgresql":
-        return url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ConfigError(
-            "only sqlite and postgresql are supported", file=url.render_as_string(hide_password=True)
-        )
-    return url
-
-
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={_WAIT_FOR_WRITER_S * 1000}")
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()

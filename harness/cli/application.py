@@ -32,6 +32,7 @@ from harness.cli import (
     detect,
     doctor,
     frontier,
+    history,
     memory,
     report,
     search,
@@ -58,6 +59,7 @@ app = typer.Typer(
 app.command("boards")(boards.command)
 app.command("bench")(bench.command)
 app.command("report")(report.command)
+app.command("history")(history.command)
 app.command("compare-engines")(compare_engines.command)
 app.command("compile")(compile_model.command)
 app.command("doctor")(doctor.command)

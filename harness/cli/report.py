@@ -16,7 +16,7 @@ from harness.destination import write_text
 from harness.errors import ConfigError
 from harness.report import page
 from harness.row import Row
-from harness.store import Store
+from harness.store import Store, StoredSession
 
 REPORT_SCHEMA = "tinyrack.report/1"
 
@@ -53,20 +53,18 @@ def _write_page(found: Sequence[Row], *, out: Path | None, results: str, source:
     screen.say(f"{target}: {len(found)} rows")
 
 
-def newest(attempts: Sequence[Row]) -> tuple[Row, ...]:
-    """The last attempt of each model, board, rounding and choice of kernels; of a changed model the newest."""
-    last: dict[tuple[str, str, str, str | None], Row] = {}
-    for row in attempts:
-        last[row.model, row.board, row.requant, row.kernels] = row
-    return tuple(last.values())
-
-
 def _rows(store: Store, session: str | None) -> tuple[Row, ...]:
-    if session is None:
-        return newest(store.attempts())
-    sessions = store.sessions()
-    found = sessions[0] if session == "last" and sessions else next((s for s in sessions if s.id == session), None)
+    return store.newest() if session is None else named_session(store, session).rows
+
+
+def named_session(store: Store, name: str) -> StoredSession:
+    """The session with that id, or the newest for `last`.
+
+    Raises:
+        ConfigError: there is none; which are the newest.
+    """
+    found = next(store.sessions(), None) if name == "last" else store.session(name)
     if found is None:
-        there = ", ".join(s.id for s in sessions[:5]) or "none"
-        raise ConfigError(f"no session {session!r}; the newest are {there}", file=store.where, field="--session")
-    return found.rows
+        there = ", ".join(call.id for call in reversed(store.calls(5))) or "none"
+        raise ConfigError(f"no session {name!r}; the newest are {there}", file=store.where, field="--session")
+    return found

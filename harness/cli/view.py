@@ -150,16 +150,23 @@ class Progress:
 
 
 def _plain_line(row: Row, *, resumed: bool) -> Text:
-    line = Text(f"{row.model} on {row.board}: ")
-    line.append(outcome_words(row), style=_STYLE.get(row.outcome, "red"))
-    if row.cycles is not None:
-        line.append(f", {row.cycles:,} cycles")
-    elif row.instructions is not None:
-        line.append(f", {row.instructions:,} instructions")
-    if row.error is not None:
-        line.append(f", {plain_error(row)}")
+    line = Text(f"{row.model} on {row.board}: ") + ending(row)
     if resumed:
         line.append(" (from the unfinished session)")
+    return line
+
+
+def ending(row: Row) -> Text:
+    """How the row ended, after how long, with what: in one line."""
+    line = Text(outcome_words(row), style=_STYLE.get(row.outcome, "red"))
+    if row.cycles is not None:
+        line.append(f", {row.cycles:,} cycles", style="default")
+    elif row.instructions is not None:
+        line.append(f", {row.instructions:,} instructions", style="default")
+    if row.seconds is not None:
+        line.append(f", {row.seconds:.1f} s", style="default")
+    if row.error is not None:
+        line.append(f", {plain_error(row).removeprefix('quarantined ')}", style="default")
     return line
 
 

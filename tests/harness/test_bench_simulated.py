@@ -177,7 +177,7 @@ def test_a_signal_stores_interrupted_frees_everything_and_exits_130(place: Place
     rows = json.loads((place.folder / "out.json").read_text())["rows"]
     assert {r["outcome"] for r in rows} == {"ok", "interrupted"}
     with Store.open(str(place.folder / "results"), now=time.time, create=False) as store:
-        assert store.sessions()[0].finished is None
+        assert next(store.sessions()).finished is None
         assert any(r.outcome.value == "interrupted" for r in store.attempts())
 
 
@@ -199,7 +199,7 @@ def test_after_kill_9_the_second_call_measures_only_the_rest(place: Place) -> No
     assert "completing the unfinished session" in (place.folder / "stderr").read_text()
     with Store.open(str(place.folder / "results"), now=time.time, create=False) as store:
         assert len(store.attempts()) == 2
-        assert store.sessions()[0].finished is not None
+        assert next(store.sessions()).finished is not None
 
 
 def test_a_board_switched_on_by_hand_stays_on_until_it_is_switched_off(place: Place) -> None:

@@ -212,7 +212,7 @@ def test_a_broken_model_is_a_row_on_every_board_and_1(
     assert "broken_model on f746-sim: model_format" in said.err
     with Store.open("results", now=time.time, create=False) as store:
         assert len(store.attempts()) == 2
-        assert store.sessions()[0].finished
+        assert next(store.sessions()).finished
 
 
 def test_results_that_cannot_be_written_are_one_line(

@@ -49,8 +49,8 @@ def test_a_row_comes_back_as_it_was_stored(store: Store) -> None:
     stored = store.append(session.id, OK)
     assert stored == replace(OK, session=session.id, attempt=1)
     assert store.attempts() == (stored,)
-    assert store.sessions()[0].rows == (stored,)
-    assert store.sessions()[0].request == {"models": ["a"]}
+    assert next(store.sessions()).rows == (stored,)
+    assert next(store.sessions()).request == {"models": ["a"]}
 
 
 def test_unknown_stays_null(store: Store) -> None:
@@ -150,7 +150,7 @@ def test_threads_and_two_openers_lose_nothing(tmp_path: Path) -> None:
         thread.join(60)
     with Store.open(str(tmp_path), now=Clock()) as store:
         assert len(store.attempts()) == 40
-        assert len(store.sessions()) == 4
+        assert len(list(store.sessions())) == 4
 
 
 def test_two_callers_at_once_do_not_resume_the_same_session(tmp_path: Path) -> None:

@@ -52,9 +52,9 @@ def test_without_a_terminal_each_row_is_a_line() -> None:
     lines = out.getvalue().splitlines()
     assert lines == [
         "22:13:20Z 0/4 f412-sim is in use by process 7 (other)",
-        "22:13:20Z 1/4 vww_96 on f746-sim: ok, 6,000,000 cycles",
-        "22:13:20Z 2/4 big on f412-sim: arena_overflow, big needs 300,000 B of SRAM, the chip has 262,144 B "
-        "(from the unfinished session)",
+        "22:13:20Z 1/4 vww_96 on f746-sim: ok, 6,000,000 cycles, 2.5 s",
+        "22:13:20Z 2/4 big on f412-sim: arena_overflow, 2.5 s, big needs 300,000 B of SRAM, "
+        "the chip has 262,144 B (from the unfinished session)",
     ]
 
 
