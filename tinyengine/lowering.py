@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tinyengine.fixedpoint import (
     INT32_MAX,
+    INT32_MIN,
     Multiplier,
     Requant,
     exp_on_negative_values,
@@ -314,7 +315,8 @@ def conv_accumulator_range(graph: Graph, node: Node) -> tuple[NDArray[np.int64],
     """(lowest, highest) accumulator each output channel can reach, bias included: over all int8 inputs, or those
     within the input's `reach`.
 
-    Padding is inside the range: its difference is 0, as that of an input equal to the zero point.
+    Padding is inside the range: its difference is 0, as that of an input equal to the zero point. A sum that may
+    leave int32 wraps, and may be anything.
     """
     weights, folded = input_tensor(graph, node, 1), bool(getattr(node.op, "zero_point_folded", False))
     if weights.data is None:
@@ -334,7 +336,13 @@ def conv_accumulator_range(graph: Graph, node: Node) -> tuple[NDArray[np.int64],
     bias = np.zeros(len(by_channel), dtype=np.int64)
     if len(node.inputs) > 2:
         bias = np.asarray(input_tensor(graph, node, 2).data, dtype=np.int64)
-    return np.minimum(*ends).sum(axis=1) + bias, np.maximum(*ends).sum(axis=1) + bias
+    return wrapped_range(np.minimum(*ends).sum(axis=1) + bias, np.maximum(*ends).sum(axis=1) + bias)
+
+
+def wrapped_range(low: NDArray[np.int64], high: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What int32 accumulators reach whose sums reach from `low` to `high`: all of int32 where one leaves it."""
+    leaves = (low < INT32_MIN) | (high > INT32_MAX)
+    return np.where(leaves, INT32_MIN, low), np.where(leaves, INT32_MAX, high)
 
 
 def conv_output_range(

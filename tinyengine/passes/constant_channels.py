@@ -47,6 +47,8 @@ V = TypeVar("V")
 
 _GROUP = 4
 """Fast kernels take channels in fours: a tensor that had a multiple keeps one."""
+_FEWEST = 2
+"""A fully connected layer with a single scale has another multiplier (`lowering.conv_multipliers`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -151,9 +153,8 @@ def _sums(graph: Graph, node: Node, x: Bounds) -> Bounds | None:
     low, high = x.low - offset, x.high - offset
     if isinstance(op, FullyConnected):
         low, high = lowering.along_inputs(low, high, w.shape[1])
-        return Bounds(
-            low=bias + np.minimum(w * low, w * high).sum(axis=1),
-            high=bias + np.maximum(w * low, w * high).sum(axis=1),
+        return _accumulators(
+            bias + np.minimum(w * low, w * high).sum(axis=1), bias + np.maximum(w * low, w * high).sum(axis=1)
         )
     outside = w * (zero_point - offset)
     if isinstance(op, DepthwiseConv2D):
@@ -171,7 +172,12 @@ def _sums(graph: Graph, node: Node, x: Bounds) -> Bounds | None:
         np.einsum("yi,cij,xj->cyx", rows, t - padding_taps, columns).reshape(len(t), -1) + (border + bias)[:, None]
         for t in taps
     ]
-    return Bounds(low=at[0].min(axis=1), high=at[1].max(axis=1))
+    return _accumulators(at[0].min(axis=1), at[1].max(axis=1))
+
+
+def _accumulators(low: Integers, high: Integers) -> Bounds:
+    low, high = lowering.wrapped_range(low, high)
+    return Bounds(low=low, high=high)
 
 
 def _inside(size: int, out: int, kernel: int, stride: int, dilation: int, before: int) -> Integers:
@@ -263,9 +269,9 @@ def _absorbable(graph: Graph, node: Node, x: Bounds) -> Mask:
 
 
 def _round_up(mask: Mask, channels: int) -> None:
-    """Keeps a few channels more where a multiple of four, or the last channel of all, would be lost."""
-    group = _GROUP if channels % _GROUP == 0 else 1
-    missing = max(-int(mask.sum()) % group, group if not mask.any() else 0)
+    """Keeps a few channels more where a multiple of four, or one of the last two channels, would be lost."""
+    group, kept = _GROUP if channels % _GROUP == 0 else 1, int(mask.sum())
+    missing = max(-kept % group, max(group, min(_FEWEST, channels)) - kept)
     mask[np.flatnonzero(~mask)[:missing]] = True
 
 

@@ -46,8 +46,9 @@ def formed(layer: Weighted, weights: Weights) -> tuple[Weighted, int | None]:
 def possible(layer: Weighted) -> tuple[Weights, ...]:
     """How the table of a matrix kernel of any window may hold this layer's weights."""
     flat = layer.weights.reshape(len(layer.bias), -1)
-    shared = dense.weights_refusal(flat, layer.bias) is None
-    return (Weights.HALVES, Weights.BYTES, Weights.SHORT) if shared else (Weights.HALVES,)
+    # Each table by the bias it holds: that of a packed one is another.
+    bytes_ = (Weights.BYTES, Weights.SHORT)
+    return (Weights.HALVES, *(f for f in bytes_ if not dense.weights_refusal(flat, formed(layer, f)[0].bias)))
 
 
 def constants_for(layer: Weighted, form: Weights) -> Constants:
