@@ -44,7 +44,7 @@ ADVICE: Mapping[FaultClass, str] = {
     FaultClass.WRONG_IMAGE: "another image runs than was flashed: power-cycle the board and flash again",
     FaultClass.STALE_OUTPUT: "an earlier image's frames came first and were ignored: power-cycle the adapter",
     FaultClass.WRONG_OUTPUT: "our bug: please report it with the files of --save",
-    FaultClass.QUARANTINED: "look at the board, its cable and its power, then run it again with --fresh",
+    FaultClass.QUARANTINED: "look at the board, its cable and its power, then add --failed to the same command",
 }
 
 

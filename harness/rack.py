@@ -2,7 +2,8 @@
 
 A lease is a file lock that the kernel drops when its owner dies, so a dead owner never blocks a board; a note
 beside it says who has it. Health is a value that changes with outcomes: a board that fails three jobs in a row for
-reasons of its own is quarantined for the rest of the session. Opening probes is not done here.
+reasons of its own is quarantined: the session leaves it alone for a while, or for good. Opening probes is not done
+here.
 """
 
 from __future__ import annotations

@@ -35,6 +35,9 @@ from tinyengine.kernels.catalogue import Target
 LEASE_WAIT_S = 600.0
 ATTEMPTS = 2
 """A board's own failure is tried once more, unless that is hopeless; each attempt is a stored row."""
+REST_S, LONGEST_REST_S = 60.0, 1800.0
+"""How long a quarantined board is left alone, first and at most: what ails a hub or a supply may pass."""
+_LOOK_S = 0.2
 _RETRIED = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT})
 _OVERFLOWS = frozenset({Outcome.ARENA_OVERFLOW, Outcome.FLASH_OVERFLOW})
 
@@ -86,10 +89,16 @@ class Session:
         clock: Callable[[], float],
         now: Callable[[], float],
         fresh: bool = False,
+        failed: bool = False,
         lease_wait_s: float = LEASE_WAIT_S,
+        rest_s: float = REST_S,
         lease_folder: Path | None = None,
         make_ready: Prepare = prepare,
     ) -> None:
+        """Args:
+        fresh: measure everything, even after an unfinished session.
+        failed: go on with the last session of this request, finished or not, and measure what is not ok in it.
+        """
         self._request = request
         self._store = store
         self._measure = measure
@@ -101,11 +110,15 @@ class Session:
         self._lease_folder = lease_folder
         self._shelf = Shelf(request.given, stop, make_ready)
         self._stored: StoredSession = store.begin_session(
-            request=request.document(), request_digest=request.digest(), fresh=fresh
+            request=request.document(), request_digest=request.digest(), fresh=fresh, reopen=failed
         )
         self._rows: dict[tuple[str, str], Row] = {
-            (row.model, row.board): row for row in self._stored.rows if _is_final(row)
+            (row.model, row.board): row
+            for row in self._stored.rows
+            if (row.outcome is Outcome.OK if failed else _is_final(row))
         }
+        self._at_work = {board.name for board in request.boards}
+        self._rest_s = rest_s
         self._lock = threading.Lock()
         self._fatal: list[BaseException] = []
         self._bugs: list[Exception] = []
@@ -161,8 +174,26 @@ class Session:
             # Not to be judged in a thread: `finish` raises it again where it is seen.
             with self._lock:
                 self._fatal.append(error)
+        finally:
+            with self._lock:
+                self._at_work.discard(board.name)
 
     def _work(self, board: Board) -> None:
+        """All jobs of a board: in shifts, when it has to be left alone in between."""
+        todo = self._todo(board)
+        health, rest_s = Health(), self._rest_s
+        while todo:
+            health = self._shift(board, todo, health)
+            if not todo or self._stop.is_set():
+                return
+            if not self._rested(board, health, rest_s):
+                break
+            rest_s = min(2 * rest_s, LONGEST_REST_S)
+        if not self._stop.is_set():
+            for source in todo:
+                self._keep(self._left_alone(source, board, health))
+
+    def _todo(self, board: Board) -> list[ModelSource]:
         todo: list[ModelSource] = []
         for source in self._request.models:
             row = self._rows.get((source.name, board.name))
@@ -170,8 +201,10 @@ class Session:
                 todo.append(source)
             else:
                 self._observe(Event(board=board.name, model=source.name, row=row, resumed=True))
-        if not todo:
-            return
+        return todo
+
+    def _shift(self, board: Board, todo: list[ModelSource], health: Health) -> Health:
+        """Takes jobs off `todo`, with the board's lease, until they are done or the board is quarantined."""
         try:
             lease = rack.lease(
                 board,
@@ -182,14 +215,12 @@ class Session:
                 folder=self._lease_folder,
             )
         except HarnessError as error:
-            for source in todo:
-                self._keep(failed_row(self._blank(source, board), error))
-            return
+            while todo:
+                self._keep(failed_row(self._blank(todo.pop(0), board), error))
+            return health
         with lease:
-            health = Health()
-            for source in todo:
-                if self._stop.is_set():
-                    return
+            while todo and not self._stop.is_set():
+                source = todo.pop(0)
                 try:
                     health = self._job(source, board, health)
                 except (HarnessError, sqlalchemy.exc.SQLAlchemyError):
@@ -198,23 +229,46 @@ class Session:
                     with self._lock:
                         self._bugs.append(bug)
                     self._keep(broken_row(self._blank(source, board), bug))
+                if health.state is State.QUARANTINED:
+                    break
+        return health
+
+    def _rested(self, board: Board, health: Health, rest_s: float) -> bool:
+        """Leaves a quarantined board alone for a while, its lease given back.
+
+        Returns:
+            Whether to try it again: not when all that is left to do is waiting for boards like this one.
+        """
+        words = f"{board.name} is quarantined after {health.failures_in_a_row} failures in a row, for {rest_s:g} s"
+        self._observe(Event(board=board.name, stage=words))
+        deadline = self._clock() + rest_s
+        with self._lock:
+            self._at_work.discard(board.name)
+        while self._clock() < deadline:
+            with self._lock:
+                if not self._at_work:
+                    return False
+            if self._stop.wait(_LOOK_S):
+                return False
+        with self._lock:
+            self._at_work.add(board.name)
+        return True
+
+    def _left_alone(self, source: ModelSource, board: Board, health: Health) -> Row:
+        return replace(
+            self._blank(source, board),
+            outcome=Outcome.FLASH_FAILED,
+            error=f"{board.name} is quarantined after {health.failures_in_a_row} failures in a row, "
+            f"the last: {health.last_error}",
+            fault="board",
+            fault_class=FaultClass.QUARANTINED,
+            advice=ADVICE[FaultClass.QUARANTINED],
+        )
 
     def _job(self, source: ModelSource, board: Board, health: Health) -> Health:
         def stage(name: str) -> None:
             self._observe(Event(board=board.name, model=source.name, stage=name))
 
-        if health.state is State.QUARANTINED:
-            row = replace(
-                self._blank(source, board),
-                outcome=Outcome.FLASH_FAILED,
-                error=f"{board.name} is quarantined after {health.failures_in_a_row} failures in a row, "
-                f"the last: {health.last_error}",
-                fault="board",
-                fault_class=FaultClass.QUARANTINED,
-                advice=ADVICE[FaultClass.QUARANTINED],
-            )
-            self._keep(row)
-            return health
         try:
             stage("compile")
             job = self._ready(source, board, self._target(board))

@@ -175,12 +175,14 @@ class Store:
         request: dict[str, Any],
         request_digest: str,
         fresh: bool,
+        reopen: bool = False,
         alive: Callable[[str, str], bool] | None = None,
     ) -> StoredSession:
         """The unfinished session with the same request, if its process is gone; else a new one.
 
         Args:
             fresh: never resume.
+            reopen: the last session counts as unfinished, and no older one counts.
             alive: (host, process) -> whether that process may still be writing.
         """
         is_alive = alive or owner_alive
@@ -190,11 +192,13 @@ class Store:
             if not fresh:
                 query = (
                     sa.select(SessionRecord)
-                    .where(SessionRecord.request_digest == request_digest, SessionRecord.finished.is_(None))
-                    .order_by(SessionRecord.started.desc())
+                    .where(SessionRecord.request_digest == request_digest)
+                    .order_by(SessionRecord.started.desc(), SessionRecord.id.desc())
                 )
+                query = query.limit(1) if reopen else query.where(SessionRecord.finished.is_(None))
                 for found in session.scalars(query):
-                    if not is_alive(found.host, found.process):
+                    if found.finished is not None or not is_alive(found.host, found.process):
+                        found.finished = None
                         found.host, found.process = socket.gethostname(), own_process()
                         return replace(self._load(session, found), resumed=True)
             started = utc(self._now())

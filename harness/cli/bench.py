@@ -94,6 +94,9 @@ def command(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure everything, even after an unfinished call.")
     ] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Measure what is not ok in the last call with the same arguments.")
+    ] = False,
     fault: Annotated[
         list[str] | None,
         typer.Option(
@@ -112,6 +115,8 @@ def command(
     if boards_file is not None:
         # The probe's process reads the same file.
         os.environ["TINYRACK_BOARDS"] = str(boards_file.absolute())
+    if fresh and failed:
+        raise ConfigError("measures everything, --failed only some; choose one", file="--fresh")
     sharing, grid = compiling.patches(patches)
     names = None if boards is None else [n.strip() for part in boards for n in part.split(",") if n.strip()]
     chosen = with_faults(load_boards(boards_file).select(names), [parse(text) for text in fault or ()])
@@ -145,7 +150,7 @@ def command(
     if tuning and (line := untuned(request)) is not None:
         screen.say(line)
     with Store.open(results, now=time.time) as store:
-        result = run(request, store=store, fresh=fresh, screen=screen)
+        result = run(request, store=store, fresh=fresh, failed=failed, screen=screen)
     if json is not None:
         write_json(row.bench_document(result.rows), json)
     _show(result, layers=layers, screen=console(stderr=json == "-"))
@@ -180,7 +185,7 @@ def untuned(request: Request) -> str | None:
     )
 
 
-def run(request: Request, *, store: Store, fresh: bool, screen: Screen) -> Result:
+def run(request: Request, *, store: Store, fresh: bool, screen: Screen, failed: bool = False) -> Result:
     """A session with real time, signals and a view around it."""
     stop = threading.Event()
     station = Station(stop=stop, memory=request.options.memory)
@@ -209,9 +214,12 @@ def run(request: Request, *, store: Store, fresh: bool, screen: Screen) -> Resul
         clock=time.monotonic,
         now=time.time,
         fresh=fresh,
+        failed=failed,
     )
     if session.resumed:
-        screen.say(f"completing the unfinished session {session.id}")
+        screen.say(f"completing the {'' if failed else 'unfinished '}session {session.id}")
+    elif failed:
+        screen.say("no earlier call with these arguments: everything is measured")
     with signals.handled(stop):
         progress.start()
         try:

@@ -125,8 +125,8 @@ class Progress:
         roomy = self._console.width >= _ROOMY
         width = 20 if roomy else 8
         table.add_column(no_wrap=True, max_width=None if roomy else _NARROW_BOARD)
-        # The model's name is what gives way: only columns that may wrap do.
-        for may_wrap in (False, False, True, False, False):
+        # Model and stage give way: only columns that may wrap do.
+        for may_wrap in (False, False, True, True, False):
             table.add_column(no_wrap=not may_wrap)
         for name, lane in self._lanes.items():
             bar = Text(
@@ -138,7 +138,7 @@ class Progress:
                 bar,
                 f"{lane.done}/{self._models}",
                 Text(lane.model, no_wrap=True, overflow="ellipsis"),
-                Text(self._stage(lane), style="dim"),
+                Text(self._stage(lane), style="dim", no_wrap=True, overflow="ellipsis"),
                 Text(f"{lane.failed} not ok", style="red") if lane.failed else Text(""),
             )
         return table

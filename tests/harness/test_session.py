@@ -66,7 +66,15 @@ class Bench:
     def request(self, models: str = "ab", boards: int = 2) -> Request:
         return Request(models=tuple(source(m) for m in models), boards=BOARDS[:boards], options=JobOptions())
 
-    def session(self, request: Request, *, fresh: bool = False, lease_wait_s: float = 5.0) -> Session:
+    def session(
+        self,
+        request: Request,
+        *,
+        fresh: bool = False,
+        failed: bool = False,
+        lease_wait_s: float = 5.0,
+        rest_s: float = 60.0,
+    ) -> Session:
         def measure(job: Job, *, stage: Callable[[str], None]) -> Row:
             stage("run")
             asked = (job.model.source.name, job.board.name)
@@ -94,13 +102,17 @@ class Bench:
             clock=time.monotonic,
             now=time.time,
             fresh=fresh,
+            failed=failed,
             lease_wait_s=lease_wait_s,
+            rest_s=rest_s,
             lease_folder=self.folder,
             make_ready=make_ready,
         )
 
-    def run(self, request: Request, *, fresh: bool = False, lease_wait_s: float = 5.0) -> Result:
-        session = self.session(request, fresh=fresh, lease_wait_s=lease_wait_s)
+    def run(
+        self, request: Request, *, fresh: bool = False, failed: bool = False, lease_wait_s: float = 5.0
+    ) -> Result:
+        session = self.session(request, fresh=fresh, failed=failed, lease_wait_s=lease_wait_s)
         session.start()
         assert session.wait(30)
         return session.finish()
@@ -212,6 +224,73 @@ def test_a_dead_board_is_quarantined_and_says_why(bench: Bench) -> None:
         dead[3].error or ""
     )
     assert all(r.outcome is Outcome.OK for r in result.rows if r.board == "f746-sim")
+
+
+def test_a_quarantined_board_is_tried_again_while_others_are_at_work(bench: Bench) -> None:
+    """Trouble that passes costs the jobs it met; the lease is free while the board is left alone."""
+    recovered, free = threading.Event(), threading.Event()
+
+    def hub(model: str, board: str) -> Row | Exception:
+        if board == "f746-sim":
+            assert recovered.wait(20)
+            return good(model, board)
+        if model in "ab":
+            return BoardTimeout(board, "hello", 3, "check the cable")
+        recovered.set()
+        return good(model, board)
+
+    def look() -> None:
+        """Another call, which wants the board that is left alone."""
+        patient = time.monotonic() + 20
+        while time.monotonic() < patient and not any("quarantined" in (e.stage or "") for e in bench.events):
+            time.sleep(0.01)
+        with lease(BOARDS[0], timeout_s=5, clock=time.monotonic, stop=threading.Event(), folder=bench.folder):
+            if not recovered.is_set():
+                free.set()
+
+    bench.behave = hub
+    assert BOARDS[0].name == "f412-sim"
+    session = bench.session(bench.request("abcd"), rest_s=0.5)
+    other = threading.Thread(target=look)
+    other.start()
+    session.start()
+    assert session.wait(30)
+    other.join(10)
+    rows = {(r.model, r.board): r.outcome.value for r in session.finish().rows}
+    assert [rows[m, "f412-sim"] for m in "abcd"] == ["timeout", "timeout", "ok", "ok"]
+    assert free.is_set()
+
+
+def test_boards_that_are_all_quarantined_wait_for_nobody(bench: Bench) -> None:
+    bench.behave = lambda _model, board: BoardTimeout(board, "hello", 3, "check the cable")
+    begun = time.monotonic()
+    result = bench.run(bench.request("abcd"))
+    assert time.monotonic() - begun < 20
+    assert [r.fault_class for r in result.rows[4:]] == [FaultClass.QUARANTINED] * 4
+    assert all("--failed" in (r.advice or "") for r in result.rows[4:])
+
+
+def test_what_failed_is_measured_again_and_the_rest_kept(bench: Bench) -> None:
+    bench.behave = lambda model, board: (
+        good(model, board) if model == "a" else BoardTimeout(board, "hello", 3, "?")
+    )
+    first = bench.run(bench.request("ab"))
+    assert not first.interrupted
+    bench.behave, bench.measured = good, []
+    again = bench.run(bench.request("ab"), failed=True)
+    assert again.session == first.session
+    assert sorted(bench.measured) == [("b", "f412-sim"), ("b", "f746-sim")]
+    assert [r.outcome.value for r in again.rows] == ["ok"] * 4
+    bench.measured = []
+    assert bench.run(bench.request("ab"), failed=True).session == first.session
+    assert bench.measured == []
+    assert bench.run(bench.request("ab")).session != first.session
+
+
+def test_what_failed_in_no_earlier_call_is_everything(bench: Bench) -> None:
+    result = bench.run(bench.request("a"), failed=True)
+    assert not result.resumed
+    assert len(result.rows) == 2
 
 
 def test_an_interrupted_session_is_completed_by_the_next_call(bench: Bench) -> None:
