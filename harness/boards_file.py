@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -142,15 +142,17 @@ def _read(file: Path) -> tuple[BoardsFile, LinedYaml]:
     except ValidationError as error:
         first = max(error.errors(include_url=False), key=lambda e: len(e["loc"]))
         loc = tuple(str(part) for part in first["loc"])
-        raise text.error(loc, _plain(first["type"], first["msg"], loc[-1] if loc else "")) from error
+        raise text.error(loc, _plain(first["type"], first["msg"], loc)) from error
 
 
-def _plain(kind: str, message: str, field: str) -> str:
-    """pydantic's message in the words of the file."""
+def _plain(kind: str, message: str, where: Sequence[str]) -> str:
+    """pydantic's message in the words of the file; `where` ends with the field."""
+    if "faults" in where and kind in ("list_type", "dict_type"):
+        return "is a list of faults like [{kind: hung}, {kind: uart_lost, gap: 500}]"
     if kind == "extra_forbidden":
         return "is not a known field"
     if kind == "missing":
-        return f"needs `{field}`"
+        return f"needs `{where[-1]}`"
     if kind in ("model_type", "dict_type"):
         return "is no list of `NAME: VALUE` lines; an empty one is {}"
     if kind == "string_type":

@@ -120,6 +120,8 @@ def make(fields: Mapping[str, Value]) -> Fault:
 
     rest = dict(fields)
     name = rest.pop("kind", None)
+    if name is None:
+        raise BadOrder(f"a fault is {{kind: hung}}, with its numbers; kinds are {', '.join(FaultKind)}")
     try:
         kind = FaultKind(str(name))
     except ValueError:

@@ -39,7 +39,8 @@ class State(StrEnum):
     QUARANTINED = "quarantined"
 
 
-_BOARD_FAULTS = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT})
+BOARD_FAULTS = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT})
+"""What is mostly the board's own, or its cables': it may be gone the next time."""
 _NO_CONTACT = frozenset(
     {
         Outcome.ARENA_OVERFLOW,
@@ -69,7 +70,7 @@ class Health:
         """The record after one more attempt; attempts that never reached the board say nothing about it."""
         if outcome in _NO_CONTACT:
             return self
-        if outcome in _BOARD_FAULTS:
+        if outcome in BOARD_FAULTS:
             return replace(self, failures_in_a_row=self.failures_in_a_row + 1, last_error=error)
         return Health()
 

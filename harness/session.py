@@ -38,7 +38,6 @@ ATTEMPTS = 2
 REST_S, LONGEST_REST_S = 60.0, 1800.0
 """How long a quarantined board is left alone, first and at most: what ails a hub or a supply may pass."""
 _LOOK_S = 0.2
-_RETRIED = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT})
 _OVERFLOWS = frozenset({Outcome.ARENA_OVERFLOW, Outcome.FLASH_OVERFLOW})
 
 
@@ -340,7 +339,7 @@ def _is_final(row: Row) -> bool:
 
 def _is_retried(row: Row) -> bool:
     """Whether the failure is the board's and may be gone the next time."""
-    return row.outcome in _RETRIED and row.fault_class not in HOPELESS
+    return row.outcome in rack.BOARD_FAULTS and row.fault_class not in HOPELESS
 
 
 def all_ok(rows: Sequence[Row], *, wanted: int) -> bool:

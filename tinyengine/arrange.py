@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import inf
 
 from tinyengine import patched
-from tinyengine.errors import PlanError
+from tinyengine.errors import ArenaLimit
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Graph
 from tinyengine.kernels.catalogue import Target
@@ -67,7 +67,7 @@ def arrange(
 
     Raises:
         UnsupportedOp: a node no kernel can compute.
-        PlanError: the smallest arena found exceeds the limit.
+        ArenaLimit: the smallest arena found exceeds the limit.
     """
     options = Options(
         graph,
@@ -138,7 +138,7 @@ def best(options: Options, preferences: Preferences, price: float, *, quick: boo
         quick: plan one cut only, for whom an arena that may be a little larger is good enough.
 
     Raises:
-        PlanError: the smallest arena found exceeds the limit.
+        ArenaLimit: the smallest arena found exceeds the limit.
     """
     bounds = options.bounds()
     limit = preferences.sram_limit_bytes
@@ -249,13 +249,13 @@ def frontier(graph: Graph, *, requant: Requant, target: Target, points: int = 12
 
 def _within(options: Options, bounds: list[int], limit: int, price: float) -> Arrangement:
     """The cheapest arrangement whose arena is at most `limit`."""
-    least = None
+    arenas: list[int] = []
     for bound in _attempts(options, [b for b in reversed(bounds) if b <= limit] or bounds[:1], price):
         for a in _arrangements(options, bound, price):
             if a.plan.arena_bytes <= limit:
                 return a
-            least = a.plan.arena_bytes if least is None else min(least, a.plan.arena_bytes)
-    raise PlanError(f"the smallest arena found takes {least:,} bytes, the limit is {limit:,}")
+            arenas.append(a.plan.arena_bytes)
+    raise ArenaLimit(min(arenas), limit)
 
 
 def _attempts(options: Options, bounds: Sequence[int], price: float, most: int = _ATTEMPTS) -> Iterator[int]:

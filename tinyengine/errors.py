@@ -36,3 +36,12 @@ class UnsupportedOp(TinyEngineError):
 
 class PlanError(TinyEngineError):
     """A memory plan that cannot be made or that failed its check."""
+
+
+class ArenaLimit(PlanError):
+    """No arrangement needs as little memory as was asked for: what the smallest one found takes."""
+
+    def __init__(self, needed_bytes: int, limit_bytes: int) -> None:
+        super().__init__(f"the smallest arena found takes {needed_bytes:,} bytes, the limit is {limit_bytes:,}")
+        self.needed_bytes = needed_bytes
+        self.limit_bytes = limit_bytes

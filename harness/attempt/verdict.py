@@ -20,7 +20,7 @@ from harness.errors import (
     WrongImage,
 )
 from harness.row import Row
-from tinyengine.errors import ModelFormatError, TinyEngineError, UnsupportedOp
+from tinyengine.errors import ArenaLimit, ModelFormatError, TinyEngineError, UnsupportedOp
 
 
 class Verdict(NamedTuple):
@@ -40,6 +40,10 @@ def judge(error: HarnessError | TinyEngineError) -> Verdict:
         case ModelFormatError():
             return Verdict(
                 Outcome.MODEL_FORMAT, "model", "export the model again; the file is damaged or no .tflite"
+            )
+        case ArenaLimit():
+            return Verdict(
+                Outcome.ARENA_OVERFLOW, "model", "a larger --sram-limit, a smaller input or narrower layers"
             )
         case ArenaOverflow():
             return Verdict(

@@ -7,6 +7,7 @@ are the compiler's estimate, or a board's when one is named.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,9 +23,10 @@ from harness.cli import bench
 from harness.cli.options import DEFAULT_RESULTS, BoardsFileOption, JsonOption, ModelArgument
 from harness.cli.output import console, write_json
 from harness.destination import write_text
-from harness.errors import Interrupted, Outcome
+from harness.errors import HarnessError, Interrupted, Outcome
 from harness.job import JobOptions, Kernels
 from harness.models import ModelSource, resolve
+from harness.rack import BOARD_FAULTS
 from harness.report import charts
 from harness.request import Request
 from harness.row import Row
@@ -60,7 +62,7 @@ def command(
     folded = passes.fold_constant_channels(lowered, Requant.EXACT)
     graph = lowered if folded is lowered else passes.run(folded)
     found = frontier(graph, requant=Requant.EXACT, target=target, points=points)
-    rows = None if chosen is None else [_measure(source, chosen, p, results) for p in found]
+    rows = None if chosen is None else list(_measured(source, chosen, found, results))
     if svg is not None:
         _draw(svg, source.name, found, rows, board)
     if json is not None:
@@ -69,6 +71,19 @@ def command(
         console().print(_table(source.name, found, rows))
     if rows is not None and any(r.outcome is not Outcome.OK for r in rows):
         raise typer.Exit(1)
+
+
+def _measured(source: ModelSource, board: Board, points: Sequence[Point], results: str) -> Iterator[Row]:
+    """The rows of all points.
+
+    Raises:
+        HarnessError: the board failed; it would at the next point, too.
+    """
+    for done, point in enumerate(points):
+        row = _measure(source, board, point, results)
+        if row.outcome in BOARD_FAULTS:
+            raise HarnessError(f"{row.error}; {row.advice}; measured so far: {done} of {len(points)} points")
+        yield row
 
 
 def _measure(source: ModelSource, board: Board, point: Point, results: str) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from harness.cli.options import JsonOption
 from harness.cli.output import console, write_json
 from harness.errors import ConfigError
 from harness.station import simulated_board
+
+if TYPE_CHECKING:
+    from harness.sim.protocol import BoardStatus
 
 app = typer.Typer(help="Start, stop and inspect simulated boards.", no_args_is_help=True, rich_markup_mode=None)
 app.command("run")(sim_run.run)
@@ -49,21 +52,33 @@ def stop(board: BoardArgument, json: JsonOption = None) -> None:
 
 
 @app.command()
-def status(board: BoardArgument, json: JsonOption = None) -> None:
-    """Show what a board does."""
+def status(
+    board: Annotated[
+        str | None, typer.Argument(metavar="[BOARD]", help="A simulated board; without it all of boards.yaml.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Show what a board does, or all of them."""
     from harness.sim import boards as simulated
 
-    found = simulated.status(_find(board).name)
+    found = {each.name: simulated.status(each.name) for each in _chosen(board)}
     if json is not None:
-        document: dict[str, Any] = {"board": board, "on": found is not None}
-        write_json({**document, **(asdict(found) if found is not None else {})}, json)
-    if json == "-":
-        return
+        documents = [
+            {"board": name, "on": state is not None, **({} if state is None else asdict(state))}
+            for name, state in found.items()
+        ]
+        write_json({"boards": documents} if board is None else documents[0], json)
+    if json != "-":
+        for name, state in found.items():
+            _show_status(name, state)
+
+
+def _show_status(name: str, found: BoardStatus | None) -> None:
     if found is None:
-        console().print(f"{board} is off")
+        console().print(f"{name} is off")
         return
     console().say(
-        f"{board} is on (process {found.pid}): {found.chip}, {found.state}, {found.clock_hz / 1e6:g} MHz, "
+        f"{name} is on (process {found.pid}): {found.chip}, {found.state}, {found.clock_hz / 1e6:g} MHz, "
         f"{found.cycles:,} cycles and {found.instructions:,} instructions since power-on, "
         f"timing {found.timing_model}, memory {found.memory_model}",
     )
@@ -76,6 +91,15 @@ def status(board: BoardArgument, json: JsonOption = None) -> None:
         console().print(f"  against the manual: {violation.rule}, {violation.count} times")
     if found.fault is not None:
         console().print(f"  last fault: {found.fault.what} at {found.fault.code_address:#010x}")
+
+
+def _chosen(name: str | None) -> list[Board]:
+    """The named board; without a name all that `start` could switch on."""
+    if name is not None:
+        return [_find(name)]
+    boards = [each for each in load_boards().all if each.simulated and each.probe.kind == "pyocd"]
+    host.require(boards)
+    return boards
 
 
 def _find(name: str) -> Board:

@@ -284,6 +284,15 @@ def test_an_impossible_limit_is_one_line_and_1(quiet_place: Path, capsys: pytest
     assert not (quiet_place / "c").exists()
 
 
+def test_status_without_a_name_is_that_of_all_boards(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("sim", "status", "--json") == 0
+    found = {each["board"]: each["on"] for each in json.loads(capsys.readouterr().out)["boards"]}
+    assert {"f412-sim", "f746-sim", "f765-sim", "h743-sim"} <= set(found)
+    assert not any(found.values())
+    assert call("sim", "status") == 0
+    assert "f746-sim is off\n" in capsys.readouterr().out
+
+
 def test_report_shows_the_newest_row_of_each_pair(quiet_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stored(quiet_place / "results")
     assert call("report", "--json") == 0

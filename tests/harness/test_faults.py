@@ -129,3 +129,11 @@ def test_each_fault_ends_in_its_class_within_its_deadline_and_the_board_is_sound
     with ThreadPoolExecutor(len(BOARDS)) as threads:
         assert not [line for lines in threads.map(run, BOARDS) for line in lines]
     print(f"{len(kinds)} kinds in {time.monotonic() - begun:.0f} s")
+
+
+@pytest.mark.parametrize("given", ["hung", "[hung]", "{kind: hung}", "[{hung: 1}]"])
+def test_a_fault_written_otherwise_is_answered_with_one_that_is_right(tmp_path: Path, given: str) -> None:
+    file = tmp_path / "boards.yaml"
+    file.write_text(f"boards:\n  a: {{chip: stm32f746, simulated: true, faults: {given}}}\n")
+    with pytest.raises(ConfigError, match=r"boards.yaml:2: boards.a.faults.*\{kind: hung\}"):
+        load_boards(file)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from harness.cli import frontier
 from harness.cli.main import main
+from harness.errors import Outcome
+from tests.harness.rows import OK
 
 
 def call(*arguments: str) -> int:
@@ -37,3 +41,24 @@ def test_an_sram_limit_nothing_fits_is_one_line(tmp_path: Path, capsys: pytest.C
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1
     assert "the limit is 100" in error[0]
+
+
+def test_a_board_that_fails_is_not_asked_for_the_other_points(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcomes = iter([OK, replace(OK, outcome=Outcome.TIMEOUT, error="f746-sim: no answer", advice="look at it")])
+    monkeypatch.setattr(frontier, "_measure", lambda *_: next(outcomes))
+    assert call("frontier", "zoo:ds-cnn", "--points", "4", "--board", "f746-sim") == 1
+    said = capsys.readouterr().err
+    assert "f746-sim: no answer; look at it; measured so far: 1 of " in said
+
+
+def test_a_limit_nothing_fits_is_the_models_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("bench", "zoo:ad-autoencoder", "--boards", "f746-sim", "--sram-limit", "100", "--json") == 1
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["outcome"], row["fault"]) == ("arena_overflow", "model")
+    assert "--sram-limit" in row["advice"]
