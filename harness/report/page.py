@@ -13,7 +13,8 @@ from harness import __version__
 from harness.errors import Outcome
 from harness.report import figures, html, ladder
 from harness.report.figures import MapPicture
-from harness.row import MemoryMap, Row
+from harness.report.overview import natural, overview
+from harness.row import MemoryMap, Row, outcome_words, plain_error
 from tinyengine import zoo
 from tinyengine.schedule import Sharing
 
@@ -129,14 +130,16 @@ def render(rows: Sequence[Row], *, generated: str, source: str) -> str:
         source: where the rows come from, as text for people.
     """
     groups: dict[tuple[str, str, str, str | None], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (row.model, row.board)):
+    for row in sorted(rows, key=lambda row: (natural(row.model), natural(row.board))):
         groups.setdefault((row.model, row.model_sha256, row.requant, row.kernels), []).append(row)
     tables = [table for group in groups.values() for table in _by_timing_model(group)]
     parts = tuple(_part(f"m{i}", table, version=version) for i, (version, table) in enumerate(tables))
+    matrix = overview([(part.anchor, table) for part, (_, table) in zip(parts, tables, strict=True)])
     good = sum(row.outcome is Outcome.OK for row in rows)
     return html.fill(
         "report.html.j2",
         parts=parts,
+        overview=matrix,
         generated=generated,
         source=source,
         version=__version__,
@@ -285,8 +288,8 @@ def _line(row: Row, slowest: int) -> Line:
         mhz=_number(row.clock_hz, 1e6, 0),
         simulated=row.simulated,
         ok=row.outcome is Outcome.OK,
-        outcome=row.outcome.value.replace("_", " "),
-        error=row.error or "",
+        outcome=outcome_words(row).replace("_", " "),
+        error=plain_error(row),
         advice=row.advice or "",
         mcycles=_number(row.cycles, 1e6, 3),
         share=row.cycles / slowest if row.cycles and slowest else 0.0,

@@ -12,6 +12,7 @@ import pytest
 
 from harness.errors import Outcome
 from harness.report import figures
+from harness.report.overview import overview
 from harness.report.page import render
 from harness.row import BufferRow, LayerRow, MemoryMap, PlacementRow, RegionRow, Row
 from tests.harness.rows import FAILED, OK
@@ -163,6 +164,33 @@ def test_versions_of_the_timing_model_do_not_stand_in_one_table() -> None:
     assert "timing model tr-cortexm/10: not to be compared" in last
     assert "f412-sim" in last and "my-nucleo" in last and "f765-sim" not in last
     assert "not to be compared" not in page(tenth, silicon)
+
+
+def test_all_models_and_boards_are_on_one_screen_with_what_failed() -> None:
+    rows = tuple(
+        replace(OK, model=model, board=f"board-{n}", latency_ms=n + 0.5, warnings=("noise",) if n == 2 else ())
+        for model in ("kws", "vww")
+        for n in (10, 2, 9)
+    )
+    dead = replace(
+        FAILED, model="kws", board="board-7", error="board-7: no answer", started="2026-01-02T03:12:07.000Z"
+    )
+    found = overview((("m0", (*rows[:3], dead)), ("m1", rows[3:])))
+    assert [name for name, _ in found.boards] == ["board-2", "board-7", "board-9", "board-10"]
+    assert found.totals == ((2, 2), (0, 1), (2, 2), (2, 2))
+    assert found.span == "2026-01-01 00:00 to 2026-01-02 03:12 UTC"
+    first, second = found.lines
+    assert [cell and (cell.text, cell.remark) for cell in first.cells] == [
+        ("2.50", "noise"),
+        ("arena overflow", "no answer"),
+        ("9.50", ""),
+        ("10.50", ""),
+    ]
+    assert second.cells[1] is None
+    text = page(*rows, dead)
+    assert 'title="noise"' in text
+    assert "0 of 1" in text
+    assert "All models on all boards" not in page(OK)
 
 
 def test_the_same_rows_give_the_same_page() -> None:
