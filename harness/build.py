@@ -7,11 +7,15 @@ sections' sizes, with both numbers.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +28,7 @@ from harness.errors import ArenaOverflow, BuildFailed
 from harness.image import Image, Region
 from harness.layout import OPEN_BYTES, Layout, Sizes, lay_out, linker_script, spare_bytes
 from harness.objects import compile_objects, locked, run_step
+from harness.pruning import WORK_PREFIX, prune
 from tinyengine.sources import Sources
 
 
@@ -51,10 +56,19 @@ def _build_once(plan: BuildPlan, digest: str, cache_dir: Path) -> Image:
     with locked(images / f"{digest}.lock"):
         known = _cached(place, digest)
         if known is not None:
+            with contextlib.suppress(PermissionError):
+                os.utime(place)  # it was asked for; in a cache of somebody else's it only seems older
             return known
+        _prune_once(images)
         shutil.rmtree(place, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=images, prefix="build-") as folder:
+        with tempfile.TemporaryDirectory(dir=images, prefix=WORK_PREFIX) as folder:
             return _build(plan, digest, Path(folder), place, cache_dir)
+
+
+@functools.cache
+def _prune_once(images: Path) -> None:
+    """Once a process is often enough: a limit of gigabytes is not passed in a day."""
+    prune(images, now_s=time.time())
 
 
 def _cached(place: Path, digest: str) -> Image | None:

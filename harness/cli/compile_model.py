@@ -62,7 +62,7 @@ def command(
 ) -> None:
     """Compile a model to C files.
 
-    They need nothing but a compiler; for a core of its own there is assembly among them.
+    They need nothing but a C11 compiler; for a core of its own there is assembly among them.
     """
     sharing, grid = compiling.patches(patches)
     source = resolve(model)
