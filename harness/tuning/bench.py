@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from harness.boards import Board
 from harness.chips import load_chip
-from harness.errors import HarnessError, Interrupted, Outcome
+from harness.diagnosis import HOPELESS
+from harness.errors import FaultClass, HarnessError, Interrupted, Outcome
 from harness.job import Job, JobOptions
-from harness.row import Row
+from harness.row import Row, plain_error
 from harness.runner import Runner
 from harness.tuning import sampling
 from harness.tuning.readings import Reading, Readings, Verdict
@@ -19,6 +20,17 @@ from tinyengine.errors import TinyEngineError
 from tinyengine.sheet import Sample, sheet
 
 _BOARD_FAULTS = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT, Outcome.CRASH})
+_NOT_THE_IMAGE = HOPELESS | {
+    FaultClass.UART_GONE,
+    FaultClass.PROBE_BUSY,
+    FaultClass.PROBE_LOST,
+    FaultClass.PROBE_HUNG,
+    FaultClass.NO_CONNECTION,
+    FaultClass.BROWN_OUT,
+    FaultClass.WRONG_CLOCK,
+    FaultClass.CACHES_OFF,
+}
+"""What no way of computing a layer can do to a board: the image is tried again, whole, and no way is blamed."""
 _ATTEMPTS = 2
 """An image whose ways hang or crash the board fails twice, and is then tried in parts."""
 MOST_FAILURES = 14
@@ -89,8 +101,9 @@ class Bench:
         try:
             made = sampling.prepared(sheet(group, name="samples"), self._compile_options, self._answers)
         except (TinyEngineError, LookupError) as error:
-            return self._failed(group, " ".join(str(error).split()))
-        for attempt in range(_ATTEMPTS):
+            return _alone(group, Verdict.FAILED, " ".join(str(error).split()))
+        attempts = 0
+        while attempts < _ATTEMPTS:
             row, evidence = self._runner.run(
                 Job(board=self._board, model=made, options=self._options), stage=lambda _: None
             )
@@ -100,18 +113,22 @@ class Bench:
                 self._failures = 0
                 break
             self._failures += 1
-            if self._failures >= MOST_FAILURES:
-                raise GaveUp(f"{self._board.name} failed {MOST_FAILURES} times in a row, the last: {row.error}")
-            if attempt == 0:
-                self._observe(Step(done=0, total=0, stage=f"again, after: {row.error}"))
+            if self._failures >= MOST_FAILURES or row.fault_class in HOPELESS:
+                times = f"{self._failures} times in a row, the last" if self._failures > 1 else "once"
+                goes_on = "the same command goes on where this one ended"
+                raise GaveUp(f"{self._board.name} failed {times}: {plain_error(row)}; {goes_on}")
+            attempts += row.outcome is not Outcome.FLASH_FAILED and row.fault_class not in _NOT_THE_IMAGE
+            if attempts < _ATTEMPTS:
+                self._observe(Step(done=0, total=0, stage=f"again, after: {plain_error(row)}"))
         if row.outcome in (Outcome.OK, Outcome.MISMATCH) and evidence.output is not None:
             return _judged(group, row, evidence.output, made.expected_blob)
-        return self._failed(group, row.error or row.outcome.value)
+        is_boards = row.outcome in _BOARD_FAULTS
+        return _alone(group, Verdict.SILENT if is_boards else Verdict.FAILED, row.error or row.outcome.value)
 
-    def _failed(self, group: tuple[Sample, ...], reason: str) -> list[Reading] | None:
-        if len(group) > 1:
-            return None
-        return [Reading(name=group[0].name, verdict=Verdict.FAILED, reason=reason[:200])]
+
+def _alone(group: Sequence[Sample], verdict: Verdict, reason: str) -> list[Reading] | None:
+    """The verdict on a way that failed alone; None where it may be one of several."""
+    return None if len(group) > 1 else [Reading(name=group[0].name, verdict=verdict, reason=reason[:200])]
 
 
 class GaveUp(HarnessError):

@@ -45,7 +45,13 @@ class Verdict(StrEnum):
     UNTIMED = "untimed"
     """The right output, but no cycles that can be trusted; asked again by the next run."""
     FAILED = "failed"
-    """It does not fit, does not build, or the board did not answer."""
+    """It does not fit, or does not build."""
+    SILENT = "silent"
+    """The board crashed or did not answer. Perhaps the board was at fault: asked again by the next run."""
+
+
+_PASSING = frozenset({Verdict.UNTIMED, Verdict.SILENT})
+_NEVER_TAKEN = frozenset({Verdict.WRONG, Verdict.FAILED, Verdict.SILENT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +139,7 @@ class Readings:
         if self.file.exists():
             for line in self.file.read_text(encoding="utf-8").splitlines():
                 found = _parsed(line)
-                if found is not None and found.verdict is not Verdict.UNTIMED:
+                if found is not None and found.verdict not in _PASSING:
                     self._known[found.name] = found
 
     @classmethod
@@ -170,7 +176,7 @@ class Readings:
         chosen = self._known.values() if names is None else [self._known[n] for n in names if n in self._known]
         return Measured(
             cycles={r.name: r.cycles for r in chosen if r.cycles is not None},
-            wrong=frozenset(r.name for r in chosen if r.verdict in (Verdict.WRONG, Verdict.FAILED)),
+            wrong=frozenset(r.name for r in chosen if r.verdict in _NEVER_TAKEN),
         )
 
 

@@ -19,7 +19,7 @@ from harness.chips import load_chip
 from harness.cli.bench import untuned
 from harness.cli.compiling import tunings
 from harness.cli.tune import summary
-from harness.errors import ConfigError, Outcome
+from harness.errors import ConfigError, FaultClass, Outcome
 from harness.evidence import Evidence
 from harness.job import Job, JobOptions, Kernels, Memory, compile_options
 from harness.models import resolve
@@ -89,12 +89,17 @@ class FakeRunner:
         self.bad, self.hangs = bad, hangs
         self.images: list[int] = []
         self.names: list[str] = []
+        self.drops, self.dropped_as = 0, FaultClass.PROBE_LOST
 
     def run(self, job: Job, *, stage: Callable[[str], None]) -> tuple[Row, Evidence]:
         stage("run")
         names = [s.name for s in self.current]
         self.images.append(len(names))
         evidence = Evidence(graph=job.model.graph, inputs=job.model.inputs)
+        if self.drops:
+            self.drops -= 1
+            lost = replace(OK, outcome=Outcome.FLASH_FAILED, fault_class=self.dropped_as, board="f412-sim")
+            return replace(lost, error="f412-sim: hung up", layers=None), evidence
         if self.hangs & set(names):
             return replace(OK, outcome=Outcome.TIMEOUT, error="hung", layers=None), evidence
         output = bytearray(job.model.expected_blob)
@@ -151,7 +156,29 @@ def test_a_way_that_hangs_is_found_by_halving(tmp_path: Path, monkeypatch: pytes
     fake = FakeRunner(bad=set(), hangs={found[2].name})
     bench(fake, kept, monkeypatch, []).measure(found)
     verdicts = [cast(Reading, kept.get(s.name)).verdict for s in found]
-    assert verdicts == [Verdict.FAILED if i == 2 else Verdict.OK for i in range(len(found))]
+    assert verdicts == [Verdict.SILENT if i == 2 else Verdict.OK for i in range(len(found))]
+    assert kept.measured().wrong == {found[2].name}
+    # It may have been the board: a later run asks again.
+    fake.hangs = set()
+    later = readings(tmp_path)
+    assert bench(fake, later, monkeypatch, []).measure(found) == 1
+    assert cast(Reading, later.get(found[2].name)).verdict is Verdict.OK
+
+
+def test_a_cable_that_drops_is_no_ways_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, kept = samples(), readings(tmp_path)
+    fake = FakeRunner(bad=set(), hangs=set())
+    fake.drops = 5
+    bench(fake, kept, monkeypatch, []).measure(found)
+    assert {cast(Reading, kept.get(s.name)).verdict for s in found} == {Verdict.OK}
+    assert set(fake.images) == {len(found)}, "whole images only"
+    fake.drops = 100
+    with pytest.raises(GaveUp, match="failed 14 times in a row, the last: hung up; the same command goes on"):
+        bench(fake, readings(tmp_path / "other"), monkeypatch, []).measure(found)
+    fake.dropped_as = FaultClass.PROBE_ABSENT
+    with pytest.raises(GaveUp, match="f412-sim failed once: hung up"):
+        bench(fake, readings(tmp_path / "third"), monkeypatch, []).measure(found)
+    assert not len(readings(tmp_path / "other")) and not len(readings(tmp_path / "third"))
 
 
 def test_a_dead_board_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
