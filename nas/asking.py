@@ -68,13 +68,19 @@ def _adding(
         return []
     measured = [m for m in known if m.measured]
     within = ranking.fine(measured)
+    objectives = ranking.objectives([*taken_for, *within])
+    limits = ranking.most(objectives)
+
+    def met(member: Member) -> Point:
+        return tuple(map(min, ranking.point(member, objectives), limits))
+
     front = ranking.front([*taken_for, *measured])
     # One network spans no volume.
-    ideal, worst = _box(ranking, front if len(front) > 1 else [*taken_for, *within])
+    ideal, worst = _box([met(m) for m in (front if len(front) > 1 else [*taken_for, *within])], limits)
     added = additions(
-        [_met(ranking, m) for m in taken_for],
+        [met(m) for m in taken_for],
         [m.chance(ranking.limits) for m in asked],
-        [ranking.point(m) for m in within],
+        [ranking.point(m, objectives) for m in within],
         ideal=ideal,
         worst=worst,
         most=most,
@@ -82,15 +88,10 @@ def _adding(
     return [asked[i] for i in added]
 
 
-def _met(ranking: Ranking, member: Member) -> Point:
-    return tuple(map(min, ranking.point(member), ranking.most(member)))
-
-
-def _box(ranking: Ranking, front: Sequence[Member]) -> tuple[Point, Point]:
+def _box(front: Sequence[Point], limits: Point) -> tuple[Point, Point]:
     """From the best of each coordinate to its limit, or to beyond the worst where there is none."""
-    columns = list(zip(*(_met(ranking, m) for m in front), strict=True))
+    columns = list(zip(*front, strict=True))
     best = tuple(min(c) for c in columns)
-    limits = ranking.most(front[0])
     worst = tuple(
         max(c) + _MARGIN * (max(c) - min(c)) if isinf(most) else most
         for c, most in zip(columns, limits, strict=True)

@@ -82,6 +82,7 @@ class Guide:
         self._seen: dict[str, list[Observation]] = {b.name: [] for b in boards}
         self._beside: dict[str, list[tuple[int, int]]] = {b.name: [] for b in boards}
         self._ran: dict[str, list[tuple[_Plan, int]]] = {b.name: [] for b in boards}
+        self._watts: dict[str, list[float]] = {b.name: [] for b in boards}
         self._models: dict[str, LatencyModel] = {}
         self._corrections: dict[str, _Correction] = {}
         self._answers: dict[Arch, tuple[Measured | Unmeasured, ...]] = {}
@@ -123,12 +124,14 @@ class Guide:
             middle = found.cycles * correction.factor
             low, high = found.low * correction.low, found.high * correction.high
         to_ms = 1e3 / board.clock_hz
+        latency = Value(value=middle * to_ms, low=low * to_ms, high=high * to_ms)
         sram, flash = self._firmware(board)
         return Costs(
             board=board.name,
-            latency_ms=Value(value=middle * to_ms, low=low * to_ms, high=high * to_ms),
+            latency_ms=latency,
             sram_bytes=_near(plan.arena_bytes + sram),
             flash_bytes=_near(plan.flash_bytes + flash),
+            energy_joules=_energy(latency, self._watts[board.name]),
         )
 
     def _firmware(self, board: BoardFacts) -> tuple[int, int]:
@@ -146,6 +149,8 @@ class Guide:
             (answer.sram_bytes - plan.arena_bytes, answer.flash_bytes - plan.flash_bytes)
         )
         self._ran[board.name].append((plan, answer.cycles))
+        if answer.energy_joules is not None:
+            self._watts[board.name].append(1e3 * answer.energy_joules / answer.latency_ms)
         # A trained network may be compiled to other steps than noise is; then its own are what was measured.
         ran = plan.steps
         if not _alike(ran, answer.layers):
@@ -203,6 +208,17 @@ def _costs(board: BoardFacts, answer: Measured | Unmeasured) -> Costs:
         sram_bytes=value(answer.sram_bytes),
         flash_bytes=value(answer.flash_bytes),
         energy_joules=None if answer.energy_joules is None else value(answer.energy_joules),
+    )
+
+
+def _energy(latency: Value, watts: Sequence[float]) -> Value | None:
+    """Of networks that draw what measured ones drew; None where no meter has said anything."""
+    if not watts:
+        return None
+    return Value(
+        value=median(watts) * latency.value / 1e3,
+        low=min(watts) * latency.low / 1e3,
+        high=max(watts) * latency.high / 1e3,
     )
 
 

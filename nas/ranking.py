@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
+from typing import TypeAlias
 
 from nas.costs import Cost, Limit, Member
 from nas.pareto import Point, crowding, fronts
+
+Objectives: TypeAlias = tuple[tuple[str, Cost], ...]
+"""Costs, each on a board."""
 
 
 class Mode(StrEnum):
@@ -36,27 +40,42 @@ class Ranking:
         miss = member.miss(self.limits)
         return max(0.0, miss), -member.accuracy, miss, member.arch.encode()
 
-    def point(self, member: Member) -> Point:
-        """What is to be minimised. Energy is one of it only where a meter is."""
-        if self.mode is Mode.PAPER:
-            return (-member.accuracy,)
-        costs = [v.value for c in member.costs for kind in Cost for v in (c.of(kind),) if v is not None]
-        return (-member.accuracy, *costs)
+    def objectives(self, members: Sequence[Member]) -> Objectives:
+        """What is minimised besides inaccuracy when these are compared: what is known of all of them. So energy is
+        among it only where a meter is, and not before it has said anything."""
+        if self.mode is Mode.PAPER or not members:
+            return ()
+        known = [{(c.board, kind) for c in m.costs for kind in Cost if c.of(kind) is not None} for m in members]
+        everywhere = set.intersection(*known)
+        return tuple((c.board, k) for c in members[0].costs for k in Cost if (c.board, k) in everywhere)
 
-    def most(self, member: Member) -> Point:
-        """The limit on each coordinate of its point; endless where there is none."""
-        if self.mode is Mode.PAPER:
-            return (inf,)
+    def point(self, member: Member, objectives: Objectives) -> Point:
+        """What is to be minimised.
+
+        Raises:
+            ValueError: an objective is not known of it.
+        """
+        values = {(c.board, kind): c.of(kind) for c in member.costs for kind in Cost}
+        found = [values[pair] for pair in objectives]
+        if any(v is None for v in found):
+            raise ValueError(f"{member.arch.encode()} has no figure for each of {objectives}")
+        return (-member.accuracy, *(v.value for v in found if v is not None))
+
+    def most(self, objectives: Objectives) -> Point:
+        """The limit on each coordinate of a point; endless where there is none."""
         limits = {(limit.board, limit.cost): limit.most for limit in self.limits}
-        given = [(c.board, kind) for c in member.costs for kind in Cost if c.of(kind) is not None]
-        return (inf, *(limits.get(pair, inf) for pair in given))
+        return (inf, *(limits.get(pair, inf) for pair in objectives))
+
+    def _points(self, members: Sequence[Member]) -> list[Point]:
+        objectives = self.objectives(members)
+        return [self.point(m, objectives) for m in members]
 
     def front(self, members: Sequence[Member]) -> list[Member]:
         """The best one, or all that nobody beats; nothing where nothing is within the limits."""
         fine = self.fine(members)
         if self.mode is Mode.PAPER:
             return sorted(fine, key=self.order)[:1]
-        return [fine[i] for i in fronts([self.point(m) for m in fine])[0]] if fine else []
+        return [fine[i] for i in fronts(self._points(fine))[0]] if fine else []
 
     def survivors(self, members: Sequence[Member], count: int) -> list[Member]:
         """The best `count`, the very best first; with fronts as NSGA-II has it."""
@@ -64,7 +83,7 @@ class Ranking:
             return sorted(members, key=self.order)[:count]
         fine = self.fine(members)
         kept: list[Member] = []
-        points = [self.point(m) for m in fine]
+        points = self._points(fine)
         for rank in fronts(points):
             room = crowding([points[i] for i in rank])
             order = sorted(range(len(rank)), key=lambda n: (-room[n], fine[rank[n]].arch.encode()))

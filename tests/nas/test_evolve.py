@@ -421,13 +421,39 @@ def test_a_search_within_a_budget_goes_on_where_it_was_killed(
     assert search((latency(22.0),), settings, log=log) == whole
 
 
+class Metered(Boards):
+    """A tenth of a watt, and more for large kernels."""
+
+    def __call__(self, archs: Sequence[Arch]) -> list[tuple[Costs, ...]]:
+        return [
+            tuple(_metered(a, c) for c in each) for a, each in zip(archs, super().__call__(archs), strict=True)
+        ]
+
+
+def _metered(arch: Arch, plain: Costs) -> Costs:
+    watts = 0.1 + 0.01 * sum(b.kernel for blocks in arch.stages for b in blocks)
+    joules = watts * plain.latency_ms.value / 1e3
+    return replace(plain, energy_joules=Value(value=joules, low=joules, high=joules, id=plain.latency_ms.id))
+
+
 def test_energy_is_an_objective_where_a_meter_is_and_none_where_not() -> None:
     ranking = Ranking(mode=Mode.PARETO, limits=(latency(22.0),))
     arch = SPACE.extreme(largest=False)
-    plain = costs(arch, board="a", id="m/0")
-    metered = replace(plain, energy_joules=Value(value=0.5, low=0.5, high=0.5, id="m/0"))
-    points = [ranking.point(Member(arch=arch, accuracy=0.9, costs=(c,))) for c in (plain, metered)]
-    assert len(points[0]) == 4 and points[1] == (*points[0], 0.5)
+    plain = Member(arch=arch, accuracy=0.9, costs=(costs(arch, board="a", id="m/0"),))
+    metered = replace(plain, costs=tuple(_metered(arch, c) for c in plain.costs))
+    kinds = [[kind for _, kind in ranking.objectives(m)] for m in ([plain], [metered], [plain, metered])]
+    assert kinds[1] == [*kinds[0], Cost.ENERGY_JOULES] and kinds[2] == kinds[0]
+    assert not ranking.objectives([]) and not replace(ranking, mode=Mode.PAPER).objectives([metered])
+
+
+@pytest.mark.parametrize("budget", [None, 20])
+def test_a_board_with_a_meter_is_searched_over_energy_too(budget: int | None) -> None:
+    """Predictions know no energy before a meter has spoken, here never."""
+    settings = replace(SMALL, mode=Mode.PARETO, budget=budget)
+    limits = (latency(22.0), Limit(board="a", cost=Cost.ENERGY_JOULES, most=0.02))
+    found = search(limits, settings, boards=Metered())
+    energies = [m.costs[0].energy_joules for m in found.front]
+    assert found.front and all(e is not None and e.id and e.value <= 0.02 for e in energies)
 
 
 def test_of_equally_accurate_networks_the_one_with_more_room_wins() -> None:

@@ -228,3 +228,23 @@ def test_what_a_board_cannot_run_is_beyond_every_limit() -> None:
     assert costs.failure == "no room" and costs.measured
     guide.learn(ARCHS[:1])
     assert guide(ARCHS[1:2])[0][0].latency_ms.value > 0
+
+
+def test_energy_is_foretold_from_what_meters_said_and_of_boards_without_one_never() -> None:
+    class Meter(Bench):
+        def _one(self, candidate: Candidate) -> Measured | Unmeasured:
+            plain = super()._one(candidate)
+            assert isinstance(plain, Measured)
+            return replace(plain, energy_joules=0.25 * plain.latency_ms / 1e3)
+
+    for bench, watts in ((Bench(), None), (Meter(), 0.25)):
+        guide = Guide(SPACE, [BOARD], _candidate, bench)
+        assert guide(ARCHS[2:])[0][0].energy_joules is None
+        guide.learn(ARCHS[:2])
+        costs = guide(ARCHS[2:])[0][0]
+        if watts is None:
+            assert costs.energy_joules is None
+        else:
+            assert costs.energy_joules is not None
+            assert costs.energy_joules.value == pytest.approx(watts * costs.latency_ms.value / 1e3)
+            assert costs.energy_joules.id is None
