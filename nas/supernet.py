@@ -9,6 +9,7 @@ Tensors here are torch's: (count, channels, rows, columns), float, inputs in [-1
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import torch
@@ -182,6 +183,13 @@ class Supernet(Network):
     def __init__(self, space: Space) -> None:
         super().__init__(layout(space.skeleton, space.extreme(largest=True)))
         self.space = space
+
+    def digest(self) -> str:
+        """SHA-256 of all parameters, wherever they are."""
+        digest = hashlib.sha256()
+        for parameter in self.parameters():
+            digest.update(parameter.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def part(self, x: Tensor, arch: Arch) -> Tensor:
         """What the sub-network `arch` answers; in training, running statistics move with its batch.

@@ -1,6 +1,7 @@
 """A search from data to a folder of C: trains, searches, fine-tunes, deploys, and measures it all on boards.
 
-Every phase leaves its result in the folder, so the same request goes on where it was stopped. The test split is
+Every phase leaves its result in the folder, so the same request goes on where it was stopped, and one with other
+limits or boards from the trained supernet. The test split is
 read once, at the very end, and answered by the boards. Importing this module imports torch.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from harness import digests
 from harness.boards import Board
 from harness.chips import load_chip
 from harness.destination import made_folder
@@ -276,14 +278,23 @@ class _Run:
             accuracy=lambda archs: [inherited(a) for a in archs],
             predict=traced,
             measure=guide.ask,
-            log=self._out / "search.log",
+            log=self._out / f"search-{self._identity(inherited)}.log",
             tell=lambda done, asked: self._tell(f"generation {done}, {asked} measurements"),
         )
         return search.run(), traced.foretold
 
+    def _identity(self, inherited: InheritedAccuracy) -> str:
+        """Of one search: with other limits or boards the folder's training is used again, its answers are not; nor
+        are they with other weights, or other samples to judge by."""
+        labels = inherited.task.validation.labels.tolist()
+        boards = [(b.name, b.chip) for b in self._boards]
+        asked = (self._setup.space, boards, self._limits, self._settings, labels)
+        return digests.of_texts(repr(asked), inherited.supernet.digest())[:12]
+
     def _tune(self, best: Member, inherited: InheritedAccuracy, task: Task) -> _Tuned:
         """Trains on alone, quantizes, and keeps whatever is best on the validation split."""
-        setup, digest = self._setup, best.arch.digest()[:12]
+        setup = self._setup
+        digest = digests.of_texts(best.arch.encode(), inherited.supernet.digest())[:12]
         network = inherited.supernet.extract(best.arch)
         train_network(
             network, task, setup.fine_tuning, device=self._device, checkpoint=self._out / f"tuned-{digest}.pt"

@@ -5,7 +5,6 @@ Importing this module imports torch.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def run(request: Request, *, tell: Callable[[str], None], setup: Setup | None = 
         return None
     return Trained(
         largest=largest,
-        weights_sha256=_digest(supernet),
+        weights_sha256=supernet.digest(),
         processes=processes,
         device=str(device),
         seconds=time.monotonic() - begun,
@@ -95,10 +94,3 @@ def _train(
     )
     accuracy = InheritedAccuracy(supernet, task, device, seed=setup.recipe.seed)
     return supernet, accuracy(setup.space.extreme(largest=True))
-
-
-def _digest(supernet: Supernet) -> str:
-    digest = hashlib.sha256()
-    for parameter in supernet.parameters():
-        digest.update(parameter.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()

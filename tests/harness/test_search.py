@@ -113,12 +113,19 @@ def test_a_tiny_search_goes_all_the_way_from_training_to_a_board(
         measured=1,
         qat=True,
     )
+    elsewhere: list[str] = []
+    told: list[str] = []
     try:
         with Store.open(str(tmp_path / "results"), now=time.time) as store:
-            found = phases.run(request, store=store, tell=lambda _: None, setup=setup)
+            impossible = dataclasses.replace(request, latency_ms=0.001)
+            with pytest.raises(Infeasible, match="raise the limit"):
+                phases.run(impossible, store=store, tell=elsewhere.append, setup=setup)
+            # The limit is raised: the same folder, and no epoch again.
+            found = phases.run(request, store=store, tell=told.append, setup=setup)
     finally:
         simulated.stop("f412-sim")
     final = found.final
+    assert "epoch" in " ".join(elsewhere) and "epoch" not in " ".join(told)
     assert read == ["test"] and final.bit_exact and final.test_samples == 12
     (measured,) = final.measured
     assert measured.id and measured.latency_ms <= 20 and measured.sram_bytes <= 64 * 1024
