@@ -107,7 +107,7 @@ class Session:
         self._now = now
         self._lease_wait_s = lease_wait_s
         self._lease_folder = lease_folder
-        self._shelf = Shelf(request.given, stop, make_ready)
+        self._shelf = Shelf(request.given, stop, make_ready, boards=len(request.boards))
         self._stored: StoredSession = store.begin_session(
             request=request.document(), request_digest=request.digest(), fresh=fresh, reopen=failed
         )
@@ -199,6 +199,7 @@ class Session:
             if row is None:
                 todo.append(source)
             else:
+                self._shelf.done(source.name)
                 self._observe(Event(board=board.name, model=source.name, row=row, resumed=True))
         return todo
 
@@ -327,6 +328,7 @@ class Session:
         with self._lock:
             self._rows[stored.model, stored.board] = stored
         if show:
+            self._shelf.done(stored.model)
             self._observe(Event(board=stored.board, model=stored.model, row=stored))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from harness.rack import lease
 from harness.request import Request
 from harness.row import Row
 from harness.session import Event, Result, Session, all_ok
+from harness.shelf import MOST, Shelf
 from harness.store import Store
 from tests.harness.rows import OK
 from tinyengine.errors import UnsupportedOp
@@ -131,6 +133,40 @@ def test_every_model_meets_every_board_once_and_is_prepared_once_a_core(bench: B
     assert all_ok(result.rows, wanted=12)
     assert not result.interrupted
     assert all(r.session == result.session and r.attempt for r in result.rows)
+
+
+def test_a_prepared_model_is_let_go_when_the_last_board_is_done_with_it(bench: Bench) -> None:
+    alive: list[int] = []
+
+    def counting(model: str, board: str) -> Row:
+        gc.collect()
+        alive.append(sum(isinstance(each, PreparedModel) for each in gc.get_objects()))
+        return good(model, board)
+
+    before = sum(isinstance(each, PreparedModel) for each in gc.get_objects())
+    bench.behave = counting
+    bench.run(bench.request("abcdefgh", boards=1))
+    assert len(alive) == 8
+    assert max(alive) - before <= 2
+
+
+def test_a_board_that_lags_behind_does_not_keep_all_models(bench: Bench) -> None:
+    prepared: list[str] = []
+
+    def make_ready(wanted: ModelSource, *_: object) -> PreparedModel:
+        prepared.append(wanted.name)
+        return PreparedModel(source=wanted, graph=None, compiled=None, inputs=(), expected=())  # type: ignore[arg-type]
+
+    shelf = Shelf(None, bench.stop, make_ready, boards=2)
+    names = [f"m{index}" for index in range(MOST + 1)]
+    for name in (*names, names[-1], names[0]):
+        shelf.get(source(name), Target.M7, JobOptions())
+    assert prepared == [*names, names[0]]
+    shelf.done(names[0])
+    shelf.get(source(names[0]), Target.M7, JobOptions())
+    shelf.done(names[0])
+    shelf.get(source(names[0]), Target.M7, JobOptions())
+    assert prepared == [*names, names[0], names[0]]
 
 
 def test_boards_work_at_the_same_time(bench: Bench) -> None:
