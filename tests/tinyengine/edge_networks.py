@@ -144,7 +144,9 @@ class Edges:
         per_channel, unit = not self.once_in(3), f32(self.one_of(1.0, 0.1, 3.7))
         scales = self.scales(sums, bias, channels if per_channel else 1, unit / b.q(x).scale)
         quant = QuantParams(scales=scales, zero_points=(0,) * len(scales), axis=axis if per_channel else None)
-        operands = (x, b.constant(w, quant), b.constant(bias, None))
+        products = tuple(f32(b.q(x).scale * s) for s in scales)
+        bias_quant = QuantParams(scales=products, zero_points=quant.zero_points, axis=0 if per_channel else None)
+        operands = (x, b.constant(w, quant), b.constant(bias, bias_quant))
         out = QuantParams(scales=(unit,), zero_points=(self.zero_point(),))
         clamp = self.clamp(out.zero_point)
         if kind == "dense":

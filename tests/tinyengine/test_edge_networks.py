@@ -12,10 +12,12 @@ from tests.tinyengine.edge_networks import Inputs, edge_inputs, edge_layer, edge
 from tests.tinyengine.equality import assert_same, on_core, on_qemu
 from tests.tinyengine.hostbuild import Flavour, HostBatch
 from tests.tinyengine.odd_networks import odd_options
+from tests.tinyengine.oracle import TfliteMicro, Xnnpack, write_tflite
 from tinyengine import passes, reference, ways
 from tinyengine.compile import Compiled, CompileOptions, compile_graph, compile_ways, lowered_graphs
 from tinyengine.errors import PlanError, UnsupportedOp
 from tinyengine.fixedpoint import Requant
+from tinyengine.importers import tflite
 from tinyengine.ir import Graph, Node
 from tinyengine.kernels.catalogue import Target
 from tinyengine.memory.lifetimes import dataflow
@@ -98,6 +100,24 @@ def networks(seeds: Sequence[int], target: Target) -> list[Case]:
         except PlanError as error:
             assert "the limit is" in str(error), (graph.name, str(error))
     return cases
+
+
+@pytest.mark.parametrize("oracle", ["tflite_micro", "ai_edge_litert"])
+def test_layers_that_tflite_can_spell_equal_its_oracles(oracle: str) -> None:
+    pytest.importorskip(oracle)
+    micro, compared = oracle == "tflite_micro", 0
+    for seed in range(300):
+        try:
+            imported = tflite.load(model := write_tflite(edge_layer(seed)), name=f"edge_layer{seed}")
+        except (ValueError, UnsupportedOp):  # other paddings and bounds than TFLite has
+            continue
+        engine = TfliteMicro(model) if micro else Xnnpack(model)
+        for inputs in edge_inputs(imported, seed):
+            theirs = engine.run(inputs, 1) if isinstance(engine, TfliteMicro) else engine.run(inputs)
+            mode = Requant.EXACT if micro else Requant.SINGLE
+            assert_same(theirs, reference.run(imported, inputs, requant=mode), imported.name)
+        compared += 1
+    assert compared >= 50
 
 
 def test_passes_change_nothing() -> None:
