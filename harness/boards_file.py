@@ -177,6 +177,7 @@ class _Asked:
 def _resolve(entries: BoardsFile, text: LinedYaml, presets: Mapping[str, _Preset]) -> tuple[Board, ...]:
     boards: list[Board] = []
     owners: dict[str, str] = {}
+    ports: dict[str, str] = {}
     for name, entry in entries.boards.items():
         preset = None if entry.preset is None else presets.get(entry.preset)
         asked = _Asked(name=name, entry=entry, preset=preset, text=text)
@@ -184,6 +185,8 @@ def _resolve(entries: BoardsFile, text: LinedYaml, presets: Mapping[str, _Preset
         owner = owners.setdefault(board.probe.unique_id, name)
         if owner != name:
             raise asked.wrong(f"board {owner!r} has the same probe", "probe", "unique_id")
+        if board.link.port is not None and (owner := ports.setdefault(board.link.port, name)) != name:
+            raise asked.wrong(f"board {owner!r} has the same port", "link", "port")
         boards.append(board)
     return tuple(boards)
 

@@ -48,7 +48,7 @@ from harness.placement import Rule
 from harness.request import Request
 from harness.row import Row
 from harness.runner import Runner
-from harness.session import Result, Session, all_ok
+from harness.session import LEASE_WAIT_S, Result, Session, all_ok
 from harness.station import Station
 from harness.store import Store
 from harness.tuning import placer
@@ -97,6 +97,9 @@ def command(
     failed: Annotated[
         bool, typer.Option("--failed", help="Measure what is not ok in the last call with the same arguments.")
     ] = False,
+    wait: Annotated[
+        float, typer.Option(metavar="S", min=0, help="Seconds to wait for a board that another command uses.")
+    ] = LEASE_WAIT_S,
     fault: Annotated[
         list[str] | None,
         typer.Option(
@@ -150,7 +153,7 @@ def command(
     if tuning and (line := untuned(request)) is not None:
         screen.say(line)
     with Store.open(results, now=time.time) as store:
-        result = run(request, store=store, fresh=fresh, failed=failed, screen=screen)
+        result = run(request, store=store, fresh=fresh, failed=failed, wait_s=wait, screen=screen)
     if json is not None:
         write_json(row.bench_document(result.rows), json)
     _show(result, layers=layers, screen=console(stderr=json == "-"))
@@ -185,7 +188,15 @@ def untuned(request: Request) -> str | None:
     )
 
 
-def run(request: Request, *, store: Store, fresh: bool, screen: Screen, failed: bool = False) -> Result:
+def run(
+    request: Request,
+    *,
+    store: Store,
+    fresh: bool,
+    screen: Screen,
+    failed: bool = False,
+    wait_s: float = LEASE_WAIT_S,
+) -> Result:
     """A session with real time, signals and a view around it."""
     stop = threading.Event()
     station = Station(stop=stop, memory=request.options.memory)
@@ -215,6 +226,7 @@ def run(request: Request, *, store: Store, fresh: bool, screen: Screen, failed: 
         now=time.time,
         fresh=fresh,
         failed=failed,
+        lease_wait_s=wait_s,
     )
     if session.resumed:
         screen.say(f"completing the {'' if failed else 'unfinished '}session {session.id}")

@@ -268,7 +268,7 @@ def _listed(models: Sequence[str]) -> str:
 def closing_line(result: Result) -> str:
     """What came of the call, for whoever reads only the last line in the morning."""
     good = sum(row.outcome is Outcome.OK for row in result.rows)
-    bad = Counter(row.board for row in result.rows if row.outcome is not Outcome.OK)
+    bad = Counter(row.board for row in result.rows if row.outcome not in (Outcome.OK, Outcome.INTERRUPTED))
     where = f"; not ok: {', '.join(f'{count} on {board}' for board, count in bad.items())}" if bad else ""
     return f"{good} of {len(result.rows)} rows ok{where}; session {result.session}"
 

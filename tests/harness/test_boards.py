@@ -109,6 +109,12 @@ def test_a_users_file_keeps_presets_and_simulated_boards(tmp_path: Path) -> None
             ["'a' has the same probe"],
         ),
         (
+            "boards:\n  a: {preset: nucleo-f746zg, probe: {unique_id: x}, link: {port: /dev/serial/by-id/u}}\n"
+            "  b: {preset: nucleo-f746zg, probe: {unique_id: y}, link: {port: /dev/serial/by-id/u}}\n",
+            3,
+            ["boards.b.link.port", "'a' has the same port"],
+        ),
+        (
             "boards:\n  a:\n    chip: stm32f746\n    simulated: true\n    clock_source:\n      hse_hz: 5\n",
             6,
             ["clock_source", "hse_hz"],

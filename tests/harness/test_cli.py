@@ -18,7 +18,8 @@ import pytest
 import sqlalchemy.exc
 import yaml
 
-from harness import __version__
+from harness import __version__, rack
+from harness.boards_file import load_boards
 from harness.cli.application import with_json_values
 from harness.cli.main import main
 from harness.errors import Outcome
@@ -291,6 +292,17 @@ def test_status_without_a_name_is_that_of_all_boards(capsys: pytest.CaptureFixtu
     assert not any(found.values())
     assert call("sim", "status") == 0
     assert "f746-sim is off\n" in capsys.readouterr().out
+
+
+def test_a_board_in_use_is_waited_for_as_long_as_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    board = load_boards(default_boards_file()).select(["f746-sim"])[0]
+    begun = time.monotonic()
+    with rack.lease(board, timeout_s=1, clock=time.monotonic, stop=threading.Event()):
+        assert call("bench", "zoo:ad-autoencoder", "--boards", "f746-sim", "--wait", "0", "--json") == 1
+    assert time.monotonic() - begun < 60
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["outcome"], row["fault_class"]) == ("timeout", "probe_busy")
+    assert "in use by process" in row["error"]
 
 
 def test_report_shows_the_newest_row_of_each_pair(quiet_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
