@@ -41,13 +41,15 @@ class Setup:
         """The data.
 
         Raises:
-            DataError: it needs a folder and none is given, or the folder holds something else.
+            DataError: it needs a folder and none is given, or the folder holds something else, or too little.
         """
         if self.read is None:
             return digits.load()
         if folder is None:
             raise DataError("needs its data: name their folder", self.name)
-        return self.read(folder, self.space)
+        task = self.read(folder, self.space)
+        task.refuse_useless()
+        return task
 
     def within(self, space: str) -> Setup:
         """The same in a space that stage 1 named, as w0.5-r144.

@@ -239,12 +239,13 @@ def batches(
     """One epoch in a drawn order; under torchrun, this process's share of each batch."""
     order = rng.permutation(len(samples.labels))
     rank, workers = _rank(), _workers()
+    own = rng if workers == 1 else rng.spawn(workers)[rank]
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
-        inputs = augmentation.apply(samples.read(chosen), rng)[rank::workers]
-        labels = torch.from_numpy(samples.labels[chosen][rank::workers]).to(device)
         if len(chosen) // workers > 1:  # batch normalization needs two, and all processes the same steps
-            yield tensor_of(inputs, device), labels
+            share = chosen[rank::workers]
+            inputs = augmentation.apply(samples.read(share), own)
+            yield tensor_of(inputs, device), torch.from_numpy(samples.labels[share]).to(device)
 
 
 def learning_rate(recipe: Recipe, epoch: float, epochs: int) -> float:

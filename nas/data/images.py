@@ -23,16 +23,20 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm"})
 MIRRORED = Augmentation(mirror=True, shift_rows=4, shift_columns=4)
+MOST_JUDGED = 10_000
 _SPLIT_SEED = 20071
 """Of the training images that become the validation split; fixed, so that all runs agree on it."""
 
 
-def decode(data: Path | bytes, *, side: int | tuple[int, int] | None, grey: bool = False) -> Inputs:
+def decode(
+    data: Path | bytes, *, side: int | tuple[int, int] | None, grey: bool = False, upright: bool = True
+) -> Inputs:
     """(rows, columns, 3 or 1) of an image.
 
     Args:
         data: a file, or its content.
         side: rows and columns to make it; None leaves its size.
+        upright: turned as its camera was held (EXIF); else as it is stored.
 
     Raises:
         DataError: it is no image, or Pillow is not installed.
@@ -44,13 +48,29 @@ def decode(data: Path | bytes, *, side: int | tuple[int, int] | None, grey: bool
     where = str(data) if isinstance(data, Path) else "an image in an archive"
     try:
         with Image.open(data if isinstance(data, Path) else io.BytesIO(data)) as opened:
-            image: Image.Image = opened.convert("L" if grey else "RGB")
+            turned = _upright(opened) if upright else opened
+            image: Image.Image = _eight_bits(turned).convert("L" if grey else "RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"is no readable image: {error}", where) from error
     if side is not None:
         image = _fitted(image, side if isinstance(side, tuple) else (side, side))
     pixels = np.asarray(image, dtype=np.int16) - 128
     return pixels.astype(np.int8).reshape(image.height, image.width, 1 if grey else 3)
+
+
+def _upright(image: Image) -> Image:
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
+def _eight_bits(image: Image) -> Image:
+    """Pillow would cut 16-bit greys at 255, and asks for palettes with transparency to be RGBA first."""
+    from PIL.Image import fromarray
+
+    if image.mode.startswith("I"):
+        return fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
 
 
 def _fitted(image: Image, size: tuple[int, int]) -> Image:
@@ -124,12 +144,16 @@ def archives(train: Path, test: Path, *, side: int, validation_share: float = 0.
 
 
 def divided(labels: Labels, share: float) -> tuple[list[int], list[int]]:
-    """Indices for training and for validation: of each class the same share, drawn once and for all."""
+    """Indices for training and for validation: of each class the same share, drawn once and for all.
+
+    A class's only sample is trained on. Of large sets some 10,000 are for validation: all judge every candidate.
+    """
     rng = np.random.default_rng(_SPLIT_SEED)
+    share = min(share, MOST_JUDGED / max(1, len(labels)))
     judged: list[int] = []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        judged += members[: max(1, round(share * len(members)))].tolist()
+        judged += members[: min(max(1, round(share * len(members))), len(members) - 1)].tolist()
     held = set(judged)
     return [i for i in range(len(labels)) if i not in held], sorted(judged)
 
@@ -137,10 +161,15 @@ def divided(labels: Labels, share: float) -> tuple[list[int], list[int]]:
 def _classes(root: Path) -> tuple[str, ...]:
     if not root.is_dir():
         raise DataError("there is no such folder; images lie in train/{class}/", str(root))
-    names = tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
+    names = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not _hidden(p)))
     if not names:
         raise DataError("holds no folders of images, one a class", str(root))
     return names
+
+
+def _hidden(path: Path) -> bool:
+    """What systems and tools leave beside files, as macOS does ``._name.jpg`` for each image."""
+    return path.name.startswith(".")
 
 
 def _listed(root: Path, classes: Sequence[str]) -> tuple[list[Path], Labels]:
@@ -148,7 +177,7 @@ def _listed(root: Path, classes: Sequence[str]) -> tuple[list[Path], Labels]:
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        inside = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        inside = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES and not _hidden(p))
         if not inside:
             raise DataError("holds no images", str(root / name))
         files += inside

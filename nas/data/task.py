@@ -6,12 +6,16 @@ integers. A network is trained on the very numbers that its quantized form gets 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nas.errors import DataError
 
 Inputs: TypeAlias = NDArray[np.int8]
 Labels: TypeAlias = NDArray[np.int64]
@@ -44,15 +48,33 @@ class ArraySamples:
         return self.inputs[indices]
 
 
+_KEPT_BYTES = 1 << 28
+_DECODERS = min(16, os.cpu_count() or 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DecodedSamples:
-    """Samples that are decoded each time they are read: sets larger than memory."""
+    """Samples that are decoded when they are read, side by side (Pillow computes without Python's lock), and kept
+    as long as they take no more than 256 MB: sets larger than memory work, small ones are decoded once.
+
+    Args:
+        decode: of one index; the same bytes each time.
+    """
 
     labels: Labels
     decode: Callable[[int], Inputs]
+    _kept: dict[int, Inputs] = field(default_factory=dict, init=False, repr=False)
 
     def read(self, indices: NDArray[np.int64]) -> Inputs:
-        return np.stack([self.decode(int(i)) for i in indices])
+        wanted = [int(i) for i in indices]
+        missing = [i for i in dict.fromkeys(wanted) if i not in self._kept]
+        found: dict[int, Inputs] = {}
+        if missing:
+            with ThreadPoolExecutor(max_workers=min(_DECODERS, len(missing))) as pool:
+                found = dict(zip(missing, pool.map(self.decode, missing), strict=True))
+            room = _KEPT_BYTES // max(1, found[missing[0]].nbytes) - len(self._kept)
+            self._kept.update({i: found[i] for i in missing[: max(0, room)]})
+        return np.stack([found[i] if i in found else self._kept[i] for i in wanted])
 
 
 def everything(samples: Samples) -> Inputs:
@@ -127,3 +149,16 @@ class Task:
     validation: Samples
     test: Callable[[], Samples]
     augmentation: Augmentation = Augmentation()
+
+    def refuse_useless(self) -> None:
+        """Nothing, for data that a search can learn from and judge by.
+
+        Raises:
+            DataError: there is one class, or a split with too few samples.
+        """
+        if len(self.classes) < 2:
+            only = "".join(self.classes)
+            raise DataError(f"all samples are of class {only!r}; a search tells two apart", self.name)
+        for split, labels, least in (("train on", self.train.labels, 2), ("judge by", self.validation.labels, 1)):
+            if len(labels) < least:
+                raise DataError(f"holds {len(labels)} samples to {split}; needed are {least} at least", self.name)

@@ -1,4 +1,5 @@
-"""Pascal VOC's layout: objects with boxes. ``ImageSets/Main/{split}.txt``, ``Annotations/*.xml``, ``JPEGImages/``.
+"""Pascal VOC's layout: objects with boxes. ``ImageSets/Main/{split}.txt``, ``Annotations/*.xml``, ``JPEGImages/``,
+or a VOCdevkit with such a folder a year (VOC2007, VOC2012). Boxes count the pixels as they are stored.
 
 For a search the objects are cut out, one sample each, and told apart by class. Whole images with their boxes are
 `scenes`, for whoever trains a detector.
@@ -45,11 +46,28 @@ class Scene:
 
 
 def scenes(root: Path, split: str) -> tuple[Scene, ...]:
-    """The images of ``ImageSets/Main/{split}.txt``, in its order.
+    """The images of ``ImageSets/Main/{split}.txt``, in its order; of a VOCdevkit, of all its years that have it.
+
+    Images of VOC2012's test split have no annotations; beside those of another year they are passed over.
 
     Raises:
         DataError: the list, an annotation or an image is missing or damaged.
     """
+    years = sorted(p for p in root.glob("VOC*") if (p / "ImageSets" / "Main").is_dir())
+    if not years:
+        return _scenes_of(root, split)
+    labelled = [y for y in years if any((y / "Annotations" / f"{n}.xml").is_file() for n in _names(y, split))]
+    if not labelled:
+        raise DataError(f"no year has annotated images of ImageSets/Main/{split}.txt", str(root))
+    return tuple(scene for year in labelled for scene in _scenes_of(year, split))
+
+
+def _names(year: Path, split: str) -> list[str]:
+    listed = year / "ImageSets" / "Main" / f"{split}.txt"
+    return listed.read_text().split() if listed.is_file() else []
+
+
+def _scenes_of(root: Path, split: str) -> tuple[Scene, ...]:
     listed = root / "ImageSets" / "Main" / f"{split}.txt"
     try:
         names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
@@ -78,7 +96,7 @@ def load(root: Path, *, side: int, train: str = "train", validation: str = "val"
             cuts = [
                 _cut(whole, b, side)
                 for s in found
-                for whole in (decode(s.image, side=None),)
+                for whole in (decode(s.image, side=None, upright=False),)
                 for b in s.boxes
                 if not b.difficult and b.name in classes
             ]
@@ -97,7 +115,7 @@ def load(root: Path, *, side: int, train: str = "train", validation: str = "val"
 
 def cut_out(scene: Scene, box: Box, *, side: int) -> Inputs:
     """(side, side, 3): the object stretched to a square, nearest pixels."""
-    return _cut(decode(scene.image, side=None), box, side)
+    return _cut(decode(scene.image, side=None, upright=False), box, side)
 
 
 def _cut(whole: Inputs, box: Box, side: int) -> Inputs:
@@ -115,6 +133,8 @@ def _scene(root: Path, name: str) -> Scene:
             raise DataError("is too large or declares entities, which no annotation does", str(file))
         document = ET.fromstring(data)
         width, height = (int(_text(document, f"size/{side}")) for side in ("width", "height"))
+        if min(width, height) < 1:
+            raise ValueError(f"an image of {width} x {height} pixels")
         image = root / "JPEGImages" / Path(_text(document, "filename")).name
         boxes = tuple(_box(o) for o in document.iter("object"))
     except (OSError, ET.ParseError, ValueError) as error:

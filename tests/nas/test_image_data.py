@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from nas.data import digits, images, voc, vww
-from nas.data.task import Augmentation, everything
+from nas.data.task import Augmentation, DecodedSamples, everything
 from nas.errors import DataError
 
 
@@ -68,6 +69,82 @@ def test_images_are_bytes_less_128_and_cut_to_the_middle() -> None:
     for spoilt in (b"", b"no image", _picture((1, 2, 3))[:40]):
         with pytest.raises(DataError, match="no readable image"):
             images.decode(spoilt, side=8)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1", "I;16"])
+def test_every_way_to_store_the_same_grey_gives_its_pixels(mode: str) -> None:
+    image = pytest.importorskip("PIL.Image", reason=NEEDS_PILLOW)
+    grey = image.fromarray(np.full((6, 9), 255, np.uint8))
+    stored, options = grey.convert("RGB" if mode == "CMYK" else "L"), {}
+    if mode == "I;16":
+        stored = image.fromarray(np.full((6, 9), 0x4055, np.uint16))
+    else:
+        stored = stored.convert(mode)
+    if mode == "P":
+        options["transparency"] = bytes([255] * 256)
+    file = io.BytesIO()
+    stored.save(file, format="TIFF" if mode == "CMYK" else "PNG", **options)
+    wanted = 0x40 - 128 if mode == "I;16" else 127
+    assert np.all(images.decode(file.getvalue(), side=None) == wanted)
+
+
+def test_photographs_are_turned_as_the_camera_was_held_unless_boxes_count_stored_pixels() -> None:
+    image = pytest.importorskip("PIL.Image", reason=NEEDS_PILLOW)
+    exif, file = image.Exif(), io.BytesIO()
+    exif[0x112] = 6  # to be turned clockwise by a quarter
+    image.fromarray(np.tile(np.array([[0], [255]], np.uint8), (1, 5))).save(file, format="PNG", exif=exif)
+    turned = images.decode(file.getvalue(), side=None)
+    assert turned.shape == (5, 2, 3) and np.all(turned[:, 0] == 127) and np.all(turned[:, 1] == -128)
+    assert images.decode(file.getvalue(), side=None, upright=False).shape == (2, 5, 3)
+
+
+def test_what_systems_leave_beside_images_is_no_image_and_no_class(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "train" / name / f"{i}.png").write_bytes(_picture((i, 0, 0)))
+        (tmp_path / "train" / name / "._0.png").write_bytes(b"Mac OS X")
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    task = images.folder(tmp_path, side=8)
+    assert task.classes == ("a", "b") and everything(task.train).shape == (4, 8, 8, 3)
+
+
+def test_too_little_to_learn_from_is_refused_in_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="TORCH ABSENT: nothing of training was tested; pip install '.[nas]'")
+    from nas.setups import find
+
+    for name, count in (("a", 5), ("b", 1)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / "train" / name / f"{i}.png").write_bytes(_picture((i, 0, 0)))
+        if name == "a":
+            with pytest.raises(DataError, match="all samples are of class 'a'"):
+                find("imagenet").task(tmp_path)
+    task = find("imagenet").task(tmp_path)
+    assert task.train.labels.tolist() == [0, 0, 0, 0, 1]  # its only sample is not judged by
+    for file in sorted((tmp_path / "train" / "a").iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(DataError, match="holds 0 samples to judge by; needed are 1"):
+        find("imagenet").task(tmp_path)
+
+
+def test_a_large_set_is_judged_by_some_ten_thousand_samples() -> None:
+    kept, judged = images.divided(np.repeat(np.arange(100), 1300), 0.1)
+    assert len(judged) == 10_000 and len(kept) == 120_000
+
+
+def test_samples_are_decoded_once_as_long_as_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def decode(index: int) -> NDArray[np.int8]:
+        read.append(index)
+        return np.full((2, 2, 1), index, np.int8)
+
+    monkeypatch.setattr("nas.data.task._KEPT_BYTES", 12)
+    samples = DecodedSamples(labels=np.zeros(9, np.int64), decode=decode)
+    for _ in range(2):
+        assert samples.read(np.array([7, 3, 7, 1, 8]))[:, 0, 0, 0].tolist() == [7, 3, 7, 1, 8]
+    assert sorted(read) == [1, 3, 7, 8, 8]
 
 
 def test_folders_of_images_become_a_task(tmp_path: Path) -> None:
@@ -254,6 +331,28 @@ def test_voc_objects_are_cut_out_by_their_boxes(shared_dir: Path, monkeypatch: p
     assert all(0 <= b.left < b.right <= s.width and b.top < b.bottom for s in found for b in s.boxes)
 
 
+def test_years_of_a_devkit_are_one_data_set_and_test_images_without_annotations_are_none(
+    shared_dir: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("PIL", reason=NEEDS_PILLOW)
+    whole = shared_dir / "data" / "bccd_voc"
+    for year, (train, test) in {"VOC2007": ((0, 6), (6, 8)), "VOC2012": ((8, 11), (11, 13))}.items():
+        names = [s.image.stem for s in voc.scenes(whole, "train")]
+        for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+            (tmp_path / year / folder).mkdir(parents=True)
+        for split, (start, stop) in {"train": train, "val": train, "test": test}.items():
+            (tmp_path / year / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names[start:stop]))
+            for name in names[start:stop]:
+                shutil.copy(whole / "JPEGImages" / f"{name}.jpg", tmp_path / year / "JPEGImages")
+                if (year, split) != ("VOC2012", "test"):
+                    shutil.copy(whole / "Annotations" / f"{name}.xml", tmp_path / year / "Annotations")
+    assert [s.image.parts[-3] for s in voc.scenes(tmp_path, "train")] == ["VOC2007"] * 6 + ["VOC2012"] * 3
+    assert [s.image.parts[-3] for s in voc.scenes(tmp_path, "test")] == ["VOC2007"] * 2
+    assert len(voc.load(tmp_path, side=16).test().labels) > 0
+    with pytest.raises(DataError, match=r"no year has annotated images of ImageSets/Main/extra\.txt"):
+        voc.scenes(tmp_path, "extra")
+
+
 def test_damaged_annotations_are_refused_by_name(tmp_path: Path) -> None:
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (tmp_path / name).mkdir(parents=True)
@@ -261,12 +360,14 @@ def test_damaged_annotations_are_refused_by_name(tmp_path: Path) -> None:
     bomb = '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'
     box = "<bndbox><xmin>9</xmin><ymin>1</ymin><xmax>3</xmax><ymax>4</ymax></bndbox>"
     size = "<size><width>9</width><height>9</height></size><filename>one.jpg</filename>"
+    sizeless = size.replace("9", "0")
     for spoilt in (
         "",
         "<annotation/>",
         bomb,
         f"<a>{size}<object><name>x</name>{box}</object></a>",
         f"<a>{size}</a>",
+        f"<a>{sizeless}</a>",
     ):
         (tmp_path / "Annotations" / "one.xml").write_text(spoilt)
         with pytest.raises(DataError, match=r"one\.xml"):
