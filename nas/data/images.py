@@ -1,6 +1,7 @@
 """Images: files, folders with a sub-folder a class, and tar archives of such folders; as int8, byte less 128.
 
-Layouts: ImageNet's ``{root}/train/{class}/*`` and ``{root}/val/{class}/*``, and archives whose members are
+Layouts: ImageNet's ``{root}/train/{class}/*`` and ``{root}/val/{class}/*`` (or ILSVRC's validation images as they
+are downloaded, see `imagenet`), and archives whose members are
 ``{split}/{class}/{file}`` (CIFAR-10 re-packed as images). A resized image keeps its sides' ratio: the shorter side
 is scaled, the middle is cut out.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nas.data import imagenet
 from nas.data.task import ArraySamples, Augmentation, DecodedSamples, Inputs, Labels, Task
 from nas.errors import DataError
 
@@ -96,8 +98,8 @@ def folder(root: Path, *, side: int, validation_share: float = 0.1) -> Task:
     """
     train = root / "train"
     classes = _classes(train)
-    held_back = next((p for p in (root / "val", root / "test") if p.is_dir()), None)
     files, labels = _listed(train, classes)
+    test_files, test_labels = _held_back(root, classes)  # whether they are there is asked before days of training
     kept, judged = divided(labels, validation_share)
 
     def split(chosen: Sequence[int]) -> DecodedSamples:
@@ -105,9 +107,6 @@ def folder(root: Path, *, side: int, validation_share: float = 0.1) -> Task:
         return DecodedSamples(labels=labels[list(chosen)], decode=lambda i: decode(picked[i], side=side))
 
     def test() -> DecodedSamples:
-        if held_back is None:
-            raise DataError("has neither a folder val nor a folder test", str(root))
-        test_files, test_labels = _listed(held_back, classes)
         return DecodedSamples(labels=test_labels, decode=lambda i: decode(test_files[i], side=side))
 
     return Task(
@@ -165,6 +164,23 @@ def _classes(root: Path) -> tuple[str, ...]:
     if not names:
         raise DataError("holds no folders of images, one a class", str(root))
     return names
+
+
+def _held_back(root: Path, classes: Sequence[str]) -> tuple[list[Path], Labels]:
+    """Images of the test split and their labels: a folder a class, or ILSVRC's 50,000 in one."""
+    folder = next((p for p in (root / "val", root / "test") if p.is_dir()), None)
+    if folder is None:
+        raise DataError("has neither a folder val nor a folder test", str(root))
+    if any(p.is_dir() and not _hidden(p) for p in folder.iterdir()):
+        return _listed(folder, classes)
+    synsets = imagenet.synsets_of(root)
+    if synsets is None:
+        raise DataError(f"has no folders, one a class, and beside it is no {imagenet.WANTED}", str(folder))
+    order = {name: label for label, name in enumerate(classes)}
+    files = [p for p in sorted(folder.iterdir()) if synsets.get(p.stem) in order and not _hidden(p)]
+    if not files:
+        raise DataError("holds no image that its list gives one of the classes of train", str(folder))
+    return files, np.array([order[synsets[p.stem]] for p in files], dtype=np.int64)
 
 
 def _hidden(path: Path) -> bool:

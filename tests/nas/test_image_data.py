@@ -104,9 +104,40 @@ def test_what_systems_leave_beside_images_is_no_image_and_no_class(tmp_path: Pat
         for i in range(3):
             (tmp_path / "train" / name / f"{i}.png").write_bytes(_picture((i, 0, 0)))
         (tmp_path / "train" / name / "._0.png").write_bytes(b"Mac OS X")
+        shutil.copytree(tmp_path / "train" / name, tmp_path / "val" / name)
     (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
     task = images.folder(tmp_path, side=8)
     assert task.classes == ("a", "b") and everything(task.train).shape == (4, 8, 8, 3)
+
+
+@pytest.mark.parametrize("kaggle", [False, True])
+def test_validation_images_of_ilsvrc_are_read_as_they_are_downloaded(kaggle: bool, tmp_path: Path) -> None:
+    io_of_scipy = pytest.importorskip("scipy.io", reason="SCIPY ABSENT: the devkit was not read")
+    synsets = ["n02", "n01", "n03"]  # the devkit's order is not the folders'
+    for name in synsets[:2]:
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "train" / name / f"{name}_{i}.JPEG").write_bytes(_picture((i, 0, 0)))
+    (tmp_path / "val").mkdir()
+    numbers = [1, 2, 2, 3]  # nobody trains on the last one's class
+    for i, number in enumerate(numbers, start=1):
+        (tmp_path / "val" / f"ILSVRC2012_val_{i:08d}.JPEG").write_bytes(_picture((0, 50 * number, 0)))
+    with pytest.raises(DataError, match=r"and beside it is no LOC_val_solution\.csv, or the devkit's"):
+        images.folder(tmp_path, side=8)
+    if kaggle:
+        rows = [f"ILSVRC2012_val_{i:08d},{synsets[n - 1]} 1 2 3 4 " for i, n in enumerate(numbers, start=1)]
+        (tmp_path / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows]))
+    else:
+        data = tmp_path / "ILSVRC2012_devkit_t12" / "data"
+        data.mkdir(parents=True)
+        (data / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{n}\n" for n in numbers))
+        with pytest.raises(DataError, match=r"meta\.mat: is no table of synsets"):
+            images.folder(tmp_path, side=8)
+        table = np.array(list(enumerate(synsets, start=1)), dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")])
+        io_of_scipy.savemat(data / "meta.mat", {"synsets": table.reshape(-1, 1)})
+    test = images.folder(tmp_path, side=8).test()
+    assert test.labels.tolist() == [1, 0, 0]
+    assert everything(test)[:, 0, 0, 1].tolist() == [50 - 128, 100 - 128, 100 - 128]
 
 
 def test_too_little_to_learn_from_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -117,6 +148,7 @@ def test_too_little_to_learn_from_is_refused_in_one_line(tmp_path: Path) -> None
         (tmp_path / "train" / name).mkdir(parents=True)
         for i in range(count):
             (tmp_path / "train" / name / f"{i}.png").write_bytes(_picture((i, 0, 0)))
+        shutil.copytree(tmp_path / "train" / name, tmp_path / "val" / name)
         if name == "a":
             with pytest.raises(DataError, match="all samples are of class 'a'"):
                 find("imagenet").task(tmp_path)
