@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.tinyengine.equality import assert_same, on_core
+from tests.tinyengine.equality import assert_equal_to_reference, assert_same, on_core
 from tests.tinyengine.random_graphs import Builder, f32, random_inputs
 from tinyengine import lowering, passes, reference
 from tinyengine.compile import CompileOptions, compile_graph
@@ -93,3 +93,13 @@ def test_a_packed_table_is_judged_by_the_bias_it_holds() -> None:
     inputs = (np.full((1, 1, 2, depth), -128, np.int8),)
     (run,) = on_core([model], Target.M4, [(0, inputs)])
     assert_same(reference.run(graph, inputs), run.outputs, str([layer.kernel for layer in model.layers]))
+
+
+@pytest.mark.parametrize(("pixels", "depth"), [((1, 2), 2222), ((4, 2), 1118)])
+def test_a_form_of_weights_that_cannot_be_encoded_is_none(pixels: tuple[int, int], depth: int) -> None:
+    """Half of such a depth has no small divisor: passes over short tables, or tiles of four pixels, grow too long."""
+    b = Builder(rng=np.random.default_rng(1), name=f"depth{depth}")
+    x = b.input((1, *pixels, depth), plain())
+    weights = b.rng.integers(-9, 10, (4, depth), dtype=np.int8)
+    graph = b.graph((pointwise(b, x, weights, [0] * 4, plain(2.0**-10)),))
+    assert_equal_to_reference([graph], [Requant.EXACT], Target.M4, on_core, optimize=Optimize.LATENCY)

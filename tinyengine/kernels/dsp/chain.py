@@ -22,7 +22,7 @@ from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Add, Conv2D, DepthwiseConv2D, Graph, Node, TensorId
 from tinyengine.kernels.assembly.scheduler import Core
 from tinyengine.kernels.binding import Assembly, Plan
-from tinyengine.kernels.dsp import add, convolution, depthwise, weight_forms
+from tinyengine.kernels.dsp import add, convolution, depthwise
 from tinyengine.kernels.dsp.add import AddParameters
 from tinyengine.kernels.dsp.convolution import ConvolutionParameters
 from tinyengine.kernels.dsp.depthwise import DepthwiseParameters
@@ -368,7 +368,7 @@ def _tile(layer: _Layer, rows: int) -> Tile:
     rows = min(rows, max(1, layer.rows.out_height - 1))
     if isinstance(layer.found, depthwise.Layer):
         return Tile(band=rows)
-    forms = [Tile(band=rows, weights=w) for w in weight_forms.possible(layer.found.weighted)]
+    forms = [Tile(band=rows, weights=w) for w in convolution.forms(layer.found)]
     prices = [link_price(layer, t) for t in forms]
     return min(zip(forms, prices, strict=True), key=lambda f: f[1].cycles + f[1].flash_bytes)[0]
 

@@ -139,7 +139,13 @@ def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer |
 def tiles(found: Layer) -> tuple[Tile, ...]:
     """Candidates: bands in output rows."""
     bands = (found.out[0], *(b for b in _BAND_ROWS if b < found.out[0]))
-    return tuple(Tile(band=b, weights=w) for b in bands for w in weight_forms.possible(found.weighted))
+    return tuple(Tile(band=b, weights=w) for b in bands for w in forms(found))
+
+
+def forms(found: Layer) -> tuple[Weights, ...]:
+    """How the table may hold the weights: in some forms a window of one row has passes too long to be encoded."""
+    possible = weight_forms.possible(found.weighted)
+    return tuple(w for w in possible if _kernel(found, 1, vertical=False, weights=w).refusal() is None)
 
 
 def _band_rows(found: Layer, band: int) -> int:

@@ -86,7 +86,8 @@ def tiles(found: Layer) -> tuple[Tile, ...]:
     """Candidates: bands in pixels, each starting on a word."""
     sizes = [b for b in _BAND_PIXELS if b < found.pixels and b * found.depth % 4 == 0]
     bands = (found.pixels, *sizes) if found.pixels <= _BAND_PIXELS[0] else tuple(sizes)
-    forms = weight_forms.possible(found.weighted)
+    # A depth without useful divisors has long passes in some forms: not all can be encoded.
+    forms = tuple(w for w in weight_forms.possible(found.weighted) if _kernel(found, 1, w).refusal() is None)
     if found.pixels >= PIXELS and _pixel_pairs(found).refusal() is None:
         forms = (Weights.PAIRS, *forms)
     return tuple(
@@ -146,7 +147,7 @@ def _row(found: Layer, length: int, weights: Weights) -> tiled_rows.Row:
     """The row of tiles; wide pixels may reach too far for four of them in one tile."""
     best = tiled_rows.row_of_tiles(length)
     for pixels in (p for p in (best.pixels, 3, 2, 1) if p <= weights.most_pixels):
-        if pixels <= length and _kernel(found, pixels).refusal() is None:
+        if pixels <= length and _kernel(found, pixels, weights).refusal() is None:
             tiles, rest = divmod(length, pixels)
             return tiled_rows.Row(pixels=pixels, tiles=tiles, overlap=length - pixels if rest else 0)
     raise ValueError("a layer that was taken has a kernel")
