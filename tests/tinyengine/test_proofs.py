@@ -97,7 +97,7 @@ def test_a_packed_table_is_judged_by_the_bias_it_holds() -> None:
 
 @pytest.mark.parametrize(("pixels", "depth"), [((1, 2), 2222), ((4, 2), 1118)])
 def test_a_form_of_weights_that_cannot_be_encoded_is_none(pixels: tuple[int, int], depth: int) -> None:
-    """Half of such a depth has no small divisor: passes over short tables, or tiles of four pixels, grow too long."""
+    """Half of such a depth has no small divisor: passes over short tables, or tiles of pixels, grow too long."""
     b = Builder(rng=np.random.default_rng(1), name=f"depth{depth}")
     x = b.input((1, *pixels, depth), plain())
     weights = b.rng.integers(-9, 10, (4, depth), dtype=np.int8)
