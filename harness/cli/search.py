@@ -27,10 +27,12 @@ from harness.cli.options import (
 )
 from harness.cli.output import console, now_words, write_json
 from harness.destination import write_text
+from harness.search.limits import limits as limits_of
 from harness.store import Store
 from nas.ranking import Mode
 
 TASKS = ("digits", "fsdd", "speech-commands", "vww", "imagenet", "cifar", "voc")
+LIMIT = "[BOARD=]N"
 _KIB = 1024
 
 
@@ -41,9 +43,15 @@ def command(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")],
     data: DataOption = None,
     space: SpaceOption = None,
-    latency_ms: Annotated[float | None, typer.Option(help="Most a network may take on each board.")] = None,
-    sram_kb: Annotated[float | None, typer.Option(help="In units of 1024 bytes, the firmware included.")] = None,
-    flash_kb: Annotated[float | None, typer.Option(help="The same of flash.")] = None,
+    latency_ms: Annotated[
+        list[str] | None,
+        typer.Option(metavar=LIMIT, help="Most a network may take: 30 on each board, f412-sim=60 on that one."),
+    ] = None,
+    sram_kb: Annotated[
+        list[str] | None,
+        typer.Option(metavar=LIMIT, help="The same in units of 1024 bytes, the firmware included."),
+    ] = None,
+    flash_kb: Annotated[list[str] | None, typer.Option(metavar=LIMIT, help="The same of flash.")] = None,
     mode: Annotated[Mode, typer.Option(help="One best network, or the front over all costs.")] = Mode.PAPER,
     population: Annotated[int, typer.Option(min=4, max=1000)] = 20,
     generations: Annotated[int, typer.Option(min=1, max=1000)] = 6,
@@ -68,6 +76,9 @@ def command(
     It is trained, quantized, compiled and measured; accuracy on the test split is the board's own.
     """
     chosen = load_boards(boards_file).select(boards)
+    limits = limits_of(
+        [b.name for b in chosen], latency_ms=latency_ms or (), sram_kb=sram_kb or (), flash_kb=flash_kb or ()
+    )
     host.require(chosen)
     let_waiting_threads_sleep()
     with nas_needed("search"):
@@ -81,9 +92,7 @@ def command(
         out=out,
         data=data,
         space=space,
-        latency_ms=latency_ms,
-        sram_kb=sram_kb,
-        flash_kb=flash_kb,
+        limits=limits,
         mode=mode,
         population=population,
         generations=generations,

@@ -51,8 +51,6 @@ from nas.trace import Foretold, Traced
 from nas.train import Progress, train_network, train_supernet
 from tinyengine.ir import Graph
 
-_KIB = 1024
-
 
 class SearchFailed(HarnessError):
     """A final network was not measured, or breaks a limit that the network it comes from kept."""
@@ -65,7 +63,7 @@ class Request:
     Args:
         data: the folder of the data; None for a task that needs none.
         space: its name, as stage 1 prints it; None takes the task's.
-        latency_ms, sram_kb, flash_kb: limits on every board; kB are 1024 bytes, the firmware included.
+        limits: of SRAM and flash with the firmware included.
         quick: train for two epochs a phase.
         qat: train the final network in integers as well, and deploy the better of the two.
         device: what trains: "auto", "cpu" or "cuda".
@@ -78,9 +76,7 @@ class Request:
     out: Path
     data: Path | None = None
     space: str | None = None
-    latency_ms: float | None = None
-    sram_kb: float | None = None
-    flash_kb: float | None = None
+    limits: tuple[Limit, ...] = ()
     mode: Mode = Mode.PAPER
     population: int = 20
     generations: int = 6
@@ -119,10 +115,9 @@ def run(
     for board in request.boards:
         if not counts_cycles(board):
             raise ConfigError("counts instructions, no cycles: no latency follows from them", file=board.name)
-    limits = _limits(request.boards, request.latency_ms, request.sram_kb, request.flash_kb)
     chosen = recipes(setup or find(request.task), space=request.space, seed=request.seed, quick=request.quick)
     device = pick_device(request.device)
-    return _Run(chosen, request, limits, settings, device, store, tell).all()
+    return _Run(chosen, request, settings, device, store, tell).all()
 
 
 def recipes(setup: Setup, *, space: str | None, seed: int, quick: bool) -> Setup:
@@ -134,25 +129,6 @@ def recipes(setup: Setup, *, space: str | None, seed: int, quick: bool) -> Setup
         recipe = replace(recipe, largest_epochs=2, elastic_epochs=2)
         tuning, rounding = replace(tuning, largest_epochs=1), replace(rounding, largest_epochs=1)
     return replace(setup, recipe=recipe, fine_tuning=tuning, rounding=rounding)
-
-
-def _limits(
-    boards: Sequence[Board], latency_ms: float | None, sram_kb: float | None, flash_kb: float | None
-) -> tuple[Limit, ...]:
-    given = (
-        ("--latency-ms", Cost.LATENCY_MS, latency_ms, 1.0),
-        ("--sram-kb", Cost.SRAM_BYTES, sram_kb, _KIB),
-        ("--flash-kb", Cost.FLASH_BYTES, flash_kb, _KIB),
-    )
-    for option, _, value, _ in given:
-        if value is not None and not 0 < value < 1e9:
-            raise ConfigError(f"{value:g} is no limit", file=option)
-    return tuple(
-        Limit(board=b.name, cost=cost, most=value * unit)
-        for b in boards
-        for _, cost, value, unit in given
-        if value is not None
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -176,13 +152,12 @@ class _Run:
         self,
         setup: Setup,
         request: Request,
-        limits: tuple[Limit, ...],
         settings: Settings,
         device: torch.device,
         store: Store,
         tell: Callable[[str], None],
     ) -> None:
-        self._setup, self._request, self._limits, self._settings = setup, request, limits, settings
+        self._setup, self._request, self._limits, self._settings = setup, request, request.limits, settings
         self._boards, self._out, self._device = request.boards, made_folder(request.out), device
         self._store, self._tell = store, tell
         self._stop = threading.Event()

@@ -17,6 +17,8 @@ from harness.boards_file import load_boards
 from harness.cli import search
 from harness.cli.extras import let_waiting_threads_sleep
 from harness.cli.main import main
+from harness.errors import ConfigError
+from harness.search.limits import limits
 from harness.store import Store
 from nas.errors import Infeasible
 
@@ -106,8 +108,7 @@ def test_a_tiny_search_goes_all_the_way_from_training_to_a_board(
         boards=load_boards().select(["f412-sim"]),
         out=tmp_path / "found",
         data=tmp_path,
-        latency_ms=20,
-        sram_kb=64,
+        limits=limits(["f412-sim"], latency_ms=["20"], sram_kb=["64"]),
         population=4,
         generations=1,
         measured=1,
@@ -117,7 +118,8 @@ def test_a_tiny_search_goes_all_the_way_from_training_to_a_board(
     told: list[str] = []
     try:
         with Store.open(str(tmp_path / "results"), now=time.time) as store:
-            impossible = dataclasses.replace(request, latency_ms=0.001)
+            too_little = limits(["f412-sim"], latency_ms=["0.001"])
+            impossible = dataclasses.replace(request, limits=too_little)
             with pytest.raises(Infeasible, match="raise the limit"):
                 phases.run(impossible, store=store, tell=elsewhere.append, setup=setup)
             # The limit is raised: the same folder, and no epoch again.
@@ -138,6 +140,25 @@ def test_a_tiny_search_goes_all_the_way_from_training_to_a_board(
     page = render(found, generated="2026-01-01 00:00 UTC")
     assert measured.id in page and final.arch.encode() in page and "Memory over time" in page
     assert (tmp_path / "found" / "library" / "f412-sim" / "model.c").is_file()
+
+
+def test_a_limit_is_of_every_board_or_of_the_one_it_names() -> None:
+    found = limits(["a", "b"], latency_ms=["30", "b=60.5"], sram_kb=["a=64"])
+    assert [(x.board, x.cost.value, x.most) for x in found] == [
+        ("a", "latency_ms", 30.0),
+        ("a", "sram_bytes", 65536.0),
+        ("b", "latency_ms", 60.5),
+    ]
+    for texts, words in (
+        (["c=3"], "no board 'c' is searched for; there are a, b"),
+        (["fast"], "fast is no limit; one is 30, or f412-sim=60"),
+        (["a="], "a= is no limit"),
+        (["nan"], "nan is no limit"),
+        (["a=1", "a=2"], "a=2 is a second limit of a"),
+        (["1", "2"], "2 is a second limit of all boards"),
+    ):
+        with pytest.raises(ConfigError, match=f"--flash-kb: {words}"):
+            limits(["a", "b"], flash_kb=texts)
 
 
 @pytest.mark.slow
