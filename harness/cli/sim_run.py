@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from harness import host
 from harness.boards_file import load_boards
+from harness.cli import signals
 from harness.cli.options import JsonOption, MemoryOption
 from harness.cli.output import Screen, console, write_json
 from harness.destination import writing
@@ -33,9 +35,7 @@ def run(
     *,
     board: Annotated[str, typer.Option("--board", help="A simulated board of boards.yaml.")],
     memory: MemoryOption = Memory.CHIP,
-    limit_s: Annotated[
-        float | None, typer.Option("--limit-s", min=0.0, help="Wall time after which to stop.")
-    ] = None,
+    limit_s: Annotated[float, typer.Option("--limit-s", min=0.0, help="Wall time after which to stop.")] = 300.0,
     limit_instructions: Annotated[
         int | None, typer.Option("--limit-instructions", min=1, help="Instructions after which to stop.")
     ] = None,
@@ -67,7 +67,9 @@ def run(
 
     # What is not modelled stands in the report, once.
     logging.getLogger("harness.sim").setLevel(logging.ERROR)
+    stop = threading.Event()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(signals.handled(stop))
         trace_file = None
         if trace is not None:
             with writing(trace, option="--trace"):
@@ -78,7 +80,7 @@ def run(
             chip_name=chosen.chip,
             wiring=simulated_board(chosen).wiring,
             memory_model=memory.value,
-            limits=Limits(wall_s=limit_s, instructions=limit_instructions),
+            limits=Limits(wall_s=limit_s, instructions=limit_instructions, stopped=stop.is_set),
             transmit=transmit,
             trace=trace_file,
         )

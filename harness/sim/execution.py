@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from harness.errors import Interrupted
 from harness.sim.board import SimulatedBoard
 from harness.sim.bus import TransferFault
 from harness.sim.exceptions import FaultInfo
@@ -36,10 +37,16 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When to stop a program that does not end, to the basic block; None: never."""
+    """When to stop a program that does not end, to the basic block; None: never.
+
+    Args:
+        stopped: whether the user wants to end; asked between slices, because what a signal raises inside of the
+            engine's callbacks is taken for the bus's answer.
+    """
 
     wall_s: float | None = None
     instructions: int | None = None
+    stopped: Callable[[], bool] = lambda: False
 
 
 def run(
@@ -54,12 +61,17 @@ def run(
 
     Returns:
         Why, what a semihosting exit said, and the first fault.
+
+    Raises:
+        Interrupted: `limits.stopped` said so.
     """
     core = machine.core
     begun, first = clock(), core.instructions
     semihosting = _Semihosting(machine, write)
     fault: FaultInfo | None = None
     while True:
+        if limits.stopped():
+            raise Interrupted("stopped while the program ran")
         budget = SLICE_INSTRUCTIONS
         if limits.instructions is not None:
             left = limits.instructions - (core.instructions - first)

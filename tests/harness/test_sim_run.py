@@ -14,7 +14,7 @@ import pytest
 
 from harness import host
 from harness.cli.main import main
-from harness.errors import ConfigError, MissingTool
+from harness.errors import ConfigError, Interrupted, MissingTool
 from harness.sim import native
 from harness.sim.execution import End, Limits
 from harness.sim.profile import CLASSES, Profile, run_elf
@@ -110,6 +110,18 @@ def test_profiling_changes_no_cycle(tmp_path: Path) -> None:
     elf = program(tmp_path, 'work(500); __asm volatile("wfi");', head=_WORK)
     plain, traced = run(elf), run(elf, trace=io.StringIO())
     assert plain.cycles == traced.cycles == traced.counters.cycles == plain.counters.cycles
+
+
+def test_a_stop_while_a_register_is_polled_ends_the_program(tmp_path: Path) -> None:
+    """What a signal raises there would be taken for the bus's answer, or be lost in the engine."""
+    elf = program(tmp_path, "while (!(*(volatile unsigned *)0x40004800 & 0x80000000)) {}")
+    asked = iter([False, False, True])
+    with pytest.raises(Interrupted):
+        run_elf(
+            elf, board="board", chip_name="stm32f412", wiring=Wiring(), memory_model="chip",
+            transmit=lambda _: None, limits=Limits(wall_s=60.0, stopped=lambda: next(asked)),
+        )  # fmt: skip
+    assert next(asked, None) is None
 
 
 @pytest.mark.parametrize(
