@@ -16,7 +16,7 @@ from tinyengine.compile import Compiled
 from tinyengine.kernels.catalogue import Target
 from tinyengine.sources import SourceFile, Sources
 
-_TEMPLATES = ("CMakeLists.txt", "arm-none-eabi.cmake", "example.c", "README.md")
+_TEMPLATES = ("CMakeLists.txt", "arm-none-eabi.cmake", "example.c", "tinyrack_model.h", "README.md")
 _KERNELS, _PLAIN_KERNELS = "model_kernels.S", "model_kernels.c"
 """Generated functions, and the same in plain C for machines that are no Cortex-M."""
 _DSP, _HELIUM = "defined(__ARM_ARCH_7EM__) && defined(__ARM_FP)", "defined(__ARM_FEATURE_MVE)"

@@ -20,7 +20,8 @@ def read_wav(file: Path, *, sample_rate_hz: int) -> Pcm:
     try:
         with wave.open(str(file), "rb") as opened:
             form = (opened.getnchannels(), opened.getsampwidth(), opened.getframerate())
-            data = opened.readframes(opened.getnframes())
+            frames = opened.getnframes()
+            data = opened.readframes(frames)
     except (OSError, EOFError, wave.Error) as error:
         raise DataError(f"is no readable WAV file: {error}", str(file)) from error
     if form != (1, 2, sample_rate_hz):
@@ -29,6 +30,8 @@ def read_wav(file: Path, *, sample_rate_hz: int) -> Pcm:
             f"{sample_rate_hz} Hz",
             str(file),
         )
+    if len(data) != 2 * frames:
+        raise DataError(f"is cut off: {len(data)} of {2 * frames} bytes of samples", str(file))
     return np.frombuffer(data, dtype="<i2").astype(np.int16)
 
 

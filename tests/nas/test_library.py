@@ -56,6 +56,24 @@ def test_the_example_builds_and_names_a_class(front_end: FrontEnd | None, tmp_pa
     assert done.stdout.split(" (score")[0] in {"yes", "n_o_", "_"}
 
 
+@pytest.mark.parametrize("front_end", [FRONT_END, None], ids=["audio", "pixels"])
+def test_a_firmware_in_cpp_links_with_it(front_end: FrontEnd | None, tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("G++ ABSENT: the library was not linked with C++; install g++")
+    sources = [n for n in _write(tmp_path, front_end, Target.C) if n.endswith(".c") and n != "example.c"]
+    sound = "static int16_t s[TE_FRONT_END_SAMPLES]; static te_front_end_scratch scratch; static int8_t x[1024];"
+    call = "" if front_end is None else f"{sound} te_front_end(s, TE_FRONT_END_SAMPLES, x, &scratch);"
+    (tmp_path / "application.cpp").write_text(
+        '#include "tinyrack_model.h"\nalignas(16) static uint8_t arena[TE_ARENA_BYTES];\n'
+        f"int main() {{ {call} te_invoke(arena); return te_outputs[0].bytes == 3 ? 0 : 1; }}\n"
+    )
+    subprocess.run(["gcc", "-std=c11", "-c", *sources], cwd=tmp_path, check=True, timeout=120)
+    objects = [n.replace(".c", ".o") for n in sources]
+    flags = ("-std=c++17", "-Wall", "-Wextra", "-Werror")
+    subprocess.run(["g++", *flags, "application.cpp", *objects, "-o", "it"], cwd=tmp_path, check=True, timeout=120)
+    subprocess.run([tmp_path / "it"], timeout=60, check=True)
+
+
 def test_the_build_file_names_every_source_but_the_example(tmp_path: Path) -> None:
     names = _write(tmp_path, FRONT_END, Target.M4)
     text = (tmp_path / "CMakeLists.txt").read_text()

@@ -23,6 +23,15 @@ def test_a_wav_file_of_another_form_is_refused_by_name(tmp_path: Path) -> None:
         w.writeframes(bytes(400))
     with pytest.raises(DataError, match=r"stereo.wav.*2 channels"):
         read_wav(file, sample_rate_hz=8000)
+    with wave.open(str(file), "wb") as w:
+        w.setnchannels(1)
+        w.setsampwidth(2)
+        w.setframerate(8000)
+        w.writeframes(bytes(400))
+    for lost in (1, 2):
+        (tmp_path / "cut.wav").write_bytes(file.read_bytes()[:-lost])
+        with pytest.raises(DataError, match=f"cut.wav: is cut off: {400 - lost} of 400 bytes"):
+            read_wav(tmp_path / "cut.wav", sample_rate_hz=8000)
     (tmp_path / "empty.wav").write_bytes(b"")
     with pytest.raises(DataError, match="no readable WAV"):
         read_wav(tmp_path / "empty.wav", sample_rate_hz=8000)
