@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from rich.table import Table
 from harness import host
 from harness.boards import Board
 from harness.boards_file import load_boards
-from harness.cli import bench
+from harness.cli import bench, signals
 from harness.cli.compiling import FlashLimitOption, FoldOption, OptimizeOption, SramLimitOption
 from harness.cli.options import DEFAULT_RESULTS, JsonOption, MemoryOption
 from harness.cli.output import Screen, console, write_json
@@ -171,11 +172,13 @@ def _peer(
 
     # What is not modelled stands among the remarks, once.
     logging.getLogger("harness.sim").setLevel(logging.ERROR)
+    stop = threading.Event()
     try:
-        found = measure(
-            elf, span, chip_name=board.chip, wiring=simulated_board(board).wiring, memory_model=memory.value,
-            passages=passages, limit_s=limit_s, as_built=as_built, transmit=transmit,
-        )  # fmt: skip
+        with signals.handled(stop):
+            found = measure(
+                elf, span, chip_name=board.chip, wiring=simulated_board(board).wiring, memory_model=memory.value,
+                passages=passages, limit_s=limit_s, as_built=as_built, transmit=transmit, stopped=stop.is_set,
+            )  # fmt: skip
     except (NotMeasured, ConfigError) as error:
         return engines.Entry(name=name, kind="peer", error=str(error))
     return engines.peer(name, found)

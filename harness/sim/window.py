@@ -92,6 +92,7 @@ def measure(
     limit_s: float,
     as_built: bool = False,
     transmit: Callable[[bytes], None] = lambda _: None,
+    stopped: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Measurement:
     """Runs the program until the span was passed so often, or it ends.
@@ -101,8 +102,10 @@ def measure(
         limit_s: wall time for all of it.
         as_built: leave wait states and caches as the program has set them.
         transmit: takes what the program prints.
+        stopped: whether the user wants to end.
 
     Raises:
+        Interrupted: `stopped` said so.
         ConfigError: no program for this chip, or it lacks a symbol.
         NotMeasured: the span was not reached or not left: the program ended, failed, or took too long.
     """
@@ -113,7 +116,7 @@ def measure(
     began = clock()
 
     def left() -> Limits:
-        return Limits(wall_s=max(0.0, limit_s - (clock() - began)))
+        return Limits(wall_s=max(0.0, limit_s - (clock() - began)), stopped=stopped)
 
     machine.core.set_breakpoints({begin})
     ended, _, _ = run(
