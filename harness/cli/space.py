@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from harness.errors import ConfigError
 from harness.job import Kernels
 from harness.report import charts
 from nas.judge import Need, Profile, profile, whole_tensors
-from nas.space import Baseline, all_spaces, baseline, layout
+from nas.space import IMAGENET, Baseline, all_spaces, baseline, layout
 from nas.space_search import (
     FIGURE_12_FLASH_KIB,
     FIGURE_12_SRAM_KIB,
@@ -54,6 +54,8 @@ def command(
     flash_kib: Annotated[
         int | None, typer.Option("--flash", metavar="KB", min=1, help="Flash limit instead of the chip's.")
     ] = None,
+    classes: Annotated[int, typer.Option(min=2, max=100_000, help="Of the data; ImageNet's.")] = 1000,
+    channels: Annotated[int, typer.Option(min=1, max=4, help="Of inputs: 3 of images, 1 of spectrograms.")] = 3,
     samples: Annotated[int, typer.Option(min=1, max=100_000, help="Sub-networks drawn from each space.")] = 1000,
     share: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Least share of a space that must fit; 0 is the paper's rule.")
@@ -91,7 +93,7 @@ def command(
         flash_bytes=max(limit.flash_bytes, FIGURE_12_FLASH_KIB[-1] << 10),
     )
     request = Request(
-        spaces=all_spaces(),
+        spaces=all_spaces(replace(IMAGENET, classes=classes, input_channels=channels)),
         samples=samples,
         seed=seed,
         target=Kernels.AUTO.target(chip.core),
@@ -204,6 +206,8 @@ def _document(board: str, request: Request, limit: Need, columns: tuple[_Column,
         "sram_bytes": limit.sram_bytes,
         "flash_bytes": limit.flash_bytes,
         "samples": request.samples,
+        "classes": request.spaces[0].skeleton.classes,
+        "input_channels": request.spaces[0].skeleton.input_channels,
         "seed": request.seed,
         "space_winner_paper_cost": winner(paper.winner),
         "space_winner_real_plan": winner(plan.winner),
@@ -280,7 +284,8 @@ def _figure_11(request: Request, column: _Column, limit: Need) -> str:
     space = next(s for s in request.spaces if s.name == chosen.space)
     ours = layout(space.skeleton, space.extreme(largest=True))
     skeleton, arch = baseline(Baseline.MOBILENETV2, resolution=space.resolution, width_percent=space.width_percent)
-    theirs = layout(skeleton, arch)
+    own = space.skeleton
+    theirs = layout(replace(skeleton, classes=own.classes, input_channels=own.input_channels), arch)
 
     drawn = (
         (f"{space.name}, largest", profile(ours, request.target)),

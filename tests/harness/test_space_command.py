@@ -11,16 +11,22 @@ import pytest
 from harness.cli import space
 from harness.cli.main import main
 from harness.report import charts
-from nas.space import IMAGENET
+from nas.space import IMAGENET, Skeleton, Space
 from nas.space_search import spaces_of
 
-GRID = spaces_of(IMAGENET, (48, 64), (20,))
+
+def _few(skeleton: Skeleton) -> tuple[Space, ...]:
+    """Two of the 108."""
+    return spaces_of(skeleton, (48, 64), (20,))
+
+
+GRID = _few(IMAGENET)
 
 
 @pytest.fixture(autouse=True)
 def few_spaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Two of the 108, judged from nothing."""
-    monkeypatch.setattr(space, "all_spaces", lambda: GRID)
+    """They are judged from nothing."""
+    monkeypatch.setattr(space, "all_spaces", _few)
     monkeypatch.setenv("TINYRACK_CACHE_DIR", str(tmp_path / "cache"))
 
 
@@ -44,6 +50,17 @@ def test_two_columns_and_three_figures(tmp_path: Path, capsys: pytest.CaptureFix
     for name in ("figure11", *(f"{figure}-{judge}" for figure in ("figure3", "figure12") for judge in judges)):
         assert ET.fromstring((figures / f"{name}.svg").read_text()).tag.endswith("svg")
     assert "chosen by paper's cost: w0.2-r64" in capsys.readouterr().out
+
+
+def test_two_classes_and_one_channel_take_less_than_imagenet(tmp_path: Path) -> None:
+    found = []
+    for words in ((), ("--classes", "2", "--channels", "1", "--out", str(tmp_path / "figures"))):
+        out = tmp_path / "space.json"
+        assert run("--sram", "64", "--flash", "180", *words, "--json", str(out)) == 0
+        found.append(json.loads(out.read_text()))
+    assert [(d["classes"], d["input_channels"]) for d in found] == [(1000, 3), (2, 1)]
+    fits = [sum(s["paper_cost"]["fitting"] for s in d["spaces"]) for d in found]
+    assert fits[0] < fits[1]
 
 
 def test_limits_without_room_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
