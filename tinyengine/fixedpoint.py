@@ -5,7 +5,7 @@ rounding right shift (`requantize`). `single` rounds once. XNNPACK, its oracle, 
 and the scale are float32, their product is rounded to the nearest integer, ties to even (`requantize_float`); on
 Cortex-M that is VCVT, VMUL and a rounding VCVTR. `requantize_once` is the
 integer form with one rounding; it equals the float form for every accumulator a channel can reach only where
-lowering.conv_single_multipliers says so.
+single_rounding.conv_single_multipliers says so.
 The fixed-point exp, reciprocal and logistic follow gemmlowp's fixedpoint.h (Jacob and Warden, 2015).
 It is not the place for the meaning of operators: that is reference.py.
 """

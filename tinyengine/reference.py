@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyengine import fixedpoint, lowering
+from tinyengine import fixedpoint, lowering, single_rounding
 from tinyengine.fixedpoint import Multiplier, Requant
 from tinyengine.ir import (
     Add,
@@ -304,7 +304,7 @@ def _add(op: Add, call: _Call) -> Values:
     """Two operands on one scale, added, rescaled [kernels/internal/reference/integer_ops/add.h]."""
     rank = len(call.out.shape)
     a, b = _aligned(call.x[0], rank), _aligned(call.x[1], rank)
-    if call.single and (once := lowering.add_single_parameters(call.graph, call.node)) is not None:
+    if call.single and (once := single_rounding.add_single_parameters(call.graph, call.node)) is not None:
         total = (once.bias + a * once.multiplier_a + b * once.multiplier_b) >> once.shift
         return _clamp(total + once.zero_point_out, op.clamp)
     p = lowering.add_parameters(call.graph, call.node)
@@ -319,7 +319,7 @@ def _mul(op: Mul, call: _Call) -> Values:
     p = lowering.mul_parameters(call.graph, call.node)
     rank = len(call.out.shape)
     product = (_aligned(call.x[0], rank) - p.zero_point_a) * (_aligned(call.x[1], rank) - p.zero_point_b)
-    if call.single and (scale := lowering.mul_single_scale(call.graph, call.node)) is not None:
+    if call.single and (scale := single_rounding.mul_single_scale(call.graph, call.node)) is not None:
         return _clamp(fixedpoint.requantize_float(product, scale) + p.zero_point_out, op.clamp)
     return _clamp(_rescale(product, p.multiplier) + p.zero_point_out, op.clamp)
 
@@ -345,7 +345,7 @@ def _quantize(_op: Quantize, call: _Call) -> Values:
     """float32 -> int8 by `quantize_float`; int8 -> int8 rescaled [kernels/internal/reference/requantize.h]."""
     if lowering.input_tensor(call.graph, call.node).dtype is DType.FLOAT32:
         return quantize_float(call.x[0], call.quant_out, call.requant)
-    if call.single and (once := lowering.quantize_single_parameters(call.graph, call.node)) is not None:
+    if call.single and (once := single_rounding.quantize_single_parameters(call.graph, call.node)) is not None:
         difference = call.x[0].astype(np.int64) - once.zero_point_in
         return _clamp(((difference * once.multiplier + 128) >> 8) + once.zero_point_out, Clamp())
     return _convert(lowering.quantize_parameters(call.graph, call.node), call.x[0], Clamp())
@@ -385,7 +385,7 @@ def _dequantize(_op: Dequantize, call: _Call) -> Values:
 @_evaluate.register
 def _logistic(_op: Logistic, call: _Call) -> Values:
     """A table of 256 entries; see lowering.logistic_table."""
-    entries = lowering.logistic_single_table if call.single else lowering.logistic_table
+    entries = single_rounding.logistic_single_table if call.single else lowering.logistic_table
     table = np.array(entries(call.graph, call.node), dtype=np.int64)
     return table[call.x[0].astype(np.int64) + 128]
 
@@ -440,7 +440,7 @@ def _mean(op: Mean, call: _Call) -> Values:
     axes = tuple(a + 1 for a in op.axes)
     total = call.x[0].astype(np.int64).sum(axis=axes, keepdims=op.keep_dims)
     if call.single:
-        once = lowering.mean_single_parameters(call.graph, call.node)
+        once = single_rounding.mean_single_parameters(call.graph, call.node)
         return _clamp(fixedpoint.requantize_float(total, once.scale, once.offset), Clamp())
     p = lowering.mean_parameters(call.graph, call.node)
     return _clamp(_rescale(total - p.count * p.zero_point_in, p.multiplier) + p.zero_point_out, Clamp())

@@ -26,6 +26,8 @@ _GENERATORS = (
     "codegen.py",
     "fixedpoint.py",
     "lowering.py",
+    "ranges.py",
+    "single_rounding.py",
     "kernels/binding.py",
     "kernels/family.py",
     "kernels/folded.py",

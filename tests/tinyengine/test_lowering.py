@@ -11,7 +11,7 @@ import pytest
 from tests.tinyengine.equality import assert_equal_to_reference, on_core
 from tests.tinyengine.operator_cases import make_case
 from tests.tinyengine.random_graphs import Builder
-from tinyengine import fixedpoint, lowering, reference
+from tinyengine import fixedpoint, lowering, ranges, reference, single_rounding
 from tinyengine.compile import CompileOptions, compile_graph
 from tinyengine.fixedpoint import Requant
 from tinyengine.importers import tflite
@@ -28,7 +28,10 @@ def _weighted(graph: Graph) -> list[Node]:
 
 def _check_equal_forms(graph: Graph, node: Node) -> tuple[int, int]:
     """(channels with an integer form, channels), after comparing both forms over the whole reachable range."""
-    scales, multipliers = lowering.conv_single_scales(graph, node), lowering.conv_single_multipliers(graph, node)
+    scales, multipliers = (
+        lowering.conv_single_scales(graph, node),
+        single_rounding.conv_single_multipliers(graph, node),
+    )
     if scales is None:
         assert multipliers is None
         return 0, 0
@@ -36,7 +39,7 @@ def _check_equal_forms(graph: Graph, node: Node) -> tuple[int, int]:
     op = node.op
     assert isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected)
     zero_point = lowering.quant_params(lowering.output_tensor(graph, node)).zero_point
-    low, high = lowering.conv_accumulator_range(graph, node)
+    low, high = ranges.conv_accumulator_range(graph, node)
     for scale, m, first, last in zip(scales, multipliers, low.tolist(), high.tolist(), strict=True):
         if m is None:
             continue
@@ -75,7 +78,7 @@ def test_the_accumulator_range_holds_every_accumulator_and_is_the_same_with_a_fo
     for seed in range(20):
         graph = make_case(operator, seed).graph
         node = graph.nodes[0]
-        low, high = lowering.conv_accumulator_range(graph, node)
+        low, high = ranges.conv_accumulator_range(graph, node)
         weights = np.asarray(graph.tensors[node.inputs[1]].data, dtype=np.int64)
         sums = weights.reshape(-1, weights.shape[-1]).sum(0) if operator == "depthwise" else None
         sums = weights.reshape(len(weights), -1).sum(1) if sums is None else sums
@@ -87,7 +90,7 @@ def test_the_accumulator_range_holds_every_accumulator_and_is_the_same_with_a_fo
         tensors = tuple(replace(t, data=folded_bias) if t is bias else t for t in graph.tensors)
         folded_node = replace(node, op=replace(op, zero_point_folded=True))
         folded = replace(graph, tensors=tensors, nodes=(folded_node,))
-        folded_range = lowering.conv_accumulator_range(folded, folded_node)
+        folded_range = ranges.conv_accumulator_range(folded, folded_node)
         np.testing.assert_array_equal(low, folded_range[0])
         np.testing.assert_array_equal(high, folded_range[1])
         case = make_case(operator, seed)
@@ -102,7 +105,7 @@ def test_the_accumulator_range_is_reached() -> None:
     weights = np.asarray(graph.tensors[node.inputs[1]].data, dtype=np.int64)
     bias = np.asarray(graph.tensors[node.inputs[2]].data, dtype=np.int64)
     zero_point = lowering.quant_params(graph.tensors[node.inputs[0]]).zero_point
-    low, high = lowering.conv_accumulator_range(graph, node)
+    low, high = ranges.conv_accumulator_range(graph, node)
     for channel, row in enumerate(weights):
         best = np.where(row > 0, 127, -128) - zero_point
         worst = np.where(row > 0, -128, 127) - zero_point
@@ -122,7 +125,7 @@ def test_within_an_inputs_reach_the_range_is_what_its_ends_give(operator: str) -
         zero_point = lowering.quant_params(x).zero_point
         least, most = rng.integers(-128, zero_point + 1, channels), rng.integers(zero_point, 128, channels)
         tensors = [replace(t, reach=(tuple(least), tuple(most))) if t is x else t for t in graph.tensors]
-        low, high = lowering.conv_accumulator_range(replace(graph, tensors=tuple(tensors)), node)
+        low, high = ranges.conv_accumulator_range(replace(graph, tensors=tuple(tensors)), node)
         op = node.op
         if isinstance(op, DepthwiseConv2D):
             least, most = (np.repeat(v, op.multiplier) for v in (least, most))
@@ -133,7 +136,7 @@ def test_within_an_inputs_reach_the_range_is_what_its_ends_give(operator: str) -
         added = np.asarray(bias.data, dtype=np.int64)
         np.testing.assert_array_equal(low, np.minimum(*ends).sum(axis=axes) + added)
         np.testing.assert_array_equal(high, np.maximum(*ends).sum(axis=axes) + added)
-        narrower += int((high - low < np.ptp(lowering.conv_accumulator_range(graph, node), axis=0)).sum())
+        narrower += int((high - low < np.ptp(ranges.conv_accumulator_range(graph, node), axis=0)).sum())
     assert narrower
 
 
@@ -148,7 +151,7 @@ def test_rows_of_a_fully_connected_layer_may_begin_at_any_channel(inputs: int) -
     least, most = np.array([-7, -90, -7, -8, -100, -7]), np.array([60, -7, 3, 100, -7, 90])
     tensors = [replace(t, reach=(tuple(least), tuple(most))) if n == x else t for n, t in enumerate(graph.tensors)]
     noted = replace(graph, tensors=tuple(tensors))
-    low, high = lowering.conv_accumulator_range(noted, noted.nodes[0])
+    low, high = ranges.conv_accumulator_range(noted, noted.nodes[0])
     w, added = (np.asarray(graph.tensors[t].data, dtype=np.int64) for t in (weights, bias))
     assert (low < high).all()
     for seed in range(200):
@@ -190,9 +193,9 @@ def test_accumulators_that_wrap_in_a_left_shift_prove_nothing_of_outputs() -> No
     out = QuantParams(scales=(2.0**-24,), zero_points=(0,))
     graph = b.graph((b.node(op, (x, weights, bias), (1, 4, 4, 4), out),))
     node = graph.nodes[0]
-    low, high = lowering.conv_accumulator_range(graph, node)
+    low, high = ranges.conv_accumulator_range(graph, node)
     m = lowering.conv_multipliers(graph, node)[0]
     assert {int(fixedpoint.requantize(v, m.multiplier, m.shift)[0]) for v in (low, high)} == {0}
-    first, last = lowering.conv_output_range(graph, node, low, high, Requant.EXACT)
+    first, last = ranges.conv_output_range(graph, node, low, high, Requant.EXACT)
     assert set(zip(first.tolist(), last.tolist(), strict=True)) == {(-128, 127)}
     assert_equal_to_reference([graph], [Requant.EXACT], Target.M4, on_core)

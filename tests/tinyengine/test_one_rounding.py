@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.tinyengine.random_graphs import Builder, f32
-from tinyengine import fixedpoint, lowering
+from tinyengine import fixedpoint, lowering, ranges, single_rounding
 from tinyengine.fixedpoint import Multiplier, Requant
 from tinyengine.importers import tflite
 from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, Padding, QuantParams
@@ -125,7 +125,7 @@ def awkward_channels(shift: int) -> Iterator[tuple[float, int, int, int, kinks.S
         steps = np.arange(clamp.low - zero_point + 1, clamp.high - zero_point + 1, dtype=np.int64)
         if one_rounding(scale, low, high, steps) is not None:
             continue
-        first = lowering.first_reaching(scale, low, high, steps)
+        first = single_rounding.first_reaching(scale, low, high, steps)
         stairs = kinks.staircase(first, low, high, steps, right_shift=shift, zero_point=zero_point)
         yield scale, low, high, zero_point, stairs
 
@@ -213,7 +213,7 @@ def forms_with_gains(requant: Requant) -> tuple[set[Rounding], int]:
         gained += 1
         sums_of_weights = found.weights.reshape(12, -1).sum(axis=1)
         plain = np.asarray(graph.tensors[bias].data, dtype=np.int64) - b.q(x).zero_point * sums_of_weights
-        low, high = lowering.conv_accumulator_range(graph, graph.nodes[0])
+        low, high = ranges.conv_accumulator_range(graph, graph.nodes[0])
         for constants in (found.gained, found.paired):
             if constants is None:
                 continue
@@ -224,8 +224,8 @@ def forms_with_gains(requant: Requant) -> tuple[set[Rounding], int]:
             assert floating is not None
             for c, m in enumerate(lowering.conv_multipliers(graph, graph.nodes[0])):
                 # Few accumulators decide: those that reach a step first, and those before them.
-                steps = lowering.steps_within(Clamp(), zero_point)
-                deciding = lowering.first_reaching(floating[c], int(low[c]), int(high[c]), steps)
+                steps = single_rounding.steps_within(Clamp(), zero_point)
+                deciding = single_rounding.first_reaching(floating[c], int(low[c]), int(high[c]), steps)
                 drawn = rng.integers(low[c], high[c] + 1, 9000)
                 acc = np.unique(np.clip(np.concatenate([drawn, deciding, deciding - 1]), low[c], high[c]))
                 if constants.channels[c].first:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tests.tinyengine.operator_cases import OPERATORS, Case, make_case
 from tests.tinyengine.oracle import TfliteMicro, Xnnpack, write_tflite
 from tests.tinyengine.random_graphs import f32, random_graph, random_inputs
-from tinyengine import lowering, passes, reference
+from tinyengine import passes, reference, single_rounding
 from tinyengine.fixedpoint import Requant
 from tinyengine.importers import tflite
 from tinyengine.ir import (
@@ -192,7 +192,7 @@ def test_every_node_is_observed_with_its_output() -> None:
 
 def test_a_node_outside_what_xnnpack_takes_keeps_exact_arithmetic() -> None:
     graph = _one(Quantize(), (256,), _quant(1.0), _quant(2.0**-9))
-    assert lowering.quantize_single_parameters(graph, graph.nodes[0]) is None
+    assert single_rounding.quantize_single_parameters(graph, graph.nodes[0]) is None
     x = np.arange(-128, 128).astype(np.int8)
     exact, single = (reference.run(graph, [x], requant=mode)[0] for mode in Requant)
     np.testing.assert_array_equal(exact, single)

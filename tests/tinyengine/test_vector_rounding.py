@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyengine import fixedpoint, lowering, reference
+from tinyengine import fixedpoint, lowering, reference, single_rounding
 from tinyengine.fixedpoint import INT32_MAX, Multiplier, Requant
 from tinyengine.ir import Add, Clamp, DType, Graph, Node, QuantParams, Tensor
 from tinyengine.kernels.mve import lines, sums
@@ -114,7 +114,7 @@ def test_sums_of_products_equal_every_addition(
     q = np.arange(-128, 128, dtype=np.int8)
     pairs = tuple(np.ascontiguousarray(v, dtype=np.int8)[None] for v in np.broadcast_arrays(q[:, None], q[None]))
     for mode in Requant:
-        once = lowering.add_single_parameters(graph, node) if mode is Requant.SINGLE else None
+        once = single_rounding.add_single_parameters(graph, node) if mode is Requant.SINGLE else None
         found = (
             sums.fit(lowering.add_parameters(graph, node), clamp) if once is None else sums.fit_once(once, clamp)
         )

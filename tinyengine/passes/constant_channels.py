@@ -20,7 +20,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyengine import lowering
+from tinyengine import lowering, ranges
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import (
     Array,
@@ -79,7 +79,7 @@ def bounds(graph: Graph, requant: Requant) -> dict[TensorId, Bounds]:
         if isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected):
             summed = _sums(graph, node, found[x])
             if summed is not None:
-                low, high = lowering.conv_output_range(graph, node, summed.low, summed.high, requant)
+                low, high = ranges.conv_output_range(graph, node, summed.low, summed.high, requant)
                 found[y] = Bounds(low=low, high=high)
         elif isinstance(op, AveragePool2D | MaxPool2D):
             found[y] = _clamped(found[x].low, found[x].high, op.clamp)
@@ -152,7 +152,7 @@ def _sums(graph: Graph, node: Node, x: Bounds) -> Bounds | None:
     offset = 0 if op.zero_point_folded else zero_point
     low, high = x.low - offset, x.high - offset
     if isinstance(op, FullyConnected):
-        low, high = lowering.along_inputs(low, high, w.shape[1])
+        low, high = ranges.along_inputs(low, high, w.shape[1])
         return _accumulators(
             bias + np.minimum(w * low, w * high).sum(axis=1), bias + np.maximum(w * low, w * high).sum(axis=1)
         )
@@ -176,7 +176,7 @@ def _sums(graph: Graph, node: Node, x: Bounds) -> Bounds | None:
 
 
 def _accumulators(low: Integers, high: Integers) -> Bounds:
-    low, high = lowering.wrapped_range(low, high)
+    low, high = ranges.wrapped_range(low, high)
     return Bounds(low=low, high=high)
 
 

@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 
-from tinyengine import fixedpoint, lowering
+from tinyengine import fixedpoint, lowering, single_rounding
 from tinyengine.costs import Work
 from tinyengine.fixedpoint import INT32_MAX, Requant
 from tinyengine.ir import Add, Graph, Integers, Node
@@ -44,7 +44,7 @@ def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer |
     tensors = [graph.tensors[t] for t in (*node.inputs, *node.outputs)]
     if any(t.shape != tensors[0].shape for t in tensors) or tensors[0].elements % add.GROUP:
         return "shapes differ or elements do not divide by four"
-    once = lowering.add_single_parameters(graph, node) if requant is Requant.SINGLE else None
+    once = single_rounding.add_single_parameters(graph, node) if requant is Requant.SINGLE else None
     if once is not None:
         return _once(tensors[0].elements, once, op)
     p = lowering.add_parameters(graph, node)
@@ -67,7 +67,7 @@ def layer(graph: Graph, node: Node, requant: Requant = Requant.EXACT) -> Layer |
     )
 
 
-def _once(elements: int, once: lowering.AddSingleParameters, op: Add) -> Layer | str:
+def _once(elements: int, once: single_rounding.AddSingleParameters, op: Add) -> Layer | str:
     """The form rounded once: both products come from the tables, a shift is left."""
     values = np.arange(-128, 128, dtype=np.int64)
     a = once.bias + values * once.multiplier_a + (once.zero_point_out << once.shift)

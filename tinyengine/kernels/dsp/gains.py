@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyengine import fixedpoint, lowering
+from tinyengine import fixedpoint, single_rounding
 from tinyengine.fixedpoint import Multiplier
 from tinyengine.ir import Clamp, Integers
 from tinyengine.kernels.assembly import pixel_pairs, requantize
@@ -97,7 +97,7 @@ class Channels:
     @property
     def steps(self) -> Integers:
         """Outputs, without zero point, between which the clamp leaves a difference."""
-        return lowering.steps_within(self.clamp, self.zero_point)
+        return single_rounding.steps_within(self.clamp, self.zero_point)
 
     @property
     def reach(self) -> Integers:
@@ -142,13 +142,13 @@ class Channels:
 @lru_cache(maxsize=1 << 14)
 def _first_once(scale: float, low: int, high: int, clamp: Clamp, zero_point: int) -> Integers:
     """Kept: each form asks again."""
-    steps = lowering.steps_within(clamp, zero_point)
-    return lowering.first_reaching(scale, low, high, steps)
+    steps = single_rounding.steps_within(clamp, zero_point)
+    return single_rounding.first_reaching(scale, low, high, steps)
 
 
 @lru_cache(maxsize=1 << 14)
 def _fitted_once(scale: float, low: int, high: int, clamp: Clamp, zero_point: int) -> Multiplier | None:
-    steps = lowering.steps_within(clamp, zero_point)
+    steps = single_rounding.steps_within(clamp, zero_point)
     first = _first_once(scale, low, high, clamp, zero_point)
     return rounding.widest(first, low, high, steps, fixedpoint.quantize_multiplier(scale))
 
@@ -162,7 +162,7 @@ def _kink_once(
 
 
 def _stairs(scale: float, low: int, high: int, clamp: Clamp, zero_point: int, shift: int) -> kinks.Staircase:
-    steps = lowering.steps_within(clamp, zero_point)
+    steps = single_rounding.steps_within(clamp, zero_point)
     first = _first_once(scale, low, high, clamp, zero_point)
     return kinks.staircase(first, low, high, steps, right_shift=shift, zero_point=zero_point)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyengine import lowering
+from tinyengine import single_rounding
 from tinyengine.fixedpoint import INT32_MAX, Multiplier, quantize_multiplier
 from tinyengine.ir import Integers
 from tinyengine.kernels.assembly.requantize import MOST_RIGHT_SHIFT
@@ -54,7 +54,7 @@ def one_rounding(scale: float, low: int, high: int, steps: Integers, right_shift
     e = -nominal.shift
     if nominal.multiplier == 0 or not 1 <= e <= MOST_RIGHT_SHIFT:
         return None
-    first = lowering.first_reaching(scale, low, high, steps)
+    first = single_rounding.first_reaching(scale, low, high, steps)
     shift = right_shift or e
     return fit_sum(first, low, high, steps, nominal.multiplier >> (e - shift), shift)
 
@@ -74,7 +74,7 @@ def two_roundings_as_one(
 
 
 def first_reaching_twice(m: Multiplier, low: int, high: int, steps: Integers) -> Integers:
-    """lowering.first_reaching of two roundings where negative sums are clamped."""
+    """single_rounding.first_reaching of two roundings where negative sums are clamped."""
     e = -m.shift
     numerators = (steps << (32 + e)) - (1 << 31) - (1 << (31 + e))
     first: Integers = np.clip(-(-numerators // (2 * m.multiplier)), low, high + 1)

@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyengine import fixedpoint, lowering
+from tinyengine import fixedpoint, lowering, ranges, single_rounding
 from tinyengine.fixedpoint import Multiplier, Requant
 from tinyengine.ir import (
     Clamp,
@@ -123,10 +123,10 @@ def _of_layer(layer: _Layer, requant: Requant) -> Weighted | str:
         return constants
     clamp, zero_point = layer.op.clamp, constants.zero_point_out
     multipliers = list(lowering.conv_multipliers(graph, node))
-    low, high = lowering.conv_accumulator_range(graph, node)
+    low, high = ranges.conv_accumulator_range(graph, node)
     single = lowering.conv_single_scales(graph, node) if requant is Requant.SINGLE else None
     scales = None if single is None else [float(np.float32(s)) for s in single]
-    first, last = lowering.conv_output_range(graph, node, low, high, requant)
+    first, last = ranges.conv_output_range(graph, node, low, high, requant)
     # A channel with one output is a constant. Training leaves them, with scales and biases no fast form could
     # hold; a bias of v 2^(e+1) at a scale of 2^-(e+1) says the same, with the others' shift.
     is_constant = first == last
@@ -206,7 +206,7 @@ def _rounded_twice(found: Weighted, channels: gains.Channels) -> Weighted | str:
 @lru_cache(maxsize=1 << 16)
 def _as_one(m: Multiplier, low: int, high: int, clamp: Clamp, zero_point: int, shift: int) -> OneRounding | None:
     """A channel's search is the dear part of compiling, and the same layer comes in several graphs."""
-    return rounding.two_roundings_as_one(m, low, high, lowering.steps_within(clamp, zero_point), shift)
+    return rounding.two_roundings_as_one(m, low, high, single_rounding.steps_within(clamp, zero_point), shift)
 
 
 def _rounded_once(
@@ -276,7 +276,7 @@ def _one_rounding(
     scale: float, low: int, high: int, clamp: Clamp, zero_point: int, right_shift: int
 ) -> OneRounding | None:
     """Kept: other graphs of the same network ask again."""
-    return rounding.one_rounding(scale, low, high, lowering.steps_within(clamp, zero_point), right_shift)
+    return rounding.one_rounding(scale, low, high, single_rounding.steps_within(clamp, zero_point), right_shift)
 
 
 def _integers(

@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 
-from tinyengine import lowering
+from tinyengine import lowering, single_rounding
 from tinyengine.costs import Price
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Add, Clamp, Graph, Node
@@ -35,7 +35,7 @@ def layer(graph: Graph, node: Node, requant: Requant) -> Layer | str:
     tensors = [graph.tensors[t] for t in (*node.inputs, *node.outputs)]
     if any(t.shape != tensors[0].shape for t in tensors):
         return "shapes differ"
-    once = lowering.add_single_parameters(graph, node) if requant is Requant.SINGLE else None
+    once = single_rounding.add_single_parameters(graph, node) if requant is Requant.SINGLE else None
     if once is not None:
         found = sums.fit_once(once, op.clamp)
     else:

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyengine import lowering
+from tinyengine import lowering, ranges
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Clamp, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Integers, Node
 from tinyengine.kernels.folded import folded
@@ -126,7 +126,7 @@ def scaled(graph: Graph, node: Node, requant: Requant) -> Scaled | str:
         return constants
     weights, bias, zero_point_out = constants.weights, constants.bias, constants.zero_point_out
     scales = lowering.conv_single_scales(graph, node) if requant is Requant.SINGLE else None
-    low, high = lowering.conv_accumulator_range(graph, node)
+    low, high = ranges.conv_accumulator_range(graph, node)
     if scales is None:
         found = lines.fit(lowering.conv_multipliers(graph, node), low, high, zero_point_out, op.clamp)
         if isinstance(found, str):

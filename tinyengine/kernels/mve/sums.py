@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from tinyengine.fixedpoint import multiply_by_quantized_multiplier
 from tinyengine.ir import Clamp
-from tinyengine.lowering import AddParameters, AddSingleParameters
+from tinyengine.lowering import AddParameters
+from tinyengine.single_rounding import AddSingleParameters
 
 NARROWING_SHIFT = 16
 _MOST_SHIFT = 28

@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 
-from tinyengine import lowering, reference
+from tinyengine import lowering, reference, single_rounding
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import Add, Graph, Mul, Node
 from tinyengine.kernels.binding import Binding, Table, requant_word
@@ -22,7 +22,7 @@ class AddParameters:
 
     levels: tuple[Level, ...]
     lowered: lowering.AddParameters
-    once: lowering.AddSingleParameters | None
+    once: single_rounding.AddSingleParameters | None
     low: int
     high: int
 
@@ -58,7 +58,7 @@ class FloatParameters:
 def add(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:  # noqa: ARG001
     """ADD with broadcasting."""
     op = cast(Add, node.op)
-    once = lowering.add_single_parameters(graph, node) if mode is Requant.SINGLE else None
+    once = single_rounding.add_single_parameters(graph, node) if mode is Requant.SINGLE else None
     return Binding(
         parameters=AddParameters(
             levels=_elementwise_levels(graph, node),
@@ -74,7 +74,7 @@ def add(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:  # noqa
 def mul(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:  # noqa: ARG001
     """MUL with broadcasting."""
     op = cast(Mul, node.op)
-    scale = lowering.mul_single_scale(graph, node) if mode is Requant.SINGLE else None
+    scale = single_rounding.mul_single_scale(graph, node) if mode is Requant.SINGLE else None
     once = None
     if scale is not None:
         once = SingleScale(function=single_function(255 * 255, scale), scale=float_literal(scale))

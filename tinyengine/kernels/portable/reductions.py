@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from tinyengine import lowering
+from tinyengine import lowering, single_rounding
 from tinyengine.errors import UnsupportedOp
 from tinyengine.fixedpoint import Requant
 from tinyengine.ir import AveragePool2D, Graph, MaxPool2D, Mean, Node, op_name
@@ -92,7 +92,7 @@ def mean(graph: Graph, node: Node, mode: Requant, tile: Tile) -> Binding:  # noq
 
 
 def _mean_once(graph: Graph, node: Node) -> SingleScale:
-    p = lowering.mean_single_parameters(graph, node)
+    p = single_rounding.mean_single_parameters(graph, node)
     return SingleScale(
         function="te_rescale_sr_offset", scale=float_literal(p.scale), offset=float_literal(p.offset)
     )
