@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from harness.boards import Board
 from harness.chips import load_chip
 from harness.errors import ConfigError
+from harness.images.placement import Placement, Rule, default_rule, placed
 from harness.models import ModelSource
-from harness.placement import Placement, Rule, default_rule, placed
 from tinyengine import reference
 from tinyengine.arrange import Rung
 from tinyengine.compile import Compiled, CompileOptions, compile_graph, ladder

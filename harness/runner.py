@@ -17,19 +17,19 @@ from harness import fitting, paths, stats
 from harness.attempt import checks, deadlines, facts, verdict
 from harness.attempt.deadlines import Deadlines
 from harness.boards import Board
-from harness.build import build
-from harness.build_plan import BuildPlan
 from harness.cable.device import Device
 from harness.cable.interfaces import Link, Probe
 from harness.chips import load_chip
 from harness.diagnosis import ADVICE, line_trouble
 from harness.errors import ConfigError, FaultClass, FlashFailed, FlashOverflow, HarnessError, Interrupted, Outcome
 from harness.evidence import Evidence
-from harness.image import Image
+from harness.images.build import build
+from harness.images.image import Image
+from harness.images.plan import BuildPlan
+from harness.images.toolchain import Toolchain, find_toolchain
 from harness.job import Job
 from harness.row import Row, StageTime
 from harness.station import Hardware
-from harness.toolchain import Toolchain, find_toolchain
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@
 #include "model.h"
 #include "watermark.h"
 
-/* Set by harness/build.py. */
+/* Set by harness/images/build.py. */
 const char tr_build_digest[] = TR_BUILD_DIGEST;
 
 #define GUARD_BYTES 256u

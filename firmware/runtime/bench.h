@@ -85,7 +85,7 @@ struct tr_memory_report {
     uint32_t stack_reserve_bytes;
 };
 
-/* Names the image: harness/build.py's digest of everything that went into it. */
+/* Names the image: harness/images/build.py's digest of everything that went into it. */
 extern const char tr_build_digest[];
 
 void tr_bench_hello(struct tr_hello *hello);

@@ -14,7 +14,7 @@ from harness.cable.messages import ClockStatus, Hello, MemoryReport
 from harness.chips import Chip
 from harness.diagnosis import ADVICE
 from harness.errors import FaultClass, FlashFailed, Outcome, WrongImage
-from harness.image import Image
+from harness.images.image import Image
 from harness.job import sha256
 from harness.row import Row
 

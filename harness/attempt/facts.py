@@ -11,7 +11,7 @@ from harness.cable.messages import Hello
 from harness.chips import load_chip
 from harness.diagnosis import ADVICE
 from harness.errors import FaultClass, Outcome
-from harness.image import Image
+from harness.images.image import Image
 from harness.job import JobOptions, PreparedModel, sha256
 from harness.models import ModelSource
 from harness.row import (

@@ -42,9 +42,9 @@ from harness.destination import made_folder
 from harness.errors import ConfigError, Interrupted, Outcome
 from harness.evidence import Evidence
 from harness.faults import FaultKind, parse
+from harness.images.placement import Rule
 from harness.job import MAX_REPETITIONS, Job, JobOptions, Kernels, Memory, read_input
 from harness.models import resolve_all
-from harness.placement import Rule
 from harness.request import Request
 from harness.row import Row
 from harness.runner import Runner

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from harness.errors import ConfigError
+from harness.images.placement import Rule
 from harness.models import ModelSource
-from harness.placement import Rule
 from harness.tuning import record
 from harness.tuning.record import Tuning
 from tinyengine.memory.patches import Grid

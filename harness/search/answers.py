@@ -21,15 +21,15 @@ from harness import paths, rack
 from harness.attempt.checks import check_flash, check_hello
 from harness.attempt.deadlines import Deadlines, inference_limit_s
 from harness.boards import Board
-from harness.build import build
-from harness.build_plan import BuildPlan
 from harness.cable.device import Device
 from harness.cable.messages import Hello
-from harness.image import Image
+from harness.images.build import build
+from harness.images.image import Image
+from harness.images.placement import PLAIN, Placement
+from harness.images.plan import BuildPlan
+from harness.images.toolchain import find_toolchain
 from harness.job import Job, from_blob, to_blob
-from harness.placement import PLAIN, Placement
 from harness.station import Hardware
-from harness.toolchain import find_toolchain
 from tinyengine.sources import Sources
 
 LEASE_WAIT_S = 600.0

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from harness import paths
-from harness.build import build
-from harness.build_plan import BuildPlan
 from harness.chips import EmulatedCore, load_chip
+from harness.images.build import build
+from harness.images.placement import Rule, placed
+from harness.images.plan import BuildPlan
+from harness.images.toolchain import find_toolchain
 from harness.job import Kernels
-from harness.placement import Rule, placed
 from harness.sim.bare import BareMachine
 from harness.sim.native import loop_cycles
-from harness.toolchain import find_toolchain
 from tinyengine import zoo
 from tinyengine.compile import CompileOptions, compile_graph
 

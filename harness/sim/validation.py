@@ -13,11 +13,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter
 
 from harness.chips import EmulatedCore
+from harness.images.toolchain import find_toolchain
 from harness.sim import coremark, hot_blocks
 from harness.sim.hot_blocks import HotBlock
 from harness.sim.micro_cases import MicroResult, load_cases, run_cases
 from harness.sim.timing_core import TIMING_MODEL
-from harness.toolchain import find_toolchain
 
 VALIDATION_SCHEMA = "tinyrack.validation/1"
 _TABLE = Path(__file__).resolve().parent / "timing" / "references.yaml"

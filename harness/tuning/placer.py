@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-from harness.build_plan import firmware_digest
 from harness.chips import Chip, Names, load_chip
 from harness.errors import Interrupted, Outcome
+from harness.images.layout import Sizes, room_bytes, spare_bytes
+from harness.images.placement import Placement, Rule, default_rule, layer_uses, placements, symbol_bytes
+from harness.images.plan import firmware_digest
 from harness.job import Job, Memory
-from harness.layout import Sizes, room_bytes, spare_bytes
-from harness.placement import Placement, Rule, default_rule, layer_uses, placements, symbol_bytes
 from harness.row import Row
 from harness.runner import Runner
 from harness.tuning.placing import DEFAULT, Placed, Room, place

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.chips import Names
-from harness.placement import Copy, LayerUse, Placement, whole
+from harness.images.placement import Copy, LayerUse, Placement, whole
 from tinyengine.schedule import MOST_SLOWER, SLOWEST_BALANCED
 
 

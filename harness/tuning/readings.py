@@ -17,8 +17,8 @@ from pathlib import Path
 
 from harness import digests, paths
 from harness.boards import Board
+from harness.images.toolchain import find_toolchain
 from harness.job import Memory
-from harness.toolchain import find_toolchain
 from tinyengine.measured import Measured
 
 _FORMAT = "tinyrack.readings/1"

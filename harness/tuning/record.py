@@ -22,7 +22,7 @@ from harness.boards import Board
 from harness.chips import load_chip
 from harness.destination import write_text, writing
 from harness.errors import ConfigError
-from harness.placement import Placement
+from harness.images.placement import Placement
 from tinyengine.fixedpoint import Requant
 from tinyengine.measured import Measured
 from tinyengine.memory.patches import Grid

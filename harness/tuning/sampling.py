@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.chips import Chip
+from harness.images.placement import Rule
 from harness.job import JobOptions, Memory, PreparedModel, Values
 from harness.measure import GraphSource
-from harness.placement import Rule
 from tinyengine import reference
 from tinyengine.compile import CompileOptions
 from tinyengine.fixedpoint import Requant

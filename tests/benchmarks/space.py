@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.boards_file import load_boards
-from harness.build import build
-from harness.build_plan import BuildPlan
-from harness.toolchain import find_toolchain
+from harness.images.build import build
+from harness.images.plan import BuildPlan
+from harness.images.toolchain import find_toolchain
 from nas import network
 from nas.judge import FLASH_BYTE_CYCLES, Need, RealPlan
 from nas.network import Weights

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from harness.boards import ClockSource
-from harness.build import build
-from harness.build_plan import BuildPlan
 from harness.cable import messages
 from harness.cable.device import Device
 from harness.cable.dialogue import Timing
 from harness.chips import Chip, UartPins, chip_names, load_chip
 from harness.errors import BoardCrash, MissingTool
-from harness.image import Image
-from harness.toolchain import find_toolchain
+from harness.images.build import build
+from harness.images.image import Image
+from harness.images.plan import BuildPlan
+from harness.images.toolchain import find_toolchain
 from tests.firmware.tiny_model import INPUT_BYTES, expected_output, tiny_sources
 from tinyengine.sources import SourceFile, Sources
 

@@ -15,14 +15,14 @@ from elftools.elf.sections import SymbolTableSection
 
 from harness import paths
 from harness.boards import ClockSource
-from harness.build import build
-from harness.build_plan import BuildPlan
 from harness.chips import UartPins, chip_names, load_chip
 from harness.errors import ArenaOverflow, BuildFailed, ConfigError, FlashOverflow, MissingTool
-from harness.image import Image
-from harness.layout import STACK_RESERVE_BYTES
-from harness.placement import Copy, Placement, Rule, layer_uses, placed, symbol_bytes
-from harness.toolchain import Toolchain, find_toolchain
+from harness.images.build import build
+from harness.images.image import Image
+from harness.images.layout import STACK_RESERVE_BYTES
+from harness.images.placement import Copy, Placement, Rule, layer_uses, placed, symbol_bytes
+from harness.images.plan import BuildPlan
+from harness.images.toolchain import Toolchain, find_toolchain
 from tests.firmware.tiny_model import ARENA_BYTES, tiny_sources
 from tinyengine import zoo
 from tinyengine.compile import CompileOptions, compile_graph

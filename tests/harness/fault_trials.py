@@ -16,13 +16,13 @@ from harness import paths
 from harness.attempt.deadlines import Deadlines
 from harness.boards import Board, with_faults
 from harness.boards_file import load_boards
-from harness.build import build
-from harness.build_plan import BuildPlan
 from harness.cable.dialogue import Timing
 from harness.chips import load_chip
 from harness.errors import FaultClass, Outcome
 from harness.faults import Fault, FaultKind
-from harness.image import Image
+from harness.images.build import build
+from harness.images.image import Image
+from harness.images.plan import BuildPlan
 from harness.job import Job, JobOptions, Kernels, PreparedModel, prepare, sha256
 from harness.models import ModelSource
 from harness.row import Row

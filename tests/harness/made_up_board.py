@@ -12,12 +12,12 @@ from typing import Any, cast
 
 from harness.boards import Board
 from harness.boards_file import load_boards
-from harness.build_plan import BuildPlan
 from harness.cable import messages
 from harness.cable.device import Device, WholeRun
 from harness.cable.interfaces import FlashReport, Link, Probe
 from harness.evidence import Evidence
-from harness.image import Image, Region
+from harness.images.image import Image, Region
+from harness.images.plan import BuildPlan
 from harness.job import Job, JobOptions, PreparedModel
 from harness.paths import default_boards_file
 from harness.row import LinkStats, Row

@@ -13,9 +13,9 @@ import pytest
 
 from harness.chips import load_chip
 from harness.errors import MissingTool
+from harness.images.toolchain import find_toolchain
 from harness.sim.board import SimulatedBoard
 from harness.sim.wiring import Wiring
-from harness.toolchain import find_toolchain
 
 CHIPS = ("stm32f412", "stm32f746", "stm32f765", "stm32h743")
 RESULTS = 0x2000_4000

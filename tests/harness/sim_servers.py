@@ -13,13 +13,13 @@ import pytest
 
 from harness import chips
 from harness.boards import Board, LinkConfig, ProbeConfig
-from harness.build import build
-from harness.build_plan import BuildPlan
 from harness.chips import UartPins
 from harness.errors import MissingTool
-from harness.image import Image
+from harness.images.build import build
+from harness.images.image import Image
+from harness.images.plan import BuildPlan
+from harness.images.toolchain import find_toolchain
 from harness.sim import boards
-from harness.toolchain import find_toolchain
 from tests.firmware.tiny_model import tiny_sources
 
 

@@ -14,9 +14,9 @@ import pytest
 from harness import engines, host
 from harness.cli.main import main
 from harness.errors import ConfigError, MissingTool, Outcome
+from harness.images.toolchain import find_toolchain
 from harness.sim.window import Measurement, NotMeasured, Span, measure
 from harness.sim.wiring import Wiring
-from harness.toolchain import find_toolchain
 from tests.harness.rows import OK
 from tests.harness.sim_servers import rack
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from harness import chips, host, paths
-from harness.build import build
-from harness.build_plan import BuildPlan
 from harness.cli.main import main
 from harness.errors import BoardTimeout, ConfigError, MissingTool
+from harness.images.build import build
+from harness.images.placement import Rule, placed
+from harness.images.plan import BuildPlan
+from harness.images.toolchain import find_toolchain
 from harness.job import Kernels
-from harness.placement import Rule, placed
 from harness.sim import hot_blocks
 from harness.sim.confirmation import confirm
 from harness.sim.emulators import qemu
-from harness.toolchain import find_toolchain
 from tinyengine import zoo
 from tinyengine.compile import CompileOptions, compile_graph
 

@@ -15,8 +15,8 @@ from harness.boards import with_faults
 from harness.boards_file import load_boards
 from harness.errors import ConfigError, MissingTool
 from harness.faults import PARAMETERS, BadOrder, Fault, FaultKind, make, parse, to_fields
+from harness.images.toolchain import find_toolchain
 from harness.sim.faults import LineFault
-from harness.toolchain import find_toolchain
 from tests.harness.fault_trials import BOARDS, EXPECTED, Bench, order
 from tests.harness.sim_servers import rack
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from harness import fitting
 from harness import job as jobs
-from harness.build_plan import BuildPlan
 from harness.errors import (
     FlashOverflow,
     Outcome,
 )
-from harness.image import Image
+from harness.images.image import Image
+from harness.images.plan import BuildPlan
 from harness.job import Job, JobOptions, PreparedModel
 from harness.models import resolve
 from tests.harness.made_up_board import BOARD, MODEL_FLASH_BYTES, MadeUp

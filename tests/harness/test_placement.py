@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.chips import load_chip
-from harness.placement import layer_uses, most_missed, symbol_bytes
+from harness.images.placement import layer_uses, most_missed, symbol_bytes
 from tinyengine import zoo
 from tinyengine.compile import CompileOptions, compile_graph
 from tinyengine.kernels.catalogue import Target

@@ -13,10 +13,10 @@ import pytest
 from harness.boards_file import load_boards
 from harness.errors import Interrupted, Outcome
 from harness.evidence import Evidence
+from harness.images.placement import Placement, Rule
 from harness.job import Job, JobOptions, Memory, PreparedModel, prepare
 from harness.models import resolve
 from harness.paths import default_boards_file
-from harness.placement import Placement, Rule
 from harness.row import LayerRow, PlacementRow, Row
 from harness.runner import Runner
 from harness.tuning import readings

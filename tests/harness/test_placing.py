@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.chips import Names
-from harness.placement import Copy, LayerUse, Placement
+from harness.images.placement import Copy, LayerUse, Placement
 from harness.tuning import placing
 from harness.tuning.placing import Room
 

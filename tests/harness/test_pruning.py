@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from harness.pruning import RECENT_S, prune
+from harness.images.pruning import RECENT_S, prune
 
 NOW_S = 1_700_000_000.0
 

@@ -16,10 +16,10 @@ from harness.boards import ProbeConfig
 from harness.cable import pyocd_probe
 from harness.cable.pyocd_probe import PyocdProbe
 from harness.errors import BoardTimeout, FlashFailed
+from harness.images.toolchain import find_toolchain
 from harness.sim import boards, runtime
 from harness.sim.boards import SimBoard
 from harness.sim.client import Client
-from harness.toolchain import find_toolchain
 from tests.harness.sim_machine import assemble
 from tests.harness.sim_servers import gone, rack, simulated, wait_until
 

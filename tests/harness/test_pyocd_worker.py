@@ -25,7 +25,7 @@ from harness.cable.pyocd_probe import PyocdProbe
 from harness.cable.pyocd_worker import Target, Worker
 from harness.chips import UartPins, load_chip
 from harness.errors import MissingTool
-from harness.toolchain import find_toolchain
+from harness.images.toolchain import find_toolchain
 
 ID = "066DFF515455777867163245"
 DENIED = (

@@ -19,12 +19,13 @@ import pytest
 from harness import chips, paths, row
 from harness.boards import Board
 from harness.boards_file import load_boards
-from harness.build import build
-from harness.build_plan import BuildPlan
 from harness.cable.device import Device
 from harness.cable.serial_link import SerialLink
 from harness.errors import BoardTimeout, FlashFailed, MissingTool, Outcome
-from harness.image import Image
+from harness.images.build import build
+from harness.images.image import Image
+from harness.images.plan import BuildPlan
+from harness.images.toolchain import find_toolchain
 from harness.job import Job, JobOptions, Memory, PreparedModel, prepare
 from harness.models import resolve_all
 from harness.runner import Runner
@@ -33,7 +34,6 @@ from harness.sim.emulators import qemu
 from harness.sim.emulators.qemu import QemuBoard
 from harness.sim.memory_model import IDEAL
 from harness.station import Station
-from harness.toolchain import find_toolchain
 from tests.firmware.inprocess_board import InProcessLink
 from tests.firmware.tiny_model import expected_output
 from tests.harness.sim_servers import gone, tiny_image, wait_until

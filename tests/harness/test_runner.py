@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from harness import job as jobs
-from harness.build_plan import BuildPlan
 from harness.cable.interfaces import FlashReport
 from harness.errors import (
     ArenaOverflow,
@@ -23,7 +22,8 @@ from harness.errors import (
     Outcome,
 )
 from harness.evidence import save
-from harness.image import Image, Region
+from harness.images.image import Image, Region
+from harness.images.plan import BuildPlan
 from harness.job import JobOptions, PreparedModel
 from harness.models import resolve
 from harness.row import CONTRACT_KEYS, to_json

@@ -16,18 +16,18 @@ from elftools.elf.elffile import ELFFile
 
 from harness import chips
 from harness.boards import ClockSource
-from harness.build import build
-from harness.build_plan import BuildPlan
 from harness.cable.device import Device, WholeRun
 from harness.cable.pyocd_probe import PyocdProbe
 from harness.cable.serial_link import SerialLink
 from harness.errors import BoardCrash, FaultClass
-from harness.image import Image
+from harness.images.build import build
+from harness.images.image import Image
+from harness.images.plan import BuildPlan
+from harness.images.toolchain import find_toolchain
 from harness.sim import boards
 from harness.sim.boards import SimBoard
 from harness.sim.client import Client
 from harness.sim.wiring import Wiring
-from harness.toolchain import find_toolchain
 from tests.firmware.tiny_model import expected_output, tiny_sources
 from tests.harness.sim_servers import rack, simulated, tiny_image
 from tinyengine.sources import SourceFile, Sources

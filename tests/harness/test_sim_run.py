@@ -15,13 +15,13 @@ import pytest
 from harness import host
 from harness.cli.main import main
 from harness.errors import ConfigError, Interrupted, MissingTool
+from harness.images.toolchain import find_toolchain
 from harness.sim import native
 from harness.sim.execution import End, Limits
 from harness.sim.profile import CLASSES, Profile, run_elf
 from harness.sim.timing_core import TIMING_MODEL
 from harness.sim.trace import trace_records
 from harness.sim.wiring import Wiring
-from harness.toolchain import find_toolchain
 
 pytestmark = pytest.mark.skipif(not host.can_simulate(), reason="simulated boards run on Linux only")
 

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.build import build
-from harness.build_plan import BuildPlan
 from harness.chips import load_chip
 from harness.errors import MissingTool
+from harness.images.build import build
+from harness.images.placement import Rule, placed
+from harness.images.plan import BuildPlan
+from harness.images.toolchain import find_toolchain
 from harness.job import Kernels
-from harness.placement import Rule, placed
 from harness.sim import bare, micro_cases, native
 from harness.sim.memory_model import IDEAL, MemoryModel, chip_memory
 from harness.sim.native import NativeCore
 from harness.sim.timing_core import Counters
 from harness.sim.timing_python.core import PythonCore
-from harness.toolchain import find_toolchain
 from tinyengine import zoo
 from tinyengine.compile import CompileOptions, compile_graph
 

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from harness.cli.application import app
 from harness.errors import ConfigError
+from harness.images.toolchain import find_toolchain
 from harness.report import validation as page
 from harness.sim import coremark, hot_blocks, validation
 from harness.sim.native import loop_cycles
 from harness.sim.timing_core import TIMING_MODEL
-from harness.toolchain import find_toolchain
 
 pytestmark = pytest.mark.skipif(
     shutil.which("arm-none-eabi-gcc") is None, reason="NO ARM TOOLCHAIN: apt install gcc-arm-none-eabi"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from harness.chips import EmulatedCore
 from harness.errors import BuildFailed, ConfigError
+from harness.images.toolchain import Toolchain
 from harness.sim.bare import BareMachine
 from harness.sim.memory_model import IDEAL, MemoryModel
-from harness.toolchain import Toolchain
 
 SOURCES = ("core_list_join.c", "core_main.c", "core_matrix.c", "core_state.c", "core_util.c")
 CPU_FLAGS: dict[EmulatedCore, tuple[str, ...]] = {

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.chips import Chip
-from harness.toolchain import find_toolchain
+from harness.images.toolchain import find_toolchain
 
 STACK_BYTES = 16 << 10
 _TIMEOUT_S = 900.0

@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 
 from harness import digests, paths
 from harness.boards import hse_problem
-from harness.build_plan import FIRMWARE_FLAGS, FLAGS, FORMAT, BuildPlan, firmware_digest
 from harness.errors import BuildFailed, ConfigError
+from harness.images.plan import FIRMWARE_FLAGS, FLAGS, FORMAT, BuildPlan, firmware_digest
 
 _STEP_TIMEOUT_S = 300.0
 _LOCK_TIMEOUT_S = 600.0

@@ -9,8 +9,8 @@ from functools import cache
 from harness import digests, paths
 from harness.boards import DEFAULT_BAUD, Board, ClockSource
 from harness.chips import Chip, UartPins, load_chip
-from harness.placement import PLAIN, Placement
-from harness.toolchain import Toolchain
+from harness.images.placement import PLAIN, Placement
+from harness.images.toolchain import Toolchain
 from tinyengine.sources import Sources
 
 FORMAT = "tinyrack.build/4"

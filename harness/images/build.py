@@ -22,13 +22,13 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from harness import image
-from harness.build_plan import LINK_FLAGS, BuildPlan
 from harness.errors import ArenaOverflow, BuildFailed
-from harness.image import Image, Region
-from harness.layout import OPEN_BYTES, Layout, Sizes, lay_out, linker_script, spare_bytes
-from harness.objects import compile_objects, locked, run_step
-from harness.pruning import WORK_PREFIX, prune
+from harness.images import image
+from harness.images.image import Image, Region
+from harness.images.layout import OPEN_BYTES, Layout, Sizes, lay_out, linker_script, spare_bytes
+from harness.images.objects import compile_objects, locked, run_step
+from harness.images.plan import LINK_FLAGS, BuildPlan
+from harness.images.pruning import WORK_PREFIX, prune
 from tinyengine.sources import Sources
 
 

@@ -13,7 +13,7 @@ import jinja2
 from harness import paths
 from harness.chips import Chip, Names, Span
 from harness.errors import ConfigError
-from harness.placement import ALIGNMENT, RESERVED_BYTES, Placement, whole
+from harness.images.placement import ALIGNMENT, RESERVED_BYTES, Placement, whole
 
 STACK_RESERVE_BYTES = 2048
 """What the linker script sets apart for the stack; marks stay under 1 kB."""

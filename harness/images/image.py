@@ -12,7 +12,7 @@ from elftools.elf.elffile import ELFFile
 
 from harness.chips import Chip
 from harness.errors import ArenaOverflow, FlashOverflow
-from harness.layout import COPIED, STACK_RESERVE_BYTES, Layout
+from harness.images.layout import COPIED, STACK_RESERVE_BYTES, Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
