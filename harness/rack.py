@@ -66,6 +66,11 @@ class Health:
             return State.QUARANTINED
         return State.SUSPECT if self.failures_in_a_row else State.HEALTHY
 
+    @property
+    def quarantined(self) -> str:
+        """Since when, in words."""
+        return f"quarantined after {self.failures_in_a_row} failures in a row"
+
     def after(self, outcome: Outcome, error: str | None) -> Health:
         """The record after one more attempt; attempts that never reached the board say nothing about it."""
         if outcome in _NO_CONTACT:

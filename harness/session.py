@@ -239,7 +239,7 @@ class Session:
         Returns:
             Whether to try it again: not when all that is left to do is waiting for boards like this one.
         """
-        words = f"{board.name} is quarantined after {health.failures_in_a_row} failures in a row, for {rest_s:g} s"
+        words = f"{board.name} is {health.quarantined}, for {rest_s:g} s"
         self._observe(Event(board=board.name, stage=words))
         deadline = self._clock() + rest_s
         with self._lock:
@@ -258,8 +258,7 @@ class Session:
         return replace(
             self._blank(source, board),
             outcome=Outcome.FLASH_FAILED,
-            error=f"{board.name} is quarantined after {health.failures_in_a_row} failures in a row, "
-            f"the last: {health.last_error}",
+            error=f"{board.name} is {health.quarantined}, the last: {health.last_error}",
             fault="board",
             fault_class=FaultClass.QUARANTINED,
             advice=ADVICE[FaultClass.QUARANTINED],

@@ -36,6 +36,7 @@ from harness.cli.options import (
     MemoryOption,
     RequantOption,
     ResultsOption,
+    listed,
 )
 from harness.cli.output import Screen, console, write_json
 from harness.destination import made_folder
@@ -121,7 +122,7 @@ def command(
     if fresh and failed:
         raise ConfigError("measures everything, --failed only some; choose one", file="--fresh")
     sharing, grid = compiling.patches(patches)
-    names = None if boards is None else [n.strip() for part in boards for n in part.split(",") if n.strip()]
+    names = None if boards is None else listed(boards)
     chosen = with_faults(load_boards(boards_file).select(names), [parse(text) for text in fault or ()])
     if not chosen:
         raise ConfigError("names no board", file="--boards")

@@ -18,7 +18,7 @@ from harness.boards_file import load_boards
 from harness.chips import load_chip
 from harness.cli import signals
 from harness.cli.extras import nas_needed
-from harness.cli.options import JsonOption
+from harness.cli.options import JsonOption, listed
 from harness.cli.output import console, write_json
 from harness.cli.tune import View, is_tunable
 from harness.errors import ConfigError
@@ -45,7 +45,7 @@ def command(
     json: JsonOption = None,
 ) -> None:
     """Measure the compiler's cost table anew, with memory that never waits."""
-    chosen = load_boards(None).select([b.strip() for b in boards.split(",") if b.strip()])
+    chosen = load_boards(None).select(listed([boards]))
     if not chosen or not all(b.simulated for b in chosen):
         raise ConfigError("simulated boards are needed", file="--boards")
     host.require(chosen)

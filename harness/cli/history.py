@@ -18,7 +18,7 @@ from rich.text import Text
 from harness import row as rows
 from harness.calls import Call
 from harness.cli import view
-from harness.cli.options import DEFAULT_RESULTS, JsonOption, ResultsOption
+from harness.cli.options import DEFAULT_RESULTS, JsonOption, ResultsOption, listed
 from harness.cli.output import console, write_json
 from harness.cli.report import named_session
 from harness.errors import ConfigError
@@ -54,7 +54,7 @@ def command(
     Every attempt is kept, those that were tried again as well.
     """
     begin = None if since is None else instant(since, now_s=time.time())
-    chosen = {"boards": _names(boards), "models": _names(models)}
+    chosen = {"boards": listed(boards), "models": listed(models)}
     with Store.open(results, now=time.time, create=False) as store:
         if session is None and begin is None and not failed and not any(chosen.values()):
             calls = store.calls(limit)
@@ -124,10 +124,6 @@ def attempt_lines(found: Sequence[Row]) -> list[Text]:
 def _moment(stamp: str) -> str:
     """2026-01-31 22:00:03 of ISO 8601 in UTC."""
     return stamp[:19].replace("T", " ")
-
-
-def _names(given: Sequence[str] | None) -> list[str]:
-    return [name.strip() for part in given or () for name in part.split(",") if name.strip()]
 
 
 def _plain(call: Call) -> dict[str, Any]:

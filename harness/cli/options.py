@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,11 @@ def _checked(target: str | None) -> str | None:
     if target is not None:
         check_json_target(target)
     return target
+
+
+def listed(given: Iterable[str] | None) -> list[str]:
+    """The names in an option that takes several, by commas or given again."""
+    return [name.strip() for part in given or () for name in part.split(",") if name.strip()]
 
 
 JsonOption = Annotated[

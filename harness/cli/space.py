@@ -17,7 +17,7 @@ from harness.boards_file import load_boards
 from harness.chips import Chip, load_chip
 from harness.cli.options import BoardsFileOption, JsonOption
 from harness.cli.output import console, write_json
-from harness.destination import write_text, writing
+from harness.destination import write_texts
 from harness.errors import ConfigError
 from harness.job import Kernels
 from harness.report import charts
@@ -228,13 +228,12 @@ def _document(board: str, request: Request, limit: Need, columns: tuple[_Column,
 
 
 def _draw(out: Path, columns: tuple[_Column, _Column], request: Request, limit: Need) -> None:
-    with writing(out, option="--out"):
-        out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "figure11.svg", _figure_11(request, columns[1], limit), option="--out")
+    files = {"figure11.svg": _figure_11(request, columns[1], limit)}
     for column in columns:
         name = column.key.replace("_", "-")
-        write_text(out / f"figure3-{name}.svg", _figure_3(column, limit), option="--out")
-        write_text(out / f"figure12-{name}.svg", _figure_12(column), option="--out")
+        files[f"figure3-{name}.svg"] = _figure_3(column, limit)
+        files[f"figure12-{name}.svg"] = _figure_12(column)
+    write_texts(out, files, option="--out")
 
 
 def _figure_3(column: _Column, limit: Need) -> str:

@@ -11,6 +11,7 @@ from harness.chips import load_chip
 from harness.diagnosis import HOPELESS
 from harness.errors import FaultClass, HarnessError, Interrupted, Outcome
 from harness.job import Job, JobOptions
+from harness.rack import BOARD_FAULTS
 from harness.row import Row, plain_error
 from harness.runner import Runner
 from harness.tuning import sampling
@@ -19,7 +20,7 @@ from tinyengine.compile import CompileOptions
 from tinyengine.errors import TinyEngineError
 from tinyengine.sheet import Sample, sheet
 
-_BOARD_FAULTS = frozenset({Outcome.FLASH_FAILED, Outcome.TIMEOUT, Outcome.CRASH})
+_BOARD_FAULTS = BOARD_FAULTS | {Outcome.CRASH}
 _NOT_THE_IMAGE = HOPELESS | {
     FaultClass.UART_GONE,
     FaultClass.PROBE_BUSY,
