@@ -58,6 +58,15 @@ def _studies() -> dict[str, Study]:
     def spaces(setup: Setup, percent: Sequence[int], rows: Sequence[int]) -> tuple[Space, ...]:
         return tuple(replace(setup.space, width_percent=w, resolution=r) for w in percent for r in rows)
 
+    photographs = Study(
+        name="cifar-whole",
+        task=_pictures_whole,
+        spaces=spaces(CIFAR, _WIDTHS, RESOLUTIONS[:-1]),
+        scaled=spaces(CIFAR, _SCALED, RESOLUTIONS[:-1]),
+        share=_SHARE,
+        limit=Need(sram_bytes=20 * 1024, flash_bytes=_FLASH_BYTES),
+        budget=replace(budget(CIFAR, largest=2, elastic=3, tuning=6), population=8),
+    )
     return {
         "digits": Study(
             name="digits",
@@ -77,24 +86,13 @@ def _studies() -> dict[str, Study]:
             limit=Need(sram_bytes=14 * 1024, flash_bytes=_FLASH_BYTES),
             budget=budget(FSDD, largest=6, elastic=6, tuning=30),
         ),
-        "cifar": Study(
+        "cifar": replace(
+            photographs,
             name="cifar",
             task=_pictures,
-            spaces=spaces(CIFAR, _WIDTHS, RESOLUTIONS[:-1]),
-            scaled=spaces(CIFAR, _SCALED, RESOLUTIONS[:-1]),
-            share=_SHARE,
-            limit=Need(sram_bytes=20 * 1024, flash_bytes=_FLASH_BYTES),
             budget=replace(budget(CIFAR, largest=2, elastic=2, tuning=10), population=6, generations=3),
         ),
-        "cifar-whole": Study(
-            name="cifar-whole",
-            task=_pictures_whole,
-            spaces=spaces(CIFAR, _WIDTHS, RESOLUTIONS[:-1]),
-            scaled=spaces(CIFAR, _SCALED, RESOLUTIONS[:-1]),
-            share=_SHARE,
-            limit=Need(sram_bytes=20 * 1024, flash_bytes=_FLASH_BYTES),
-            budget=replace(budget(CIFAR, largest=2, elastic=3, tuning=6), population=8),
-        ),
+        photographs.name: photographs,
     }
 
 
